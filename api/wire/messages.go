@@ -1,0 +1,271 @@
+package wire
+
+import "github.com/rubato-faas/rubato/api"
+
+// Limits of lists inside messages; a longer list is refused by Check.
+const (
+	MaxBatch     = 128   // samples in one batch
+	MaxSandboxes = 1024  // sandboxes that a node reports
+	MaxObjects   = 8192  // objects that a node reports
+	MaxRunning   = 4096  // running calls that a node reports
+	MaxChanges   = 256   // catalogue entries in one answer
+	MaxAcks      = 1024  // completions acknowledged at once
+	MaxTrees     = 1024  // digests in one model announcement
+	MaxMessage   = 2_000 // characters of an error message
+)
+
+// Run dispatches one call from a zone's leader to a node.
+type Run struct {
+	Epoch api.Epoch `msgpack:"e"`
+	// Seq counts the leader's dispatches to this node: a node's report says up to which it has seen.
+	Seq  uint64         `msgpack:"s"`
+	Call api.Invocation `msgpack:"c"`
+	Fn   api.Function   `msgpack:"f"`
+	// TimeoutMs is what is left for the node: after it the call is stopped.
+	TimeoutMs int64    `msgpack:"t"`
+	Echo      api.Echo `msgpack:"x"`
+}
+
+// SandboxReport is what a node holds of one function version.
+type SandboxReport struct {
+	Function string           `msgpack:"f" json:"function"` // Function.Key
+	State    api.SandboxState `msgpack:"s" json:"state"`    // of what is not warm: none, fetched or prepared
+	Idle     int              `msgpack:"i" json:"idle"`
+	Busy     int              `msgpack:"b" json:"busy"`
+	MemoryMB int              `msgpack:"m" json:"memory_mb"` // of one sandbox
+	// IdleMs is how long the longest idle one has not been used: the next to be evicted has the largest.
+	IdleMs int64 `msgpack:"im" json:"idle_ms"`
+}
+
+// Completion ends one dispatch: it ran, failed, or was refused.
+type Completion struct {
+	Epoch   api.Epoch   `msgpack:"e"`
+	Node    string      `msgpack:"n"`
+	Boot    uint64      `msgpack:"b"` // the node's incarnation
+	ID      string      `msgpack:"i"`
+	Attempt uint8       `msgpack:"a"`
+	Seq     uint64      `msgpack:"s"` // of the dispatch
+	Outcome api.Outcome `msgpack:"o"`
+	Code    api.Code    `msgpack:"c"`
+	Message string      `msgpack:"m"`
+
+	Result    []byte `msgpack:"r"`
+	ResultRef string `msgpack:"rr"` // object key of a result above InlineBytes
+
+	FetchMs      float64          `msgpack:"fe"`
+	InitMs       float64          `msgpack:"in"`
+	RunMs        float64          `msgpack:"ru"`
+	FetchedBytes int64            `msgpack:"fb"`
+	Start        api.SandboxState `msgpack:"st"` // how the sandbox was found
+	Echo         api.Echo         `msgpack:"x"`
+
+	// What changed on the node, so that the zone need not wait for a heartbeat.
+	Sandboxes  []SandboxReport `msgpack:"sb"`
+	Objects    []api.Object    `msgpack:"ob"` // now cached, LocalityBytes or more
+	Evicted    []string        `msgpack:"ev"` // object keys no longer cached
+	MemUsedMB  int             `msgpack:"mu"`
+	Resent     bool            `msgpack:"re"`
+	SlotsInUse int             `msgpack:"sl"`
+}
+
+// RunningReport is one call that a node is working on.
+type RunningReport struct {
+	ID       string `msgpack:"i"`
+	Function string `msgpack:"f"` // Function.Key
+	Elapsed  int64  `msgpack:"e"` // ms
+	Attempt  uint8  `msgpack:"a"`
+}
+
+// Heartbeat is a node's whole soft state.
+type Heartbeat struct {
+	Zone  string    `msgpack:"z" json:"zone"`
+	Node  string    `msgpack:"n" json:"node"`
+	Boot  uint64    `msgpack:"b" json:"boot"`
+	Epoch api.Epoch `msgpack:"e" json:"epoch"`
+	// SeenSeq is the highest dispatch seen of the present epoch.
+	SeenSeq   uint64          `msgpack:"s" json:"seen_seq"`
+	Slots     int             `msgpack:"sl" json:"slots"`
+	MemMB     int             `msgpack:"m" json:"mem_mb"`
+	MemUsedMB int             `msgpack:"mu" json:"mem_used_mb"`
+	LinkMbps  float64         `msgpack:"l" json:"link_mbps"`
+	Class     uint8           `msgpack:"c" json:"class"`
+	Isolation string          `msgpack:"is" json:"isolation"`
+	Draining  bool            `msgpack:"d" json:"draining"`
+	Unacked   int             `msgpack:"u" json:"unacked"`
+	Running   []RunningReport `msgpack:"r" json:"-"`
+	Sandboxes []SandboxReport `msgpack:"sb" json:"sandboxes"`
+	Objects   []api.Object    `msgpack:"o" json:"objects"`
+	// Counters since boot.
+	CacheBytes   int64  `msgpack:"cb" json:"cache_bytes"`
+	FetchedBytes int64  `msgpack:"fb" json:"fetched_bytes"`
+	ColdStarts   uint64 `msgpack:"cs" json:"cold_starts"`
+	Calls        uint64 `msgpack:"ca" json:"calls"`
+	// Flushed counts carried-out Flush messages.
+	Flushed uint64 `msgpack:"fl" json:"flushed"`
+}
+
+// Hello is a new leader's first word to its nodes: they persist the epoch, then report.
+type Hello struct {
+	Epoch  api.Epoch `msgpack:"e"`
+	Leader string    `msgpack:"l"`
+}
+
+// Ack tells a node that completions arrived, so that it may forget them.
+type Ack struct {
+	Epoch api.Epoch `msgpack:"e"`
+	IDs   []string  `msgpack:"i"`
+}
+
+// Cancel stops a call on a node.
+type Cancel struct {
+	Epoch api.Epoch `msgpack:"e"`
+	ID    string    `msgpack:"i"`
+}
+
+// Flush empties a node's sandboxes, object cache and prepared artifacts (an operator's or a benchmark's wish).
+type Flush struct {
+	Epoch api.Epoch `msgpack:"e"`
+}
+
+// Invoke carries a call to a leader: from its own follower's door, or from another zone under a grant.
+type Invoke struct {
+	Call api.Invocation `msgpack:"c"`
+	// GrantEpoch and GrantID name the grant under which another zone sends; empty from the own zone's doors.
+	GrantEpoch api.Epoch `msgpack:"ge"`
+	GrantID    uint64    `msgpack:"g"`
+}
+
+// Answer is the reply to Invoke, and the terminal record of an asynchronous call.
+type Answer struct {
+	ID        string   `msgpack:"i" json:"id"`
+	Code      api.Code `msgpack:"c" json:"code"`
+	Message   string   `msgpack:"m" json:"message,omitempty"`
+	RetryMs   int64    `msgpack:"ra" json:"retry_ms,omitempty"`
+	Result    []byte   `msgpack:"r" json:"result,omitempty"`
+	ResultRef string   `msgpack:"rr" json:"result_ref,omitempty"`
+	// Refused: the receiver did not take the call at all; the sender still owns it.
+	Refused bool   `msgpack:"rf" json:"-"`
+	Timing  Timing `msgpack:"t" json:"timing"`
+}
+
+// Timing is what callers see in Server-Timing and the X- headers.
+type Timing struct {
+	QueueMs      float64          `msgpack:"q" json:"queue_ms"`
+	DelayMs      float64          `msgpack:"d" json:"delay_ms"`
+	FetchMs      float64          `msgpack:"f" json:"fetch_ms"`
+	InitMs       float64          `msgpack:"i" json:"init_ms"`
+	NetMs        float64          `msgpack:"n" json:"net_ms"`
+	RunMs        float64          `msgpack:"r" json:"run_ms"`
+	FetchedBytes int64            `msgpack:"fb" json:"fetched_bytes"`
+	Start        api.SandboxState `msgpack:"s" json:"-"`
+	Zone         string           `msgpack:"z" json:"zone"`
+	Node         string           `msgpack:"no" json:"node"`
+	Decision     api.DecisionKind `msgpack:"k" json:"-"`
+	Source       api.Source       `msgpack:"so" json:"-"`
+	ModelVersion uint64           `msgpack:"mv" json:"model_version"`
+	Version      uint64           `msgpack:"v" json:"version"`
+	Missed       bool             `msgpack:"mi" json:"missed"`
+}
+
+// Record is one entry of a zone's sample stream: a sample, or a change of the pool.
+type Record struct {
+	Sample *api.Sample `msgpack:"s,omitempty"`
+	// Adopt names the pool manifest (version, digest) from which on everybody predicts.
+	AdoptVersion uint64 `msgpack:"av,omitempty"`
+	AdoptDigest  string `msgpack:"ad,omitempty"`
+}
+
+// Batch is a run of records of the zone's sample stream: First, First+1, ...
+type Batch struct {
+	Zone    string    `msgpack:"z"`
+	Epoch   api.Epoch `msgpack:"e"`
+	First   uint64    `msgpack:"f"`
+	Records []Record  `msgpack:"r"`
+}
+
+// Checkpoint answers a standby's wish for the leader's learner: the object store's key of its bytes.
+type Checkpoint struct {
+	Seq    uint64   `msgpack:"s"`
+	Key    string   `msgpack:"k"`
+	Digest string   `msgpack:"d"`
+	Code   api.Code `msgpack:"c"`
+}
+
+// ModelUpdate offers a zone's new trees and scorecard to the coordinator.
+type ModelUpdate struct {
+	Zone  string   `msgpack:"z"`
+	Seq   uint64   `msgpack:"s"` // of the zone's sample stream
+	Trees []string `msgpack:"t"` // digests of tree objects
+	Card  string   `msgpack:"c"` // digest of the scorecard object
+}
+
+// Announce tells the zones what the coordinator decided: the pool's manifest, the shares, the catalogue's revision.
+type Announce struct {
+	CatalogRev     uint64      `msgpack:"cr"`
+	PoolVersion    uint64      `msgpack:"pv"`
+	PoolDigest     string      `msgpack:"pd"`
+	Pool           []byte      `msgpack:"p,omitempty"` // the manifest, when asked for by PoolGet
+	Shares         []api.Share `msgpack:"sh"`
+	CoordinatorSeq uint64      `msgpack:"s"`
+}
+
+// Grant is a receiving zone's promise of room.
+type Grant struct {
+	ID    uint64    `msgpack:"i"`
+	From  string    `msgpack:"f"` // the receiving zone: the one that gives
+	To    string    `msgpack:"t"` // the zone that may send
+	Epoch api.Epoch `msgpack:"e"`
+	Slots int       `msgpack:"s"`
+	TTLMs int64     `msgpack:"tt"`
+	// Load and MeanMs let the sender predict what awaits its calls there.
+	Load   float64 `msgpack:"l"`
+	MeanMs float64 `msgpack:"m"`
+}
+
+// Control asks the coordinator to change the catalogue; Reply tells what came of it.
+type Control struct {
+	RequestID string `msgpack:"r"`
+	Command   []byte `msgpack:"c"` // catalog.Command, encoded
+}
+
+// Reply answers Control.
+type Reply struct {
+	Code     api.Code `msgpack:"c"`
+	Message  string   `msgpack:"m"`
+	Version  uint64   `msgpack:"v"`
+	Revision uint64   `msgpack:"r"`
+}
+
+// CatalogPull asks for what changed since a revision; CatalogChanges answers.
+type CatalogPull struct {
+	Since uint64 `msgpack:"s"`
+	Zone  string `msgpack:"z"`
+}
+
+// CatalogChanges carries functions changed after Since, tombstones included, and the revision reached.
+type CatalogChanges struct {
+	Rev       uint64         `msgpack:"r"`
+	More      bool           `msgpack:"m"`
+	Functions []api.Function `msgpack:"f"`
+	Deleted   []string       `msgpack:"d"` // function ids "tenant/name" removed
+	Code      api.Code       `msgpack:"c"`
+}
+
+// LogsPull asks a node for captured output; Logs answers.
+type LogsPull struct {
+	Function string `msgpack:"f"` // "tenant/name"
+	Last     int    `msgpack:"l"`
+}
+
+// LogLine is the output of one call.
+type LogLine struct {
+	ID     string `msgpack:"i" json:"id"`
+	Node   string `msgpack:"n" json:"node"`
+	UnixMs int64  `msgpack:"u" json:"unix_ms"`
+	Text   string `msgpack:"t" json:"text"`
+}
+
+// Logs answers LogsPull.
+type Logs struct {
+	Lines []LogLine `msgpack:"l" json:"lines"`
+}
