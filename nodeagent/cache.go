@@ -1,0 +1,336 @@
+package nodeagent
+
+import (
+	"sort"
+	"time"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/api/wire"
+)
+
+// object is a cached input, or one on its way.
+type object struct {
+	key     string
+	bytes   int64
+	here    bool
+	pins    int    // calls that use it: it cannot be evicted
+	use     uint64 // logical time of the last use
+	waiting []*run
+}
+
+type artState uint8
+
+const (
+	artNone artState = iota
+	artFetching
+	artHere
+	artPreparing
+	artReady
+)
+
+// artifact is what the node holds of one artifact; versions and functions may share it.
+type artifact struct {
+	digest  string
+	bytes   int64
+	state   artState
+	use     uint64
+	fnKeys  []string
+	waiting []*run
+}
+
+// sandboxState is one environment: being brought up, busy, or warm and idle.
+type sandboxState struct {
+	id     uint64
+	fnKey  string
+	digest string
+	memMB  int
+	up     bool
+	run    *run // nil: idle
+	idleAt time.Time
+}
+
+func (n *Node) tick() uint64 { n.useClock++; return n.useClock }
+
+// claim finds or makes a sandbox for r, evicting idle ones when memory is short. It takes nothing when it fails.
+func (n *Node) claim(now time.Time, r *run, out []Action) ([]Action, bool) {
+	var warm *sandboxState
+	for _, s := range n.sbs {
+		// The most recently used one: the others can cool down and be evicted.
+		if s.fnKey == r.fnKey && s.run == nil && s.up && (warm == nil || s.idleAt.After(warm.idleAt)) {
+			warm = s
+		}
+	}
+	a := n.artifactFor(&r.m.Fn, r.fnKey)
+	if warm != nil {
+		r.start = api.SandboxWarm
+		r.sb, warm.run = warm, r
+		a.use = n.tick()
+		return out, true
+	}
+	need := r.m.Fn.MemoryMB
+	if n.cfg.MemoryMB-n.memUsed+n.idleMB() < need {
+		return out, false
+	}
+	for n.cfg.MemoryMB-n.memUsed < need {
+		out = n.dropSandbox(n.coldestIdle(), out)
+	}
+	switch a.state {
+	case artReady:
+		r.start = api.SandboxPrepared
+	case artHere, artPreparing:
+		r.start = api.SandboxFetched
+	default:
+		r.start = api.SandboxNone
+	}
+	a.use = n.tick()
+	n.sbSeq++
+	sb := &sandboxState{id: n.sbSeq, fnKey: r.fnKey, digest: r.m.Fn.Artifact, memMB: need, run: r}
+	n.sbs = append(n.sbs, sb)
+	n.memUsed += need
+	r.sb = sb
+	n.touched[r.fnKey] = true
+	return n.trimArtifacts(out), true
+}
+
+func (n *Node) idleMB() int {
+	mb := 0
+	for _, s := range n.sbs {
+		if s.run == nil && s.up {
+			mb += s.memMB
+		}
+	}
+	return mb
+}
+
+func (n *Node) coldestIdle() *sandboxState {
+	var c *sandboxState
+	for _, s := range n.sbs {
+		if s.run == nil && s.up && (c == nil || s.idleAt.Before(c.idleAt)) {
+			c = s
+		}
+	}
+	return c
+}
+
+func (n *Node) sandboxByID(id uint64) *sandboxState {
+	for _, s := range n.sbs {
+		if s.id == id {
+			return s
+		}
+	}
+	return nil
+}
+
+func (n *Node) dropSandbox(sb *sandboxState, out []Action) []Action {
+	for i, s := range n.sbs {
+		if s == sb {
+			n.sbs = append(n.sbs[:i], n.sbs[i+1:]...)
+			break
+		}
+	}
+	n.memUsed -= sb.memMB
+	n.touched[sb.fnKey] = true
+	if sb.run != nil {
+		sb.run.sb, sb.run = nil, nil
+	}
+	return append(out, Action{Kind: ActClose, Sandbox: sb.id})
+}
+
+// idle keeps a sandbox warm, unless the node drains or its artifact was dropped meanwhile.
+func (n *Node) idle(now time.Time, sb *sandboxState, out []Action) []Action {
+	if n.arts[sb.digest] == nil {
+		return n.dropSandbox(sb, out)
+	}
+	sb.idleAt = now
+	n.touched[sb.fnKey] = true
+	return out
+}
+
+func (n *Node) artifactFor(fn *api.Function, fnKey string) *artifact {
+	a := n.arts[fn.Artifact]
+	if a == nil {
+		a = &artifact{digest: fn.Artifact, bytes: fn.ArtifactBytes}
+		n.arts[fn.Artifact] = a
+	}
+	for _, k := range a.fnKeys {
+		if k == fnKey {
+			return a
+		}
+	}
+	a.fnKeys = append(a.fnKeys, fnKey)
+	return a
+}
+
+func (n *Node) touch(a *artifact) {
+	for _, k := range a.fnKeys {
+		n.touched[k] = true
+	}
+}
+
+// trimArtifacts drops the least recently used artifacts above the limit; those in use stay.
+func (n *Node) trimArtifacts(out []Action) []Action {
+	for len(n.arts) > n.cfg.Artifacts {
+		var old *artifact
+		for _, d := range sortedKeys(n.arts) {
+			a := n.arts[d]
+			if a.state == artFetching || a.state == artPreparing || n.artifactBusy(d) {
+				continue
+			}
+			if old == nil || a.use < old.use {
+				old = a
+			}
+		}
+		if old == nil {
+			return out
+		}
+		out = n.dropArtifact(old, out)
+	}
+	return out
+}
+
+func (n *Node) artifactBusy(digest string) bool {
+	for _, s := range n.sbs {
+		if s.digest == digest && (s.run != nil || !s.up) {
+			return true
+		}
+	}
+	return false
+}
+
+func (n *Node) dropArtifact(a *artifact, out []Action) []Action {
+	for i := 0; i < len(n.sbs); {
+		if s := n.sbs[i]; s.digest == a.digest && s.run == nil {
+			out = n.dropSandbox(s, out)
+			continue
+		}
+		i++
+	}
+	delete(n.arts, a.digest)
+	n.touch(a)
+	return append(out, Action{Kind: ActDropArtifact, Digest: a.digest})
+}
+
+// trim evicts least recently used objects above the limit. What running calls use stays: the cache may be over its
+// limit for as long as they run.
+func (n *Node) trim(out []Action) []Action {
+	for n.bytes > n.cfg.CacheBytes {
+		var old *object
+		for _, k := range sortedKeys(n.objs) {
+			if o := n.objs[k]; o.here && o.pins == 0 && (old == nil || o.use < old.use) {
+				old = o
+			}
+		}
+		if old == nil {
+			return out
+		}
+		out = n.dropObject(old, out)
+	}
+	return out
+}
+
+func (n *Node) dropObject(o *object, out []Action) []Action {
+	delete(n.objs, o.key)
+	n.bytes -= o.bytes
+	n.evicted = append(n.evicted, o.key)
+	return append(out, Action{Kind: ActDropObject, Key: o.key})
+}
+
+// flush empties everything that no running call uses.
+func (n *Node) flush(out []Action) []Action {
+	for _, k := range sortedKeys(n.objs) {
+		if o := n.objs[k]; o.here && o.pins == 0 {
+			out = n.dropObject(o, out)
+		}
+	}
+	for i := 0; i < len(n.sbs); {
+		if s := n.sbs[i]; s.run == nil && s.up {
+			out = n.dropSandbox(s, out)
+			continue
+		}
+		i++
+	}
+	for _, d := range sortedKeys(n.arts) {
+		a := n.arts[d]
+		if a.state != artFetching && a.state != artPreparing && !n.artifactBusy(d) {
+			out = n.dropArtifact(a, out)
+		}
+	}
+	n.flushed++
+	return append(out, Action{Kind: ActReport})
+}
+
+func (n *Node) functionKeys() []string {
+	set := map[string]bool{}
+	for _, a := range n.arts {
+		for _, k := range a.fnKeys {
+			set[k] = true
+		}
+	}
+	for _, s := range n.sbs {
+		set[s.fnKey] = true
+	}
+	return sortedKeys(set)
+}
+
+func (n *Node) sandboxReport(now time.Time, fnKey string) wire.SandboxReport {
+	r := wire.SandboxReport{Function: fnKey}
+	for _, s := range n.sbs {
+		if s.fnKey != fnKey {
+			continue
+		}
+		r.MemoryMB = s.memMB
+		if s.run == nil && s.up {
+			r.Idle++
+			r.IdleMs = max(r.IdleMs, now.Sub(s.idleAt).Milliseconds())
+		} else {
+			r.Busy++
+		}
+	}
+	for _, d := range sortedKeys(n.arts) {
+		a := n.arts[d]
+		for _, k := range a.fnKeys {
+			if k != fnKey {
+				continue
+			}
+			switch a.state {
+			case artReady:
+				r.State = max(r.State, api.SandboxPrepared)
+			case artHere, artPreparing:
+				r.State = max(r.State, api.SandboxFetched)
+			}
+		}
+	}
+	return r
+}
+
+func (n *Node) objectReport() []api.Object {
+	var out []api.Object
+	for _, k := range sortedKeys(n.objs) {
+		if o := n.objs[k]; o.here && o.bytes >= api.LocalityBytes && len(out) < wire.MaxObjects {
+			out = append(out, api.Object{Key: o.key, Bytes: o.bytes})
+		}
+	}
+	return out
+}
+
+// withDeltas adds what changed since the last completion, so that the zone need not wait for a report. Deltas of one
+// function are final states, so a lost one is mended by the next report.
+func (n *Node) withDeltas(now time.Time, c *wire.Completion) *wire.Completion {
+	cp := *c
+	for _, k := range sortedKeys(n.touched) {
+		cp.Sandboxes = append(cp.Sandboxes, n.sandboxReport(now, k))
+	}
+	cp.Objects, cp.Evicted, cp.MemUsedMB = n.newObjects, n.evicted, n.memUsed
+	n.newObjects, n.evicted = nil, nil
+	clear(n.touched)
+	return &cp
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}

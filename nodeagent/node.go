@@ -1,0 +1,199 @@
+// Package nodeagent is the core of a node: it owns the node's slots, memory, sandboxes and object cache, and decides
+// what happens to each dispatched call on its way through fetch, prepare, start and run. It is a plain state machine:
+// no goroutine, no clock, no I/O, no lock. noded carries its actions out and gives it one goroutine; the simulator
+// drives the same code. It decides only *whether it still can*: a call that does not fit is refused at once and never
+// queued behind the zone's back.
+package nodeagent
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/api/wire"
+)
+
+// Config sizes a node.
+type Config struct {
+	Zone string `koanf:"-"`
+	Name string `koanf:"-"`
+	// Slots is how many calls run at once.
+	Slots int `koanf:"slots" doc:"calls that run at once"`
+	// MemoryMB bounds the memory that sandboxes (busy and idle) may claim, by their functions' declared sizes.
+	MemoryMB int `koanf:"memory_mb" doc:"memory for sandboxes, by their functions' declared sizes"`
+	// CacheBytes bounds the object cache.
+	CacheBytes int64 `koanf:"cache_bytes" doc:"bytes of input objects kept"`
+	// Artifacts bounds fetched and prepared artifacts.
+	Artifacts int `koanf:"artifacts" doc:"function artifacts kept fetched and prepared"`
+	// LinkMbps is the link to the object store: 0 is as fast as the machine allows.
+	LinkMbps float64 `koanf:"link_mbps" doc:"limit of the link to the object store in Mbit/s (0: none)"`
+	// Class is the hardware class reported to the zone (0: unknown).
+	Class uint8 `koanf:"class" doc:"hardware class, a small number (0: unknown)"`
+	// MaxUnacked bounds completions kept until the zone acknowledges them; the oldest is dropped, and counted.
+	MaxUnacked int `koanf:"max_unacked" doc:"completions kept until acknowledged"`
+	// ResendAfter is how long an unacknowledged completion waits before it is sent again.
+	ResendAfter time.Duration `koanf:"resend_after" doc:"time after which an unacknowledged completion is sent again"`
+}
+
+// DefaultConfig is a small node.
+func DefaultConfig() Config {
+	return Config{Slots: 4, MemoryMB: 2048, CacheBytes: 1 << 30, Artifacts: 64, MaxUnacked: 4096, ResendAfter: 500 * time.Millisecond}
+}
+
+// Validate reports all faults.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("%w: "+format, append([]any{api.ErrInvalid}, args...)...))
+		}
+	}
+	bad(c.Slots >= 1 && c.Slots <= wire.MaxRunning, "slots %d: want 1-%d", c.Slots, wire.MaxRunning)
+	bad(c.MemoryMB >= 1, "memory_mb %d: want at least 1", c.MemoryMB)
+	bad(c.CacheBytes >= 0, "cache_bytes %d: want at least 0", c.CacheBytes)
+	bad(c.Artifacts >= 1 && c.Artifacts <= wire.MaxSandboxes, "artifacts %d: want 1-%d", c.Artifacts, wire.MaxSandboxes)
+	bad(c.LinkMbps >= 0, "link_mbps %v: want at least 0", c.LinkMbps)
+	bad(c.MaxUnacked >= 1, "max_unacked %d: want at least 1", c.MaxUnacked)
+	bad(c.ResendAfter > 0, "resend_after %v: want more than 0", c.ResendAfter)
+	return errors.Join(errs...)
+}
+
+// Node owns one worker's slots and caches.
+type Node struct {
+	cfg   Config
+	boot  uint64
+	epoch api.Epoch // highest seen; what the shell persisted before the process started
+
+	runs     map[string]*run
+	order    []*run // running calls in order of acceptance
+	sbs      []*sandboxState
+	arts     map[string]*artifact // by digest
+	objs     map[string]*object   // by object key
+	memUsed  int
+	bytes    int64
+	useClock uint64 // logical clock of LRU
+	sbSeq    uint64
+	seenSeq  uint64
+	draining bool
+	unacked  []*unacked
+
+	// Stats since boot.
+	fetchedBytes int64
+	coldStarts   uint64
+	calls        uint64
+	flushed      uint64
+	dropped      uint64 // unacknowledged completions dropped
+
+	// Deltas for the next completion.
+	newObjects []api.Object
+	evicted    []string
+	touched    map[string]bool // function keys whose sandboxes changed
+}
+
+// New makes a node. epoch is the highest that the shell has on disk, boot a number that grows with each start.
+func New(cfg Config, boot uint64, epoch api.Epoch) (*Node, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("nodeagent config: %w", err)
+	}
+	return &Node{
+		cfg: cfg, boot: boot, epoch: epoch, runs: map[string]*run{}, arts: map[string]*artifact{}, objs: map[string]*object{},
+		touched: map[string]bool{},
+	}, nil
+}
+
+// Step takes one event and appends to out what has to be done about it, in order.
+func (n *Node) Step(now time.Time, ev *Event, out []Action) []Action {
+	switch ev.Kind {
+	case EvRun:
+		out = n.accept(now, ev.Run, out)
+	case EvHello:
+		out = n.hello(ev.Epoch, out)
+	case EvFetched:
+		out = n.objectFetched(now, ev, out)
+	case EvArtifact:
+		out = n.artifactFetched(now, ev, out)
+	case EvPrepared:
+		out = n.prepared(now, ev, out)
+	case EvStarted:
+		out = n.started(now, ev, out)
+	case EvExecuted:
+		out = n.executed(now, ev, out)
+	case EvCancel:
+		if ev.Epoch.Compare(n.epoch) >= 0 {
+			out = n.stop(now, ev.ID, api.OutcomeCanceled, api.CodeCanceled, "canceled by its caller", out)
+		}
+	case EvDeadline:
+		if r := n.runs[ev.ID]; r != nil && r.gen == ev.Gen {
+			out = n.stop(now, ev.ID, api.OutcomeTimeout, api.CodeDeadline, "the call's time ran out", out)
+		}
+	case EvAck:
+		n.acked(ev.IDs)
+	case EvFlush:
+		out = n.flush(out)
+	case EvDrain:
+		n.draining = true
+		out = append(out, Action{Kind: ActReport})
+	case EvTick:
+		out = n.resend(now, out)
+		out = append(out, Action{Kind: ActReport})
+	}
+	return out
+}
+
+// hello takes a leader's epoch: it is on disk before anything answers under it.
+func (n *Node) hello(e api.Epoch, out []Action) []Action {
+	if e.Compare(n.epoch) < 0 {
+		return out
+	}
+	out = n.raise(e, out)
+	for _, u := range n.unacked {
+		u.sentAt = time.Time{} // tell the new leader at the next tick
+	}
+	return append(out, Action{Kind: ActReport})
+}
+
+func (n *Node) raise(e api.Epoch, out []Action) []Action {
+	if e.Compare(n.epoch) <= 0 {
+		return out
+	}
+	n.epoch, n.seenSeq = e, 0
+	return append(out, Action{Kind: ActPersistEpoch, Epoch: e})
+}
+
+// Epoch is the highest seen.
+func (n *Node) Epoch() api.Epoch { return n.epoch }
+
+// InUse is how many slots are taken.
+func (n *Node) InUse() int { return len(n.order) }
+
+// Slots is the node's size.
+func (n *Node) Slots() int { return n.cfg.Slots }
+
+// MemUsedMB is what sandboxes claim now.
+func (n *Node) MemUsedMB() int { return n.memUsed }
+
+// Idle reports whether nothing runs and nothing waits for an acknowledgement.
+func (n *Node) Idle() bool { return len(n.order) == 0 && len(n.unacked) == 0 }
+
+// Heartbeat reports the node's whole soft state.
+func (n *Node) Heartbeat(now time.Time) *wire.Heartbeat {
+	hb := &wire.Heartbeat{
+		Zone: n.cfg.Zone, Node: n.cfg.Name, Boot: n.boot, Epoch: n.epoch, SeenSeq: n.seenSeq, Slots: n.cfg.Slots,
+		MemMB: n.cfg.MemoryMB, MemUsedMB: n.memUsed, LinkMbps: n.cfg.LinkMbps, Class: n.cfg.Class, Draining: n.draining,
+		Unacked: len(n.unacked), CacheBytes: n.bytes, FetchedBytes: n.fetchedBytes, ColdStarts: n.coldStarts,
+		Calls: n.calls, Flushed: n.flushed,
+	}
+	for _, r := range n.order {
+		hb.Running = append(hb.Running, wire.RunningReport{
+			ID: r.m.Call.ID, Function: r.fnKey, Elapsed: now.Sub(r.accepted).Milliseconds(), Attempt: r.m.Call.Attempt,
+		})
+	}
+	for _, k := range n.functionKeys() {
+		if len(hb.Sandboxes) < wire.MaxSandboxes {
+			hb.Sandboxes = append(hb.Sandboxes, n.sandboxReport(now, k))
+		}
+	}
+	hb.Objects = n.objectReport()
+	return hb
+}

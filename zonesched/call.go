@@ -1,0 +1,400 @@
+package zonesched
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/api/wire"
+	"github.com/rubato-faas/rubato/zonesched/policy"
+)
+
+type callState uint8
+
+const (
+	callWaiting callState = iota
+	callRunning
+	callForwarded
+)
+
+// call is one accepted, unanswered invocation. It leaves z.calls exactly once, with exactly one ActAnswer.
+type call struct {
+	inv     *api.Invocation
+	fn      *function
+	state   callState
+	kind    api.DecisionKind // the most telling one so far: delayed beats queued beats run
+	arrived time.Time        // moved back by what it waited elsewhere
+	// soft is the deadline that decisions aim at; hard ends the call. Zero: none.
+	soft, hard time.Time
+	gen        uint32
+
+	// While waiting: what it hopes for, and what it falls back on.
+	hope     *node
+	hopeF    bool // hope is a busy sandbox of its function, not any slot
+	fallback *node
+	finishAt time.Time // predicted finish at hope
+	execBest float64   // predicted execution there, ms
+	delaying bool      // a free slot is being declined right now
+	since    time.Time // of the present kind of waiting
+	delayMs  float64
+	queueMs  float64
+	noFwd    bool // may not be forwarded (again)
+
+	// While running.
+	node       *node
+	dispatched time.Time
+	missing    int64
+	refusals   int
+	rec        uint64 // sequence of its record in the ring
+}
+
+// arrive accepts a call, or answers at once why not.
+func (z *Zone) arrive(now time.Time, ev *Event, out []Action) []Action {
+	inv := ev.Call
+	refuse := func(code api.Code, retryMs int64, format string, args ...any) []Action {
+		z.counters.Refused++
+		return append(out, Action{Kind: ActAnswer, ID: inv.ID, Answer: &wire.Answer{
+			ID: inv.ID, Code: code, Message: fmt.Sprintf(format, args...), RetryMs: retryMs, Refused: true,
+			Timing: wire.Timing{Zone: z.cfg.Zone, Decision: api.DecisionRefused},
+		}})
+	}
+	f := z.fns[inv.FunctionID()]
+	switch {
+	case z.calls[inv.ID] != nil:
+		return refuse(api.CodeExists, 0, "invocation %s is being worked on", inv.ID)
+	case f == nil:
+		return refuse(api.CodeNotFound, 0, "no function %q", inv.Function)
+	case inv.Forwarded != "" && !z.useGrant(now, inv.Forwarded, ev.GrantID, ev.GrantEpoch):
+		return refuse(api.CodeOverloaded, 100, "no grant %d for zone %s", ev.GrantID, inv.Forwarded)
+	case len(z.calls) >= z.cfg.MaxCalls:
+		return refuse(api.CodeOverloaded, z.retryMs(), "the zone works on %d calls, its limit", len(z.calls))
+	case z.slots() == 0:
+		return refuse(api.CodeUnavailable, 500, "no node in service in zone %s", z.cfg.Zone)
+	case len(z.waiting) >= z.cfg.MaxWaiting:
+		return refuse(api.CodeOverloaded, z.retryMs(), "%d calls wait in zone %s, its limit", len(z.waiting), z.cfg.Zone)
+	case len(z.tenants) > 1 && z.tenants[inv.Tenant] >= z.cfg.MaxWaiting/2:
+		return refuse(api.CodeOverloaded, z.retryMs(), "%d calls of tenant %s wait, its limit while others wait too", z.tenants[inv.Tenant], inv.Tenant)
+	}
+	if !z.canEverRun(f) {
+		return refuse(api.CodeInvalid, 0, "function %s wants %d MB: no node in service is that large", inv.Function, f.spec.MemoryMB)
+	}
+	inv.Version = f.spec.Version
+	c := &call{inv: inv, fn: f, arrived: now.Add(-duration(inv.WaitedMs)), since: now}
+	c.soft, c.hard = deadlines(c.arrived, now, inv, f.spec)
+	z.calls[inv.ID] = c
+	z.counters.Accepted++
+	if inv.Forwarded != "" {
+		z.counters.ForwardedIn++
+		c.noFwd = true
+	}
+	f.arrival(now)
+	z.wait(c)
+	return z.decide(now, c, out)
+}
+
+// deadlines: the soft one is the function's objective, counted from arrival, or the caller's budget if that is
+// sooner; the hard one is the caller's budget.
+func deadlines(arrived, now time.Time, inv *api.Invocation, spec *api.Function) (soft, hard time.Time) {
+	if d := spec.Objective.Deadline; d > 0 {
+		soft = arrived.Add(d)
+	}
+	if inv.BudgetMs > 0 {
+		hard = now.Add(time.Duration(inv.BudgetMs) * time.Millisecond)
+		if soft.IsZero() || hard.Before(soft) {
+			soft = hard
+		}
+	}
+	return soft, hard
+}
+
+func (f *function) arrival(now time.Time) {
+	if !f.lastAt.IsZero() {
+		gap := math.Max(ms(now.Sub(f.lastAt)), .1)
+		f.rate += .1 * (1000/gap - f.rate)
+	}
+	f.lastAt = now
+}
+
+// canEverRun: some node in service is large enough.
+func (z *Zone) canEverRun(f *function) bool {
+	for _, n := range z.nodes {
+		if n.live && n.memMB >= f.spec.MemoryMB {
+			return true
+		}
+	}
+	return false
+}
+
+func (z *Zone) slots() int {
+	s := 0
+	for _, n := range z.nodes {
+		if n.live {
+			s += n.slots
+		}
+	}
+	return s
+}
+
+// retryMs is the Retry-After of a refusal: about the time in which the waiting calls are worked off.
+func (z *Zone) retryMs() int64 {
+	slots := max(z.slots(), 1)
+	return min(max(int64(len(z.waiting)*100/slots), 100), 10_000)
+}
+
+func (z *Zone) wait(c *call) {
+	c.state = callWaiting
+	z.waiting = append(z.waiting, c)
+	z.tenants[c.inv.Tenant]++
+}
+
+func (z *Zone) unwait(c *call) {
+	for i, w := range z.waiting {
+		if w == c {
+			z.waiting = append(z.waiting[:i], z.waiting[i+1:]...)
+			break
+		}
+	}
+	if z.tenants[c.inv.Tenant]--; z.tenants[c.inv.Tenant] <= 0 {
+		delete(z.tenants, c.inv.Tenant)
+	}
+	z.unreserve(c)
+}
+
+func (z *Zone) reserve(c *call, n *node, byFn bool) {
+	c.hope, c.hopeF = n, byFn
+	if byFn {
+		n.reservedF[c.fn.key]++
+	} else {
+		n.reserved++
+	}
+}
+
+func (z *Zone) unreserve(c *call) {
+	if c.hope == nil {
+		return
+	}
+	if c.hopeF {
+		if c.hope.reservedF[c.fn.key]--; c.hope.reservedF[c.fn.key] <= 0 {
+			delete(c.hope.reservedF, c.fn.key)
+		}
+	} else {
+		c.hope.reserved--
+	}
+	c.hope = nil
+}
+
+// account closes the present stretch of waiting.
+func (c *call) account(now time.Time) {
+	d := ms(now.Sub(c.since))
+	if c.delaying {
+		c.delayMs += d
+	} else {
+		c.queueMs += d
+	}
+	c.since = now
+}
+
+// requeue makes a call wait again after a refusal or a lost node.
+func (z *Zone) requeue(now time.Time, c *call, out []Action) []Action {
+	c.inv.Attempt++
+	c.node, c.delaying, c.since = nil, false, now
+	z.wait(c)
+	return z.decide(now, c, out)
+}
+
+// wake decides anew for a call whose time has come, and ends calls past their hard limits.
+func (z *Zone) wake(now time.Time, ev *Event, out []Action) []Action {
+	c := z.calls[ev.ID]
+	if c == nil || c.gen != ev.Gen {
+		return out
+	}
+	switch c.state {
+	case callRunning:
+		return z.dispatchTimeout(now, c, out)
+	case callForwarded:
+		return z.answerError(now, c, api.CodeDeadline, "no answer from the zone it was forwarded to", out)
+	}
+	return z.decide(now, c, out)
+}
+
+// dispatchTimeout: the node has not answered within the call's time. It is told to stop; the answer is not waited for.
+func (z *Zone) dispatchTimeout(now time.Time, c *call, out []Action) []Action {
+	n := c.node
+	out = append(out, Action{Kind: ActCancelRun, ID: c.inv.ID, Node: n.name})
+	for _, r := range n.running {
+		// The slot stays taken until the node says otherwise: only it knows when the call has really ended.
+		if r.id == c.inv.ID {
+			r.foreign = true
+		}
+	}
+	z.quarantine(now, n)
+	return z.answerError(now, c, api.CodeDeadline, fmt.Sprintf("node %s gave no answer within the call's time", n.name), out)
+}
+
+// cancel ends a call for its caller and stops it wherever it is.
+func (z *Zone) cancel(now time.Time, id, reason string, out []Action) []Action {
+	c := z.calls[id]
+	if c == nil {
+		return out
+	}
+	if c.state == callRunning {
+		out = append(out, Action{Kind: ActCancelRun, ID: id, Node: c.node.name})
+		for _, r := range c.node.running {
+			if r.id == id {
+				r.foreign = true
+			}
+		}
+	}
+	return z.answerError(now, c, api.CodeCanceled, reason, out)
+}
+
+func (z *Zone) answerError(now time.Time, c *call, code api.Code, msg string, out []Action) []Action {
+	a := &wire.Answer{ID: c.inv.ID, Code: code, Message: msg}
+	if code == api.CodeUnavailable || code == api.CodeOverloaded {
+		a.RetryMs = 100
+	}
+	return z.answer(now, c, a, out)
+}
+
+// answer is the only way out of z.calls.
+func (z *Zone) answer(now time.Time, c *call, a *wire.Answer, out []Action) []Action {
+	if c.state == callWaiting {
+		z.unwait(c)
+		c.account(now)
+	}
+	delete(z.calls, c.inv.ID)
+	z.counters.Answered++
+	t := &a.Timing
+	if t.Zone == "" {
+		t.Zone = z.cfg.Zone
+	}
+	t.QueueMs, t.DelayMs = t.QueueMs+c.queueMs, t.DelayMs+c.delayMs
+	if c.state != callForwarded {
+		t.Decision, t.Version = c.kind, c.inv.Version
+	}
+	if c.node != nil {
+		t.Node = c.node.name
+	}
+	if !c.soft.IsZero() && now.After(c.soft) {
+		t.Missed = true
+		z.counters.Missed++
+	}
+	if r := z.ring.at(c.rec); r != nil {
+		r.Ended, r.Code, r.Timing, r.TotalMs = true, a.Code, *t, ms(now.Sub(c.arrived))
+	}
+	return append(out, Action{Kind: ActAnswer, ID: c.inv.ID, Answer: a})
+}
+
+// completion ends a dispatch. Every completion is acknowledged, also of calls nobody knows any more.
+func (z *Zone) completion(now time.Time, m *wire.Completion, out []Action) []Action {
+	out = append(out, Action{Kind: ActAck, ID: m.ID, Node: m.Node})
+	n := z.byName[m.Node]
+	if n == nil || n.boot != m.Boot {
+		z.counters.UnknownCompletions++
+		return out
+	}
+	c := z.calls[m.ID]
+	mine := c != nil && c.state == callRunning && c.node == n && c.inv.Attempt == m.Attempt
+	if !mine {
+		z.counters.UnknownCompletions++
+	}
+	if mine || c == nil || c.node != n {
+		n.drop(m.ID)
+	}
+	n.delta(now, m)
+	if m.Outcome == api.OutcomeRefused {
+		if mine {
+			out = z.refused(now, c, n, m, out)
+		}
+		return z.slotFreed(now, n, out)
+	}
+	if !m.Resent || mine {
+		out = z.sample(m, out)
+	}
+	if mine {
+		out = z.finish(now, c, n, m, out)
+	}
+	return z.slotFreed(now, n, out)
+}
+
+// delta takes over what a completion says of the node's caches.
+func (n *node) delta(now time.Time, m *wire.Completion) {
+	for i := range m.Sandboxes {
+		n.setSandbox(now, &m.Sandboxes[i])
+	}
+	for i := range m.Objects {
+		n.objects[m.Objects[i].Key] = m.Objects[i].Bytes
+	}
+	for _, k := range m.Evicted {
+		delete(n.objects, k)
+	}
+	n.memUsed = m.MemUsedMB
+}
+
+func (z *Zone) sample(m *wire.Completion, out []Action) []Action {
+	s := &api.Sample{Echo: m.Echo, Outcome: m.Outcome, FetchMs: m.FetchMs, InitMs: m.InitMs, RunMs: m.RunMs}
+	if !s.Usable() {
+		return out
+	}
+	return append(out, Action{Kind: ActSample, Sample: s})
+}
+
+// refused: the node could not take the call after all; nothing ran, so it is simply decided again.
+func (z *Zone) refused(now time.Time, c *call, n *node, m *wire.Completion, out []Action) []Action {
+	if m.Code == api.CodeFenced {
+		z.counters.FencedCompletions++
+		return z.answerError(now, c, api.CodeUnavailable, "this scheduler was replaced by a new leader", out)
+	}
+	if c.refusals++; c.refusals > maxRefusals {
+		return z.answerError(now, c, api.CodeUnavailable, "refused by its nodes again and again, last: "+m.Message, out)
+	}
+	n.avoidUntil = now.Add(refusalPause)
+	return z.requeue(now, c, out)
+}
+
+const maxRefusals = 16
+
+func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out []Action) []Action {
+	exec := m.FetchMs + m.InitMs + m.RunMs
+	net := math.Max(ms(now.Sub(c.dispatched))-exec, 0)
+	z.linkDev.add(math.Abs(net - z.linkMs.v))
+	z.linkMs.add(net)
+	if m.Outcome == api.OutcomeInternal {
+		z.quarantine(now, n)
+	} else {
+		n.failures = 0
+	}
+	if exec > 0 && m.Outcome == api.OutcomeOK {
+		f := c.fn
+		if m.Echo.Source != api.SourceNone {
+			f.errEW.add(math.Abs(math.Log(exec) - m.Echo.Mu))
+		}
+		f.runMs.add(m.RunMs)
+		if m.Start != api.SandboxWarm {
+			f.coldMs.add(m.InitMs)
+		}
+	}
+	if r := z.ring.at(c.rec); r != nil {
+		r.ExecMs = exec
+	}
+	return z.answer(now, c, &wire.Answer{
+		ID: m.ID, Code: m.Code, Message: m.Message, Result: m.Result, ResultRef: m.ResultRef,
+		Timing: wire.Timing{
+			FetchMs: m.FetchMs, InitMs: m.InitMs, RunMs: m.RunMs, NetMs: net, FetchedBytes: m.FetchedBytes, Start: m.Start,
+			Source: m.Echo.Source, ModelVersion: m.Echo.ModelVersion,
+		},
+	}, out)
+}
+
+// policyCall is what the rule may know.
+func (z *Zone) policyCall(now time.Time, c *call) policy.Call {
+	p := policy.Call{
+		WaitedMs: ms(now.Sub(c.arrived)), DeadlineMs: math.Inf(1), ErrEW: c.fn.errEW.v, DelayOff: c.fn.spec.DelayOff,
+		MarginMs: 2 + z.linkMs.v + 3*z.linkDev.v,
+	}
+	if !c.soft.IsZero() {
+		p.DeadlineMs = ms(c.soft.Sub(now))
+	}
+	return p
+}

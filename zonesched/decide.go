@@ -1,0 +1,363 @@
+package zonesched
+
+import (
+	"math"
+	"time"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/api/wire"
+	"github.com/rubato-faas/rubato/zonesched/policy"
+)
+
+// decide chooses for one waiting call and carries the choice out: dispatch, or a plan with a wake.
+//
+// Cost sketch for 32 candidates: gathering ~1 us, 32 estimates ~20 us on a forest of 48 trees (less when specialised),
+// the rule < 1 us. No allocation before the dispatch.
+func (z *Zone) decide(now time.Time, c *call, out []Action) []Action {
+	if !c.hard.IsZero() && !now.Before(c.hard) {
+		return z.answerError(now, c, api.CodeDeadline, "the caller's time ran out while the call waited for a slot", out)
+	}
+	if waited := now.Sub(c.arrived); waited > maxWait {
+		return z.answerError(now, c, api.CodeDeadline, "the call waited "+waited.Truncate(time.Millisecond).String()+" for a slot", out)
+	}
+	z.unreserve(c)
+	z.gather(now, c)
+	pc := z.policyCall(now, c)
+	ch := z.rule.Decide(&pc, z.cands, z.rng)
+	c.account(now)
+	z.remember(now, c, &pc, &ch)
+	if ch.Verb == policy.Run {
+		return z.dispatch(now, c, &z.cands[ch.Take], ch.Clause, ch.Propensity, out)
+	}
+	if ch.Verb == policy.Queue && !c.noFwd {
+		if fwd, ok := z.forward(now, c, &ch); ok {
+			return append(out, fwd)
+		}
+	}
+	return z.plan(now, c, &ch, out)
+}
+
+// maxWait bounds waiting in a zone whatever happens; it is far beyond every sane deadline.
+const maxWait = api.MaxTimeout
+
+// plan writes down what a waiting call hopes for and asks for the wake at which it decides again.
+func (z *Zone) plan(now time.Time, c *call, ch *policy.Choice, out []Action) []Action {
+	c.delaying = ch.Verb == policy.Delay
+	if c.delaying && c.kind != api.DecisionDelayed {
+		c.kind = api.DecisionDelayed
+		z.counters.Delayed++
+	} else if !c.delaying && c.kind == api.DecisionRun {
+		c.kind = api.DecisionQueued
+		z.counters.Queued++
+	}
+	c.finishAt, c.execBest, c.fallback = time.Time{}, math.Inf(1), nil
+	wake := ch.WakeMs
+	if ch.Take >= 0 {
+		k := &z.cands[ch.Take]
+		z.reserve(c, z.nodes[k.Node], z.feats[ch.Take].Sandbox == api.SandboxWarm && !k.Free)
+		c.execBest = k.Est.MedianMs()
+		c.finishAt = now.Add(duration(k.CostMs()))
+	}
+	if ch.Now >= 0 {
+		c.fallback = z.nodes[z.cands[ch.Now].Node]
+	}
+	if c.delaying {
+		z.counters.IdleDeclined++
+	}
+	if !c.hard.IsZero() {
+		wake = math.Min(wake, ms(c.hard.Sub(now)))
+	}
+	if math.IsInf(wake, 1) {
+		wake = queueWakeMs
+	}
+	c.gen++
+	return append(out, Action{Kind: ActWake, ID: c.inv.ID, Gen: c.gen, At: now.Add(duration(math.Max(wake, 1)))})
+}
+
+// queueWakeMs: a queued call looks again now and then, so that no lost event can strand it.
+const queueWakeMs = 1000
+
+// gather fills z.cands (and z.feats, z.ests beside it) with the call's candidates. A node can be two: cold now, and
+// warm when the function's busy sandbox there frees.
+func (z *Zone) gather(now time.Time, c *call) {
+	z.cands, z.feats = z.cands[:0], z.feats[:0]
+	for _, n := range z.pick(now, c) {
+		z.nodeCandidates(now, c, n)
+	}
+	z.estimate(now, c)
+}
+
+func (z *Zone) estimate(now time.Time, c *call) {
+	for cap(z.ests) < len(z.feats) {
+		z.ests = make([]api.Estimate, 2*len(z.feats))
+	}
+	ests := z.ests[:len(z.feats)]
+	if z.pred != nil {
+		req := api.Request{
+			Function: c.fn.id, Runtime: c.fn.spec.Runtime, MemoryMB: c.fn.spec.MemoryMB, InputBytes: c.inv.InputBytes(),
+			PayloadBytes: c.inv.PayBytes, Hour: now.Hour(), Alpha: c.fn.spec.Objective.Alpha(),
+		}
+		z.pred.Estimate(&req, z.feats, ests)
+	} else {
+		for i := range ests {
+			ests[i] = unknown
+		}
+	}
+	for i := range z.cands {
+		z.cands[i].Est = ests[i]
+	}
+}
+
+// unknown is the estimate without any model: equal for all, so that only starting soon counts.
+var unknown = api.Estimate{Mu: math.Log(100), Sigma: 1, UpperMs: math.Inf(1), Source: api.SourceNone}
+
+func (z *Zone) add(n *node, c *call, startMs float64, sb api.SandboxState, evictMs float64) {
+	missing := n.missing(c.inv.Inputs)
+	free := startMs == 0
+	z.feats = append(z.feats, api.Candidate{
+		Node: n.name, Class: n.class, Sandbox: sb, MissingBytes: missing, Running: len(n.running), Slots: n.slots,
+		LinkMbps: n.linkMbps, Delayed: !free,
+	})
+	z.cands = append(z.cands, policy.Candidate{
+		Node: n.index, Free: free, StartMs: startMs, LinkMs: z.linkMs.v, EvictMs: evictMs, Sandbox: sb,
+		MissingBytes: missing, Running: len(n.running), Slots: n.slots,
+	})
+}
+
+// nodeCandidates adds the one or two ways in which n can serve c.
+func (z *Zone) nodeCandidates(now time.Time, c *call, n *node) {
+	var buf [64]float64
+	sb := n.sandbox(c.fn.key)
+	at := api.SandboxNone
+	idle, busy := 0, 0
+	if sb != nil {
+		at, idle, busy = sb.state, sb.idle, sb.busy
+	}
+	evictMs, room := 0.0, true
+	if idle > 0 {
+		at = api.SandboxWarm
+	} else {
+		key, evict, enough := n.victim(c.fn.spec.MemoryMB, c.fn.key)
+		room = enough
+		if evict {
+			evictMs = z.evictMs(now, n, key)
+		}
+	}
+	if n.free() > 0 && room {
+		z.add(n, c, 0, at, evictMs)
+	} else if len(n.running) > 0 {
+		times := n.freeTimes(now, "", buf[:0])
+		if r := n.reserved; r < len(times) {
+			z.add(n, c, math.Max(times[r], .1), at, evictMs)
+		} else {
+			// More hopes than slots: the queue on this node turns over once more.
+			z.add(n, c, math.Max(times[len(times)-1], .1)*float64(1+r/len(times)), at, evictMs)
+		}
+	}
+	if busy > 0 && idle == 0 {
+		times := n.freeTimes(now, c.fn.key, buf[:0])
+		if len(times) == 0 {
+			return
+		}
+		r := n.reservedF[c.fn.key]
+		start := times[min(r, len(times)-1)]
+		if r >= len(times) {
+			start += float64(r-len(times)+1) * math.Max(c.fn.runMs.v, 1) / float64(len(times))
+		}
+		z.add(n, c, math.Max(start, .1), api.SandboxWarm, 0)
+	}
+}
+
+// evictMs prices the sandbox that would be pushed out: what its function would pay for a new one, times how likely it
+// is wanted within ten seconds, less when others of it stay warm.
+func (z *Zone) evictMs(now time.Time, n *node, fnKey string) float64 {
+	g := z.byKey[fnKey]
+	if g == nil {
+		return 0
+	}
+	warm := 0.0
+	for _, m := range z.nodes {
+		if s := m.sandbox(fnKey); s != nil {
+			warm += float64(s.idle)
+		}
+	}
+	rate := g.rate
+	if idle := ms(now.Sub(g.lastAt)); idle > 0 && rate > 1000/idle {
+		rate = 1000 / idle // it has fallen silent
+	}
+	spare := math.Max(1, warm-2*rate*g.runMs.v/1000)
+	return g.coldMs.v * math.Min(1, rate*10) / (spare * spare)
+}
+
+// pick chooses which nodes are scored: all in a small zone; else those that hold something of the call, and random
+// ones with a free slot.
+func (z *Zone) pick(now time.Time, c *call) []*node {
+	z.picked = z.picked[:0]
+	if len(z.nodes) <= z.cfg.Candidates {
+		for _, n := range z.nodes {
+			if n.usable(now) {
+				z.picked = append(z.picked, n)
+			}
+		}
+		return z.picked
+	}
+	draws := z.cfg.Candidates / 4
+	for _, n := range z.nodes {
+		if len(z.picked) >= z.cfg.Candidates-draws {
+			break
+		}
+		if !n.usable(now) {
+			continue
+		}
+		if s := n.sandbox(c.fn.key); s != nil && (s.idle > 0 || s.busy > 0 || s.state == api.SandboxPrepared) ||
+			n.missing(c.inv.Inputs) < c.inv.InputBytes() && holdsInput(n, c.inv.Inputs) {
+			z.picked = append(z.picked, n)
+		}
+	}
+	// Tries are bounded: in a full zone free nodes may not be found by drawing.
+	for try := 0; try < 4*draws && len(z.picked) < z.cfg.Candidates; try++ {
+		n := z.nodes[z.rng.IntN(len(z.nodes))]
+		if n.usable(now) && (n.free() > 0 || try > 2*draws) && !contains(z.picked, n) {
+			z.picked = append(z.picked, n)
+		}
+	}
+	return z.picked
+}
+
+func holdsInput(n *node, inputs []api.Object) bool {
+	for i := range inputs {
+		if _, ok := n.objects[inputs[i].Key]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+func contains(nodes []*node, n *node) bool {
+	for _, k := range nodes {
+		if k == n {
+			return true
+		}
+	}
+	return false
+}
+
+// dispatch sends the call to the candidate's node and takes over, ahead of its report, what that changes there.
+func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause policy.Clause, propensity float64, out []Action) []Action {
+	n := z.nodes[k.Node]
+	z.unwait(c)
+	c.state, c.node, c.dispatched, c.delaying = callRunning, n, now, false
+	c.missing = k.MissingBytes
+	n.sentSeq++
+	n.running = append(n.running, &running{id: c.inv.ID, fnKey: c.fn.key, start: now, mu: k.Est.Mu, sigma: k.Est.Sigma})
+	s := n.sandboxFor(c.fn.key, c.fn.spec.MemoryMB)
+	if s.idle > 0 {
+		s.idle--
+	} else {
+		n.memUsed += c.fn.spec.MemoryMB
+	}
+	s.busy++
+	for i := range c.inv.Inputs {
+		if o := &c.inv.Inputs[i]; o.Bytes >= api.LocalityBytes {
+			n.objects[o.Key] = o.Bytes
+		}
+	}
+	z.counters.Clauses[clause]++
+	z.counters.Estimates[k.Est.Source]++
+	if clause == policy.ClauseExplore {
+		z.counters.Explored++
+	}
+	timeout := c.fn.spec.Timeout
+	if !c.hard.IsZero() {
+		timeout = min(timeout, c.hard.Sub(now))
+	}
+	c.gen++
+	out = append(out,
+		Action{Kind: ActRun, ID: c.inv.ID, Node: n.name, Run: z.run(c, n, k, timeout, propensity)},
+		Action{Kind: ActWake, ID: c.inv.ID, Gen: c.gen, At: now.Add(timeout + z.cfg.DispatchGrace)})
+	if n.free() <= 0 {
+		z.slotLost(n)
+	}
+	return out
+}
+
+func (z *Zone) run(c *call, n *node, k *policy.Candidate, timeout time.Duration, propensity float64) *wire.Run {
+	version := uint64(0)
+	if z.pred != nil {
+		version = z.pred.Version()
+	}
+	return &wire.Run{
+		Epoch: z.epoch, Seq: n.sentSeq, Call: *c.inv, Fn: *c.fn.spec, TimeoutMs: max(timeout.Milliseconds(), 1),
+		Echo: api.Echo{
+			Function: c.fn.id, Runtime: c.fn.spec.Runtime, Node: n.name, Bins: append([]byte(nil), k.Est.Bins[:]...),
+			SchemaEpoch: api.SchemaEpoch, ModelVersion: version, Mu: k.Est.Mu, Sigma: k.Est.Sigma, UpperMs: k.Est.UpperMs,
+			Alpha: c.fn.spec.Objective.Alpha(), Source: k.Est.Source, Kind: c.kind, Sandbox: k.Sandbox,
+			MissingBytes: k.MissingBytes, InputBytes: c.inv.InputBytes(), Propensity: propensity,
+		},
+	}
+}
+
+// slotLost: calls that are held back with n as their fallback must decide anew, since n is full.
+func (z *Zone) slotLost(n *node) {
+	for _, w := range z.waiting {
+		if w.delaying && w.fallback == n {
+			z.redo = append(z.redo, w)
+		}
+	}
+}
+
+// slotFreed offers n's free slots to all waiting calls (late binding: a reservation informs estimates, it binds
+// nobody). If nobody gains by n, the slot stays free and the waiting calls decide anew.
+func (z *Zone) slotFreed(now time.Time, n *node, out []Action) []Action {
+	for n.usable(now) && n.free() > 0 && len(z.waiting) > 0 {
+		c, k := z.admit(now, n)
+		if c == nil {
+			for _, w := range z.waiting[:min(len(z.waiting), freedScan)] {
+				if !w.delaying || w.hope == n {
+					z.redo = append(z.redo, w)
+				}
+			}
+			return out
+		}
+		c.account(now)
+		ch := policy.Choice{Verb: policy.Run, Clause: policy.ClauseFreed, Take: 0, Now: 0, Propensity: 1}
+		pc := z.policyCall(now, c)
+		z.cands = append(z.cands[:0], k)
+		z.remember(now, c, &pc, &ch)
+		out = z.dispatch(now, c, &k, policy.ClauseFreed, 1, out)
+	}
+	return out
+}
+
+// freedScan bounds the waiting calls looked at when a slot frees, oldest first.
+const freedScan = 128
+
+// admit finds the waiting call with the best claim on n's free slot.
+func (z *Zone) admit(now time.Time, n *node) (*call, policy.Candidate) {
+	var best *call
+	var bestCand policy.Candidate
+	bestIndex := math.Inf(-1)
+	for _, w := range z.waiting[:min(len(z.waiting), freedScan)] {
+		if !w.hard.IsZero() && !now.Before(w.hard) {
+			continue // its wake ends it
+		}
+		z.cands, z.feats = z.cands[:0], z.feats[:0]
+		z.nodeCandidates(now, w, n)
+		if len(z.cands) == 0 || !z.cands[0].Free {
+			continue
+		}
+		z.cands, z.feats = z.cands[:1], z.feats[:1]
+		// Whoever was held back for this node is judged by the bound of delayed calls.
+		z.feats[0].Delayed = w.kind == api.DecisionDelayed
+		z.estimate(now, w)
+		elsewhere := math.Inf(1)
+		if !w.finishAt.IsZero() {
+			elsewhere = ms(w.finishAt.Sub(now))
+		}
+		pc := z.policyCall(now, w)
+		if ok, index := z.rule.Admit(&pc, &z.cands[0], elsewhere, w.execBest); ok && index > bestIndex {
+			best, bestCand, bestIndex = w, z.cands[0], index
+		}
+	}
+	return best, bestCand
+}

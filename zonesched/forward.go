@@ -1,0 +1,220 @@
+package zonesched
+
+import (
+	"math"
+	"time"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/api/wire"
+	"github.com/rubato-faas/rubato/zonesched/policy"
+)
+
+// grantIn is what another zone lets us send.
+type grantIn struct {
+	from    string
+	id      uint64
+	epoch   api.Epoch
+	left    int
+	expires time.Time
+	load    float64
+	meanMs  float64
+	rtt     ewma
+}
+
+// grantOut is what we let another zone send; the giver enforces it.
+type grantOut struct {
+	id      uint64
+	left    int
+	expires time.Time
+	prev    uint64 // the one before, still honoured while its calls are on the way
+	prevTo  time.Time
+	prevN   int
+}
+
+func (z *Zone) grantReceived(now time.Time, g *wire.Grant) {
+	if g.To != z.cfg.Zone || g.TTLMs <= 0 || g.Slots < 0 {
+		return
+	}
+	in := z.grantsIn[g.From]
+	if in == nil {
+		if len(z.grantsIn) >= maxZones {
+			return
+		}
+		in = &grantIn{from: g.From, rtt: ewma{w: .1, v: ms(z.cfg.ForwardRTT)}}
+		z.grantsIn[g.From] = in
+	}
+	if g.Epoch.Compare(in.epoch) < 0 || g.Epoch == in.epoch && g.ID <= in.id {
+		return
+	}
+	in.id, in.epoch, in.left, in.load, in.meanMs = g.ID, g.Epoch, g.Slots, g.Load, g.MeanMs
+	in.expires = now.Add(time.Duration(g.TTLMs) * time.Millisecond)
+}
+
+const maxZones = 1024
+
+// forward sends a call on to a zone that granted us room, if it would finish there sooner than here. Among the zones
+// with room two are drawn and the better one is taken: "the best one" is a herd's choice.
+func (z *Zone) forward(now time.Time, c *call, ch *policy.Choice) (Action, bool) {
+	var a, b *grantIn
+	open := 0
+	for _, name := range sortedKeys(z.grantsIn) {
+		g := z.grantsIn[name]
+		if g.left <= 0 || !now.Before(g.expires) {
+			continue
+		}
+		// Reservoir of two.
+		switch open++; {
+		case a == nil:
+			a = g
+		case b == nil:
+			b = g
+		default:
+			if k := z.rng.IntN(open); k == 0 {
+				a = g
+			} else if k == 1 {
+				b = g
+			}
+		}
+	}
+	if a == nil {
+		return Action{}, false
+	}
+	if b != nil && z.remoteMs(c, b) < z.remoteMs(c, a) {
+		a = b
+	}
+	here := math.Inf(1)
+	if ch.Take >= 0 {
+		here = z.cands[ch.Take].CostMs()
+	}
+	if there := z.remoteMs(c, a); here-there <= forwardGainMs+.1*there {
+		return Action{}, false
+	}
+	a.left--
+	z.unwait(c)
+	c.state, c.kind = callForwarded, api.DecisionForwarded
+	c.dispatched = now
+	z.counters.ForwardedOut++
+	inv := *c.inv
+	inv.Forwarded = z.cfg.Zone
+	inv.WaitedMs = ms(now.Sub(c.arrived))
+	if !c.hard.IsZero() {
+		inv.BudgetMs = max(c.hard.Sub(now).Milliseconds(), 1)
+	}
+	c.gen++
+	return Action{Kind: ActForward, ID: c.inv.ID, To: a.from, Call: &inv, GrantID: a.id, Epoch: a.epoch, Gen: c.gen}, true
+}
+
+// forwardGainMs: a forward must win this much, since what is known of the other zone is older than what is known here.
+const forwardGainMs = 10
+
+// remoteMs is the predicted time until the answer from another zone: round trip, execution there without any of the
+// call's locality, and moving its inputs over a link like our own.
+func (z *Zone) remoteMs(c *call, g *grantIn) float64 {
+	exec := g.meanMs
+	if z.pred != nil {
+		req := api.Request{
+			Function: c.fn.id, Runtime: c.fn.spec.Runtime, MemoryMB: c.fn.spec.MemoryMB, InputBytes: c.inv.InputBytes(),
+			PayloadBytes: c.inv.PayBytes, Alpha: c.fn.spec.Objective.Alpha(),
+		}
+		link := 1000.0
+		if len(z.nodes) > 0 && z.nodes[0].linkMbps > 0 {
+			link = z.nodes[0].linkMbps
+		}
+		there := [1]api.Candidate{{Sandbox: api.SandboxPrepared, MissingBytes: c.inv.InputBytes(), Slots: 1, LinkMbps: link}}
+		z.pred.Estimate(&req, there[:], z.ests[:1])
+		exec = z.ests[0].MedianMs()
+	}
+	return g.rtt.v + exec
+}
+
+// forwardDone takes the other zone's answer, or takes the call back when it was refused there.
+func (z *Zone) forwardDone(now time.Time, ev *Event, out []Action) []Action {
+	c := z.calls[ev.ID]
+	if c == nil || c.state != callForwarded {
+		return out
+	}
+	a := *ev.Answer
+	if a.Refused {
+		c.noFwd, c.since = true, now
+		c.kind = api.DecisionQueued
+		z.wait(c)
+		return z.decide(now, c, out)
+	}
+	t := &a.Timing
+	if g := z.grantsIn[t.Zone]; g != nil {
+		total := ms(now.Sub(c.dispatched))
+		g.rtt.add(math.Max(total-t.QueueMs-t.DelayMs-t.FetchMs-t.InitMs-t.RunMs, .01))
+	}
+	t.Decision = api.DecisionForwarded
+	// The other zone counted the waiting here as its own past; the breakdown shows it once.
+	return z.answer(now, c, &a, out)
+}
+
+// issueGrants promises free slots to zones whose work the coordinator's shares let in, ahead of need. What is
+// promised is never more than what is free now (I12); a promise not used lapses.
+func (z *Zone) issueGrants(now time.Time, out []Action) []Action {
+	free, busy := 0, 0
+	for _, n := range z.nodes {
+		if n.usable(now) {
+			free += max(n.free(), 0)
+			busy += len(n.running)
+		}
+	}
+	spare := max(free-len(z.waiting), 0)
+	for _, s := range z.shares {
+		if s.To != z.cfg.Zone || s.From == z.cfg.Zone || s.Permille <= 0 {
+			continue
+		}
+		n := min((spare*s.Permille+999)/1000, spare)
+		if n == 0 {
+			continue
+		}
+		spare -= n
+		g := z.given[s.From]
+		if g == nil {
+			if len(z.given) >= maxZones {
+				continue
+			}
+			g = &grantOut{}
+			z.given[s.From] = g
+		}
+		g.prev, g.prevTo, g.prevN = g.id, g.expires, g.left
+		z.grantSeq++
+		g.id, g.left, g.expires = z.grantSeq, n, now.Add(z.cfg.GrantTTL)
+		out = append(out, Action{Kind: ActGrant, To: s.From, Grant: &wire.Grant{
+			ID: g.id, From: z.cfg.Zone, To: s.From, Epoch: z.epoch, Slots: n, TTLMs: z.cfg.GrantTTL.Milliseconds(),
+			Load: float64(busy) / float64(max(busy+free, 1)), MeanMs: z.meanMs(),
+		}})
+	}
+	return out
+}
+
+func (z *Zone) meanMs() float64 {
+	sum, n := 0.0, 0.0
+	for _, id := range sortedKeys(z.fns) {
+		if f := z.fns[id]; f.runMs.n > 0 {
+			sum, n = sum+f.runMs.v, n+1
+		}
+	}
+	if n == 0 {
+		return 100
+	}
+	return sum / n
+}
+
+// useGrant takes one slot of a grant that we gave; calls on the way when it was renewed may still use the one before.
+func (z *Zone) useGrant(now time.Time, zone string, id uint64, epoch api.Epoch) bool {
+	g := z.given[zone]
+	if g == nil || epoch != z.epoch {
+		return false
+	}
+	if id == g.id && g.left > 0 && now.Before(g.expires) {
+		g.left--
+		return true
+	}
+	if id == g.prev && g.prevN > 0 && now.Before(g.prevTo) {
+		g.prevN--
+		return true
+	}
+	return false
+}

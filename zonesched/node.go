@@ -1,0 +1,327 @@
+package zonesched
+
+import (
+	"math"
+	"sort"
+	"time"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/api/wire"
+)
+
+// node is the zone's soft view of one worker: what it reported, plus what was sent to it since. The node owns its
+// slots; a wrong view here costs a refusal, never an oversubscription.
+type node struct {
+	name     string
+	index    int32
+	live     bool
+	draining bool
+	lastSeen time.Time
+	boot     uint64
+	class    uint8
+	slots    int
+	memMB    int
+	memUsed  int
+	linkMbps float64
+	sentSeq  uint64
+
+	running   []*running
+	sandboxes []*sandboxes     // few; found by a scan, in order of first report
+	objects   map[string]int64 // bytes by object key
+	reserved  int              // waiting calls that hope for any slot here
+	reservedF map[string]int   // waiting calls that hope for a busy sandbox of this function here
+
+	failures    int       // in a row
+	avoidUntil  time.Time // quarantine, or a short pause after a refusal
+	quarantined bool
+}
+
+// running is one call that occupies a slot.
+type running struct {
+	id        string
+	fnKey     string
+	start     time.Time
+	mu, sigma float64
+	// foreign: dispatched by an earlier leader; it ends with a completion or by its absence from a report.
+	foreign bool
+}
+
+// sandboxes is what a node holds of one function version.
+type sandboxes struct {
+	fnKey    string
+	state    api.SandboxState // of what is not warm
+	idle     int
+	busy     int
+	memMB    int
+	idleFrom time.Time // the longest idle one, for eviction order
+}
+
+func newNode(name string, index int32) *node {
+	return &node{name: name, index: index, objects: map[string]int64{}, reservedF: map[string]int{}}
+}
+
+func (n *node) free() int { return n.slots - len(n.running) }
+
+func (n *node) usable(now time.Time) bool {
+	return n.live && !n.draining && !now.Before(n.avoidUntil)
+}
+
+// apply takes over a full report.
+func (n *node) apply(now time.Time, hb *wire.Heartbeat) {
+	n.sandboxes = n.sandboxes[:0]
+	for i := range hb.Sandboxes {
+		n.setSandbox(now, &hb.Sandboxes[i])
+	}
+	clear(n.objects)
+	for i := range hb.Objects {
+		n.objects[hb.Objects[i].Key] = hb.Objects[i].Bytes
+	}
+	n.memUsed = hb.MemUsedMB
+}
+
+func (n *node) sandbox(fnKey string) *sandboxes {
+	for _, s := range n.sandboxes {
+		if s.fnKey == fnKey {
+			return s
+		}
+	}
+	return nil
+}
+
+// sandboxFor is sandbox, made when absent.
+func (n *node) sandboxFor(fnKey string, memMB int) *sandboxes {
+	s := n.sandbox(fnKey)
+	if s == nil {
+		s = &sandboxes{fnKey: fnKey, memMB: memMB}
+		n.sandboxes = append(n.sandboxes, s)
+	}
+	return s
+}
+
+func (n *node) setSandbox(now time.Time, r *wire.SandboxReport) {
+	if r.State == api.SandboxNone && r.Idle == 0 && r.Busy == 0 {
+		for i, s := range n.sandboxes {
+			if s.fnKey == r.Function {
+				n.sandboxes = append(n.sandboxes[:i], n.sandboxes[i+1:]...)
+				return
+			}
+		}
+		return
+	}
+	s := n.sandboxFor(r.Function, r.MemoryMB)
+	s.state, s.idle, s.busy, s.memMB = r.State, r.Idle, r.Busy, r.MemoryMB
+	s.idleFrom = now.Add(-time.Duration(r.IdleMs) * time.Millisecond)
+}
+
+// missing is how many bytes of the inputs the node would have to fetch. Objects below LocalityBytes do not count.
+func (n *node) missing(inputs []api.Object) int64 {
+	var b int64
+	for i := range inputs {
+		if inputs[i].Bytes < api.LocalityBytes {
+			continue
+		}
+		if _, ok := n.objects[inputs[i].Key]; !ok {
+			b += inputs[i].Bytes
+		}
+	}
+	return b
+}
+
+// freeTimes appends to buf the predicted times (ms from now) at which running calls end, sorted; only those of fnKey
+// when it is not empty.
+func (n *node) freeTimes(now time.Time, fnKey string, buf []float64) []float64 {
+	buf = buf[:0]
+	for _, r := range n.running {
+		if fnKey == "" || r.fnKey == fnKey {
+			buf = append(buf, remaining(ms(now.Sub(r.start)), r.mu, r.sigma))
+		}
+	}
+	sort.Float64s(buf)
+	return buf
+}
+
+// remaining is the conditional median of what a log-normal call still needs after it has run for elapsed ms:
+// F^-1((1+F(elapsed))/2) - elapsed.
+func remaining(elapsedMs, mu, sigma float64) float64 {
+	sigma = math.Max(sigma, .05)
+	if elapsedMs <= 0 {
+		return math.Exp(mu)
+	}
+	z := (math.Log(elapsedMs) - mu) / (sigma * math.Sqrt2)
+	tail := .5 * math.Erfc(z) // P(exec > elapsed)
+	if tail < 1e-9 {
+		// Far beyond every expectation: the longer it has run, the longer it will.
+		return elapsedMs * .5
+	}
+	// erfcinv(t) is the point whose upper tail is t/2 in our scale.
+	q := mu + sigma*math.Sqrt2*math.Erfcinv(tail)
+	return math.Max(math.Exp(q)-elapsedMs, .05)
+}
+
+// victim is the function whose idle sandbox the node would evict next to make room for memMB; ok is false when memory
+// is free or nothing can be evicted. enough says whether room can be made at all.
+func (n *node) victim(memMB int, except string) (key string, evict, enough bool) {
+	free := n.memMB - n.memUsed
+	if free >= memMB {
+		return "", false, true
+	}
+	var oldest time.Time
+	for _, s := range n.sandboxes {
+		if s.idle == 0 {
+			continue
+		}
+		free += s.idle * s.memMB
+		if s.fnKey != except && (key == "" || s.idleFrom.Before(oldest)) {
+			key, oldest = s.fnKey, s.idleFrom
+		}
+	}
+	return key, key != "", free >= memMB
+}
+
+func (n *node) drop(id string) bool {
+	for i, r := range n.running {
+		if r.id == id {
+			n.running = append(n.running[:i], n.running[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}
+
+// heartbeat takes a node's report. A report that has not yet seen our last dispatch is older than what we know of its
+// caches: then only liveness and fixed facts are taken.
+func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Action {
+	n := z.byName[hb.Node]
+	fresh := n == nil || !n.live || n.boot != hb.Boot
+	if n == nil {
+		if len(z.nodes) >= maxNodes {
+			return out
+		}
+		n = newNode(hb.Node, int32(len(z.nodes)))
+		z.nodes, z.byName[hb.Node] = append(z.nodes, n), n
+	}
+	if fresh && n.boot != 0 && n.boot != hb.Boot {
+		out = z.lostRunning(now, n, "its node restarted", out)
+		n.sentSeq = 0
+	}
+	n.live, n.lastSeen, n.boot, n.draining = true, now, hb.Boot, hb.Draining
+	n.slots, n.memMB, n.linkMbps, n.class = hb.Slots, hb.MemMB, hb.LinkMbps, hb.Class
+	if fresh || hb.SeenSeq >= n.sentSeq && (hb.Epoch == z.epoch || z.epoch.IsZero()) {
+		n.apply(now, hb)
+		z.adoptForeign(now, n, hb)
+	}
+	return z.slotFreed(now, n, out)
+}
+
+// adoptForeign makes calls of an earlier leader occupy their slots, and frees those that have ended unseen.
+func (z *Zone) adoptForeign(now time.Time, n *node, hb *wire.Heartbeat) {
+	seen := make(map[string]bool, len(hb.Running))
+	for i := range hb.Running {
+		r := &hb.Running[i]
+		seen[r.ID] = true
+		known := false
+		for _, k := range n.running {
+			known = known || k.id == r.ID
+		}
+		if !known {
+			n.running = append(n.running, &running{
+				id: r.ID, fnKey: r.Function, start: now.Add(-time.Duration(r.Elapsed) * time.Millisecond),
+				mu: math.Log(math.Max(float64(r.Elapsed), 50)), sigma: 1, foreign: true,
+			})
+		}
+	}
+	kept := n.running[:0]
+	for _, r := range n.running {
+		if !r.foreign || seen[r.id] {
+			kept = append(kept, r)
+		}
+	}
+	clear(n.running[len(kept):])
+	n.running = kept
+}
+
+// maxNodes bounds the nodes that a zone remembers.
+const maxNodes = 65536
+
+// tick finds silent nodes, ends calls that wait beyond reason, and issues grants.
+func (z *Zone) tick(now time.Time, out []Action) []Action {
+	for _, n := range z.nodes {
+		if n.live && now.Sub(n.lastSeen) > z.cfg.NodeTimeout {
+			n.live = false
+			z.counters.NodesLost++
+			out = append(out, Action{Kind: ActNodeLost, Node: n.name})
+			out = z.lostRunning(now, n, "its node was lost", out)
+			n.sandboxes = n.sandboxes[:0]
+			clear(n.objects)
+		}
+		if n.live && n.quarantined && !now.Before(n.avoidUntil) {
+			n.quarantined, n.failures = false, 0
+		}
+		if n.usable(now) && n.free() > 0 && len(z.waiting) > 0 {
+			out = z.slotFreed(now, n, out)
+		}
+	}
+	return z.issueGrants(now, out)
+}
+
+// lostRunning ends or retries every call that ran on n.
+func (z *Zone) lostRunning(now time.Time, n *node, why string, out []Action) []Action {
+	lost := n.running
+	n.running = nil
+	for _, r := range lost {
+		c := z.calls[r.id]
+		if c == nil || c.state != callRunning || c.node != n {
+			continue
+		}
+		if c.inv.Retryable() && int(c.inv.Attempt)+1 < z.cfg.MaxAttempts && z.mayRetry() {
+			z.counters.Retries++
+			out = z.requeue(now, c, out)
+			continue
+		}
+		out = z.answerError(now, c, api.CodeUnavailable, "the call was running when "+why+"; it may or may not have had its effects", out)
+	}
+	return out
+}
+
+// mayRetry keeps retries of calls that may have run below the budget; the first few are free so that a small zone can
+// retry at all.
+func (z *Zone) mayRetry() bool {
+	return float64(z.counters.Retries) < 10+z.cfg.RetryBudget*float64(z.counters.Accepted)
+}
+
+// quarantine takes a node that fails again and again out of the draw for a while; never more than a third, never the
+// last.
+func (z *Zone) quarantine(now time.Time, n *node) {
+	n.failures++
+	if n.failures < quarantineAfter || n.quarantined {
+		return
+	}
+	out, live := 0, 0
+	for _, k := range z.nodes {
+		if k.live {
+			live++
+			if k.quarantined {
+				out++
+			}
+		}
+	}
+	if live < 2 || (out+1)*3 > live {
+		return
+	}
+	n.quarantined, n.avoidUntil = true, now.Add(quarantineFor)
+}
+
+const (
+	quarantineAfter = 3
+	quarantineFor   = 5 * time.Second
+	refusalPause    = 20 * time.Millisecond
+)

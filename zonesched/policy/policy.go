@@ -1,0 +1,177 @@
+// Package policy holds the rules that choose, for one call, between running now, holding it back for a better
+// node, and queueing it: rubato (the product's rule) and the ones that it is compared with and that can replace
+// it (round-robin, least-loaded, fixed-delay). It sees plain candidates and returns a plain choice; bookkeeping,
+// reservations and timers are zonesched's. Pure: no clock, no I/O, no goroutine; not safe for concurrent use.
+//
+// All times are float64 milliseconds relative to now.
+package policy
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"time"
+
+	"github.com/rubato-faas/rubato/api"
+)
+
+// Candidate is one node (in one of its ways to serve the call) as it will be when the call would start there.
+type Candidate struct {
+	// Node indexes the zone's nodes.
+	Node int32
+	// Free: a slot is free now, StartMs is 0.
+	Free bool
+	// StartMs is the predicted time until the call could start.
+	StartMs float64
+	// LinkMs is the dispatch round trip, without fetching.
+	LinkMs float64
+	// EvictMs prices the sandbox that a new one would push out.
+	EvictMs      float64
+	Sandbox      api.SandboxState
+	MissingBytes int64
+	Running      int
+	Slots        int
+	Est          api.Estimate
+}
+
+// Local reports whether nothing has to be prepared or fetched: a warm sandbox and all inputs at hand.
+func (c *Candidate) Local() bool { return c.Sandbox == api.SandboxWarm && c.MissingBytes == 0 }
+
+// CostMs is the predicted time from now to the answer, with what the choice costs others.
+func (c *Candidate) CostMs() float64 { return c.StartMs + c.LinkMs + c.Est.MedianMs() + c.EvictMs }
+
+// Call is what a rule may know of the call.
+type Call struct {
+	// WaitedMs since arrival; never reset, not by forwarding either.
+	WaitedMs float64
+	// DeadlineMs is the remaining time to the deadline; +Inf without one.
+	DeadlineMs float64
+	// ErrEW is the exponentially weighted mean |ln(measured/predicted)| of the function.
+	ErrEW float64
+	// DelayOff: the function's owner wants no waiting.
+	DelayOff bool
+	// MarginMs is kept before a deadline for what estimates do not cover.
+	MarginMs float64
+}
+
+// Verb is what to do.
+type Verb uint8
+
+// The verbs. Queue means that no slot was free: it is not called a delay.
+const (
+	Run Verb = iota
+	Delay
+	Queue
+)
+
+// Clause names the part of a rule that decided; explain turns it into words.
+type Clause uint8
+
+// The clauses.
+const (
+	ClauseBestFree Clause = iota
+	ClauseGainTooSmall
+	ClauseNoDeadline
+	ClauseSafeWait
+	ClauseMissesLess
+	ClauseMissesAnyway
+	ClauseDelayMax
+	ClauseDeadlineClose
+	ClauseNoSlot
+	ClauseDelayOff
+	ClauseExplore
+	ClauseNext
+	ClauseLeastLoaded
+	ClauseLocal
+	ClauseWaitLocal
+	ClauseFreed
+	numClauses
+)
+
+var clauseNames = [numClauses]string{
+	"best_is_free", "gain_too_small", "gain_no_deadline", "gain_deadline_safe", "gain_misses_less", "gain_misses_anyway",
+	"delay_max", "deadline_too_close", "no_free_slot", "delay_off", "explore", "round_robin", "least_loaded",
+	"local", "wait_for_local", "slot_freed",
+}
+
+func (c Clause) String() string {
+	if c < numClauses {
+		return clauseNames[c]
+	}
+	return fmt.Sprintf("clause(%d)", uint8(c))
+}
+
+// Choice is a rule's answer. Now and Best index the candidates (-1: none).
+type Choice struct {
+	Verb   Verb
+	Clause Clause
+	// Take is the candidate to run on (Run) or to hold back for (Delay, Queue); -1 only with no candidates.
+	Take int
+	// Now is the best candidate that can start at once, the fallback of a delay.
+	Now int
+	// WakeMs: when to decide again if nothing happens before; +Inf for never.
+	WakeMs      float64
+	ThresholdMs float64
+	// Propensity is the probability with which the rule, as randomised, takes this choice.
+	Propensity float64
+}
+
+// Policy chooses. It may keep state of its own; zonesched owns it.
+type Policy interface {
+	Name() string
+	// Decide chooses among the candidates; rng is the zone's seeded source.
+	Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice
+	// Admit says whether a waiting call may take a slot that just became free (cand), and with what precedence:
+	// among admitted calls the largest index goes first. elsewhereMs is the call's predicted finish where it now
+	// hopes to run, execBestMs its predicted execution there.
+	Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64) (ok bool, index float64)
+}
+
+// New makes a policy by name: "rubato", "round-robin", "least-loaded", "fixed-delay" (with its wait).
+func New(name string, cfg Config) (Policy, error) {
+	switch name {
+	case "", "rubato":
+		return &Rubato{cfg: cfg}, nil
+	case "round-robin":
+		return &RoundRobin{}, nil
+	case "least-loaded":
+		return LeastLoaded{}, nil
+	case "fixed-delay":
+		if cfg.FixedDelay <= 0 {
+			return nil, fmt.Errorf("%w: policy fixed-delay: wait %v: want more than 0", api.ErrInvalid, cfg.FixedDelay)
+		}
+		return FixedDelay{WaitMs: ms(cfg.FixedDelay)}, nil
+	}
+	return nil, fmt.Errorf("%w: policy %q: want rubato, round-robin, least-loaded or fixed-delay", api.ErrInvalid, name)
+}
+
+// Config tunes the rules.
+type Config struct {
+	// DelayMax bounds how long a call may be held back for a better node (default 2s; 0 never waits). Larger saves
+	// cold starts; every call whose prediction was wrong pays it.
+	DelayMax time.Duration `koanf:"delay_max" doc:"longest time that a call may be held back for a better node"`
+	// Explore is the share of calls sent to a random safe node, so that unchosen nodes keep being measured.
+	Explore float64 `koanf:"explore" doc:"share of calls (0-0.05) that try a random safe node to keep the model honest"`
+	// FixedDelay is the wait of the fixed-delay policy.
+	FixedDelay time.Duration `koanf:"fixed_delay" doc:"the wait of the fixed-delay policy (only used by it)"`
+}
+
+// DefaultConfig is what the measurements were made with.
+func DefaultConfig() Config {
+	return Config{DelayMax: 2 * time.Second, Explore: .005, FixedDelay: 100 * time.Millisecond}
+}
+
+// Validate reports all faults.
+func (c Config) Validate() error {
+	switch {
+	case c.DelayMax < 0 || c.DelayMax > time.Minute:
+		return fmt.Errorf("%w: policy.delay_max %v: want 0-1m", api.ErrInvalid, c.DelayMax)
+	case c.Explore < 0 || c.Explore > .05 || math.IsNaN(c.Explore):
+		return fmt.Errorf("%w: policy.explore %v: want 0-0.05", api.ErrInvalid, c.Explore)
+	case c.FixedDelay < 0 || c.FixedDelay > time.Minute:
+		return fmt.Errorf("%w: policy.fixed_delay %v: want 0-1m", api.ErrInvalid, c.FixedDelay)
+	}
+	return nil
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

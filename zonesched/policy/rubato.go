@@ -1,0 +1,170 @@
+package policy
+
+import (
+	"math"
+	"math/rand/v2"
+)
+
+// Rubato is the product's rule: hold a call back for a better node iff the predicted gain is above what
+// prediction errors can fake, and the deadline allows it. DESIGN.md of zonesched has the derivation.
+type Rubato struct{ cfg Config }
+
+var _ Policy = (*Rubato)(nil)
+
+// Rule constants; the threshold's come from measuring the loss of the rule under known prediction errors.
+const (
+	thresholdBaseMs   = 5
+	thresholdShare    = .1
+	thresholdErrShare = .57
+	thresholdErrMax   = .35
+	missGain          = .02 // a wait must lower the chance of a miss by this to be worth it for the deadline's sake
+	missCertain       = .98
+	wakeFactor        = 1.5
+	minWakeMs         = 1
+)
+
+// Name implements Policy.
+func (*Rubato) Name() string { return "rubato" }
+
+func threshold(errEW, execNowMs float64) float64 {
+	return thresholdBaseMs + (thresholdShare+thresholdErrShare*math.Min(errEW, thresholdErrMax))*execNowMs
+}
+
+// missProb is P(start + link + exec > deadline) for a log-normal execution time. Without a bound (+Inf) nothing is
+// known well enough: 0, so that no clause about misses fires.
+func missProb(c *Candidate, deadlineMs float64) float64 {
+	if math.IsInf(deadlineMs, 1) || math.IsInf(c.Est.UpperMs, 1) {
+		return 0
+	}
+	room := deadlineMs - c.StartMs - c.LinkMs
+	if room <= 0 {
+		return 1
+	}
+	sigma := math.Max(c.Est.Sigma, 1e-3)
+	return .5 * math.Erfc((math.Log(room)-c.Est.Mu)/(sigma*math.Sqrt2))
+}
+
+// Decide implements Policy. Cost: one pass over the candidates, no allocation.
+func (p *Rubato) Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice {
+	best := argmin(cands, false, rng)
+	if best < 0 {
+		return Choice{Verb: Queue, Clause: ClauseNoSlot, Take: -1, Now: -1, WakeMs: math.Inf(1), Propensity: 1}
+	}
+	now := argmin(cands, true, rng)
+	if now < 0 {
+		return Choice{Verb: Queue, Clause: ClauseNoSlot, Take: best, Now: -1, WakeMs: math.Inf(1), Propensity: 1}
+	}
+	ch := p.choose(c, cands, now, best)
+	if ch.Verb == Run && p.cfg.Explore > 0 {
+		p.explore(c, cands, &ch, rng)
+	}
+	return ch
+}
+
+func (p *Rubato) choose(c *Call, cands []Candidate, now, best int) Choice {
+	n, b := &cands[now], &cands[best]
+	run := Choice{Verb: Run, Take: now, Now: now, WakeMs: math.Inf(1), Propensity: 1}
+	if b.Free {
+		run.Take, run.Clause = best, ClauseBestFree
+		return run
+	}
+	run.ThresholdMs = threshold(c.ErrEW, n.Est.MedianMs())
+	delayMaxMs := ms(p.cfg.DelayMax)
+	switch {
+	case c.DelayOff:
+		run.Clause = ClauseDelayOff
+		return run
+	case n.CostMs()-b.CostMs() <= run.ThresholdMs:
+		run.Clause = ClauseGainTooSmall
+		return run
+	case c.WaitedMs >= delayMaxMs:
+		run.Clause = ClauseDelayMax
+		return run
+	}
+	latest := c.DeadlineMs - n.LinkMs - n.Est.UpperMs - c.MarginMs
+	clause, ok := delayClause(c, n, b, latest)
+	if !ok {
+		run.Clause = ClauseDeadlineClose
+		return run
+	}
+	wake := math.Min(delayMaxMs-c.WaitedMs, wakeFactor*b.StartMs)
+	if latest > 0 {
+		wake = math.Min(wake, latest)
+	}
+	return Choice{Verb: Delay, Clause: clause, Take: best, Now: now, WakeMs: math.Max(wake, minWakeMs), ThresholdMs: run.ThresholdMs, Propensity: 1}
+}
+
+// delayClause finds the reason that lets a gainful wait happen. The last two matter: "the latest safe start must lie
+// ahead", taken to the letter, would force calls that will miss anyway into cold starts.
+func delayClause(c *Call, n, b *Candidate, latest float64) (Clause, bool) {
+	if math.IsInf(c.DeadlineMs, 1) {
+		return ClauseNoDeadline, true
+	}
+	if latest > minWakeMs && b.StartMs+b.LinkMs+b.Est.UpperMs <= c.DeadlineMs {
+		return ClauseSafeWait, true
+	}
+	missNow, missBest := missProb(n, c.DeadlineMs), missProb(b, c.DeadlineMs)
+	switch {
+	case missNow > missBest+missGain:
+		return ClauseMissesLess, true
+	case missNow > missCertain:
+		return ClauseMissesAnyway, true
+	}
+	return 0, false
+}
+
+// explore sends a small share of calls to a random node among those whose bound meets the deadline: without it a node
+// that was once slow is never measured again.
+func (p *Rubato) explore(c *Call, cands []Candidate, ch *Choice, rng *rand.Rand) {
+	safe, pick := 0, -1
+	for i := range cands {
+		k := &cands[i]
+		if !k.Free || math.IsInf(k.Est.UpperMs, 1) || k.LinkMs+k.Est.UpperMs > c.DeadlineMs {
+			continue
+		}
+		safe++
+		if rng.IntN(safe) == 0 {
+			pick = i
+		}
+	}
+	if safe < 2 {
+		return
+	}
+	each := p.cfg.Explore / float64(safe)
+	if rng.Float64() < p.cfg.Explore && pick != ch.Take {
+		ch.Take, ch.Clause, ch.Propensity = pick, ClauseExplore, each
+		return
+	}
+	ch.Propensity = 1 - p.cfg.Explore + each
+}
+
+// Admit implements Policy: late binding. A freed slot goes to the waiting call with the highest response ratio among
+// those that lose nothing by taking it.
+func (p *Rubato) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64) (bool, float64) {
+	med := cand.Est.MedianMs()
+	if cand.CostMs() > math.Max(elsewhereMs, execBestMs)+threshold(c.ErrEW, med) {
+		return false, 0
+	}
+	ea := med + cand.EvictMs
+	return true, (c.WaitedMs + ea) / math.Max(ea, .01)
+}
+
+// argmin finds the cheapest candidate (only free ones if free); ties are drawn, since "lowest id first" herds.
+func argmin(cands []Candidate, free bool, rng *rand.Rand) int {
+	best, ties, cost := -1, 0, math.Inf(1)
+	for i := range cands {
+		if free && !cands[i].Free {
+			continue
+		}
+		k := cands[i].CostMs()
+		switch {
+		case k < cost:
+			best, ties, cost = i, 1, k
+		case k == cost:
+			if ties++; rng.IntN(ties) == 0 {
+				best = i
+			}
+		}
+	}
+	return best
+}

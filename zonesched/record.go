@@ -1,0 +1,237 @@
+package zonesched
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/api/wire"
+	"github.com/rubato-faas/rubato/zonesched/policy"
+)
+
+// maxRecorded bounds the candidates kept of one decision.
+const maxRecorded = 12
+
+// Candidate is one candidate of a recorded decision. Infinite figures are recorded as -1.
+type Candidate struct {
+	Node     string  `json:"node"`
+	Free     bool    `json:"free"`
+	StartMs  float64 `json:"start_ms"`
+	ExecMs   float64 `json:"exec_ms"`
+	UpperMs  float64 `json:"upper_ms"` // -1: unbounded
+	EvictMs  float64 `json:"evict_ms"`
+	CostMs   float64 `json:"cost_ms"`
+	Sandbox  string  `json:"sandbox"`
+	Missing  int64   `json:"missing_bytes"`
+	Estimate string  `json:"estimate"`
+}
+
+// Decision is what was decided of one call, and why; the last decision about the call that mattered: a delay is kept
+// when the later dispatch only carried it out.
+type Decision struct {
+	ID           string      `json:"id"`
+	Function     string      `json:"function"`
+	Version      uint64      `json:"version"`
+	At           time.Time   `json:"at"`
+	Kind         string      `json:"kind"`
+	Clause       string      `json:"clause"`
+	Policy       string      `json:"policy"`
+	Now          int         `json:"now"`  // index of the best candidate that could start at once, -1 none
+	Best         int         `json:"best"` // index of the one taken or hoped for, -1 none
+	Candidates   []Candidate `json:"candidates"`
+	ThresholdMs  float64     `json:"threshold_ms"`
+	DeadlineMs   float64     `json:"deadline_ms"` // remaining when deciding, -1 none
+	WaitedMs     float64     `json:"waited_ms"`
+	Propensity   float64     `json:"propensity"`
+	ModelVersion uint64      `json:"model_version"`
+	Decisions    int         `json:"decisions"` // how often it was decided about the call
+	Final        string      `json:"final"`     // clause of the dispatch
+	Ended        bool        `json:"ended"`
+	Code         api.Code    `json:"code"`
+	ExecMs       float64     `json:"exec_ms"`
+	TotalMs      float64     `json:"total_ms"`
+	Timing       wire.Timing `json:"timing"`
+}
+
+// ring keeps the last decisions, one slot per call.
+type ring struct {
+	slots []Decision
+	next  uint64
+	byID  map[string]uint64
+}
+
+func newRing(n int) ring {
+	return ring{slots: make([]Decision, n), byID: make(map[string]uint64, n), next: 1}
+}
+
+// at finds the record with the given sequence, nil when it was overwritten.
+func (r *ring) at(seq uint64) *Decision {
+	if seq == 0 || seq >= r.next || r.next-seq > uint64(len(r.slots)) {
+		return nil
+	}
+	return &r.slots[seq%uint64(len(r.slots))]
+}
+
+func (r *ring) add(id string) (*Decision, uint64) {
+	seq := r.next
+	r.next++
+	d := &r.slots[seq%uint64(len(r.slots))]
+	if d.ID != "" && r.byID[d.ID]+uint64(len(r.slots)) == seq {
+		delete(r.byID, d.ID)
+	}
+	cands := d.Candidates[:0]
+	*d = Decision{ID: id, Candidates: cands}
+	r.byID[id] = seq
+	return d, seq
+}
+
+func finite(x float64) float64 {
+	if math.IsInf(x, 0) || math.IsNaN(x) {
+		return -1
+	}
+	return x
+}
+
+// remember writes the decision just taken into the ring. Once a delay is recorded, a later decision of the same call
+// only adds its clause: the delay is what needs explaining.
+func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choice) {
+	d := z.ring.at(c.rec)
+	if d == nil {
+		d, c.rec = z.ring.add(c.inv.ID)
+	}
+	d.Decisions++
+	d.Final = ch.Clause.String()
+	if d.Kind == api.DecisionDelayed.String() {
+		return
+	}
+	d.Function, d.Version, d.At, d.Policy = c.fn.id, c.inv.Version, now, z.rule.Name()
+	d.Clause, d.ThresholdMs, d.WaitedMs, d.Propensity = ch.Clause.String(), ch.ThresholdMs, pc.WaitedMs, ch.Propensity
+	d.DeadlineMs = finite(pc.DeadlineMs)
+	d.Kind = [...]api.DecisionKind{policy.Run: c.kind, policy.Delay: api.DecisionDelayed, policy.Queue: api.DecisionQueued}[ch.Verb].String()
+	if z.pred != nil {
+		d.ModelVersion = z.pred.Version()
+	}
+	d.Candidates, d.Now, d.Best = d.Candidates[:0], -1, -1
+	for i := range z.cands {
+		// The two that matter are always kept.
+		if len(d.Candidates) >= maxRecorded-2 && i != ch.Take && i != ch.Now {
+			continue
+		}
+		k := &z.cands[i]
+		if i == ch.Take {
+			d.Best = len(d.Candidates)
+		}
+		if i == ch.Now {
+			d.Now = len(d.Candidates)
+		}
+		d.Candidates = append(d.Candidates, Candidate{
+			Node: z.nodes[k.Node].name, Free: k.Free, StartMs: k.StartMs, ExecMs: k.Est.MedianMs(), UpperMs: finite(k.Est.UpperMs),
+			EvictMs: k.EvictMs, CostMs: k.CostMs(), Sandbox: k.Sandbox.String(), Missing: k.MissingBytes, Estimate: k.Est.Source.String(),
+		})
+	}
+}
+
+// Decision returns a copy of the record of a call.
+func (z *Zone) Decision(id string) (Decision, bool) {
+	d := z.ring.at(z.ring.byID[id])
+	if d == nil || d.ID != id {
+		return Decision{}, false
+	}
+	cp := *d
+	cp.Candidates = append([]Candidate(nil), d.Candidates...)
+	return cp, true
+}
+
+// Decisions returns copies of records from sequence since on (0: the last limit ones), and the sequence to ask for next.
+func (z *Zone) Decisions(since uint64, limit int) ([]Decision, uint64) {
+	first := uint64(1)
+	if z.ring.next > uint64(len(z.ring.slots)) {
+		first = z.ring.next - uint64(len(z.ring.slots)) + 1
+	}
+	if since == 0 && z.ring.next > uint64(limit) {
+		first = max(first, z.ring.next-uint64(limit))
+	}
+	var out []Decision
+	seq := max(first, since)
+	for ; seq < z.ring.next && len(out) < limit; seq++ {
+		if d := z.ring.at(seq); d != nil {
+			cp := *d
+			cp.Candidates = append([]Candidate(nil), d.Candidates...)
+			out = append(out, cp)
+		}
+	}
+	return out, seq
+}
+
+// Explain says in words why the call went where it went.
+func (d *Decision) Explain() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Invocation %s of %s (version %d), policy %s, estimates from model version %d.\n", d.ID, d.Function, d.Version, d.Policy, d.ModelVersion)
+	say := func(c Candidate) string {
+		s := fmt.Sprintf("%s (sandbox %s", c.Node, c.Sandbox)
+		if c.Missing > 0 {
+			s += fmt.Sprintf(", %.1f MB of input to fetch", float64(c.Missing)/1e6)
+		} else {
+			s += ", no input to fetch"
+		}
+		s += fmt.Sprintf("; predicted execution %.1f ms by %s", c.ExecMs, c.Estimate)
+		if c.UpperMs >= 0 {
+			s += fmt.Sprintf(", at most %.1f ms", c.UpperMs)
+		}
+		return s + ")"
+	}
+	var now, best *Candidate
+	if d.Now >= 0 && d.Now < len(d.Candidates) {
+		now = &d.Candidates[d.Now]
+	}
+	if d.Best >= 0 && d.Best < len(d.Candidates) {
+		best = &d.Candidates[d.Best]
+	}
+	switch {
+	case d.Kind == api.DecisionDelayed.String() && now != nil && best != nil:
+		fmt.Fprintf(&b, "It was held back: it could have started at once on %s, for a cost of %.1f ms,\n", say(*now), now.CostMs)
+		fmt.Fprintf(&b, "but %s was predicted to be ready in %.1f ms, for a cost of %.1f ms in all:\n", say(*best), best.StartMs, best.CostMs)
+		fmt.Fprintf(&b, "a gain of %.1f ms, above the threshold of %.1f ms; clause %s.\n", now.CostMs-best.CostMs, d.ThresholdMs, d.Clause)
+	case d.Kind == api.DecisionQueued.String() && best != nil:
+		fmt.Fprintf(&b, "No slot was free in the zone: it queued, hoping for %s in %.1f ms.\n", say(*best), best.StartMs)
+	case best != nil:
+		fmt.Fprintf(&b, "It ran at once on %s; clause %s.\n", say(*best), d.Clause)
+		if d.ThresholdMs > 0 {
+			fmt.Fprintf(&b, "Waiting for a busy node was considered; the threshold was %.1f ms.\n", d.ThresholdMs)
+		}
+	default:
+		fmt.Fprintf(&b, "No node could take it: it queued; clause %s.\n", d.Clause)
+	}
+	if d.DeadlineMs >= 0 {
+		fmt.Fprintf(&b, "Its deadline was %.0f ms away.\n", d.DeadlineMs)
+	}
+	if d.Ended {
+		t := d.Timing
+		fmt.Fprintf(&b, "What happened: %s on %s after %.1f ms queued and %.1f ms held back (%d decisions, the last: %s); fetch %.1f + init %.1f + run %.1f = %.1f ms; answered after %.1f ms",
+			orOK(d.Code), orDash(t.Node), t.QueueMs, t.DelayMs, d.Decisions, d.Final, t.FetchMs, t.InitMs, t.RunMs, t.FetchMs+t.InitMs+t.RunMs, d.TotalMs)
+		if t.Missed {
+			b.WriteString(", past its deadline")
+		}
+		b.WriteString(".\n")
+	} else {
+		b.WriteString("It has not ended yet.\n")
+	}
+	fmt.Fprintf(&b, "The choice had a propensity of %.4f.\n", d.Propensity)
+	return b.String()
+}
+
+func orOK(c api.Code) string {
+	if c == api.CodeOK {
+		return "answered"
+	}
+	return string(c)
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "no node"
+	}
+	return s
+}

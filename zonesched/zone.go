@@ -1,0 +1,290 @@
+// Package zonesched is the core of a zone's scheduler: it decides where and when each invocation of the zone runs.
+// It is a plain state machine: no goroutine, no clock, no I/O, no lock. The caller passes now and carries out the
+// returned actions, so the simulator and the daemon run the very same code. zoned gives it one goroutine; it is not
+// safe for concurrent use. It does not run functions (nodeagent), learn (learner) or elect leaders (membership).
+//
+// Inside, times are float64 milliseconds relative to now; at the border they are time.Time and time.Duration.
+package zonesched
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"time"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/zonesched/policy"
+)
+
+// Predictor estimates execution times on candidate nodes. It is an immutable published model: the shell hands each new
+// one to the core as an event, never behind its back, or a replay would differ.
+type Predictor interface {
+	// Estimate fills out[i] for cands[i]; it allocates nothing.
+	Estimate(req *api.Request, cands []api.Candidate, out []api.Estimate)
+	// Version is the pool manifest in use; 0 before the first.
+	Version() uint64
+}
+
+// Config tunes one zone. Zero values are not defaults: begin with DefaultConfig.
+type Config struct {
+	Zone   string   `koanf:"-"`
+	Tier   api.Tier `koanf:"-"`
+	Region string   `koanf:"-"`
+	// Seed makes draws (ties, exploration, candidates) repeatable.
+	Seed uint64 `koanf:"seed" doc:"seed of the scheduler's draws"`
+	// Policy chooses the rule; see policy.New.
+	Policy       string        `koanf:"policy" doc:"rubato, round-robin, least-loaded or fixed-delay"`
+	PolicyConfig policy.Config `koanf:"rule"`
+	// MaxWaiting bounds calls that wait (queued or delayed); above it new ones are refused with 429.
+	MaxWaiting int `koanf:"max_waiting" doc:"calls that may wait in the zone; more are refused with 429"`
+	// MaxCalls bounds all accepted, unanswered calls.
+	MaxCalls int `koanf:"max_calls" doc:"accepted calls without an answer; more are refused with 429"`
+	// NodeTimeout: a node silent for this long is lost.
+	NodeTimeout time.Duration `koanf:"node_timeout" doc:"a node silent for this long is taken for lost"`
+	// DispatchGrace is added to a call's timeout before the zone gives up on the node's answer.
+	DispatchGrace time.Duration `koanf:"dispatch_grace" doc:"time after a call's timeout until its node's silence is an answer"`
+	// MaxAttempts bounds executions of a retryable call.
+	MaxAttempts int `koanf:"max_attempts" doc:"executions of a retryable call at most"`
+	// RetryBudget bounds retries of calls that may have run, as a share of all calls.
+	RetryBudget float64 `koanf:"retry_budget" doc:"retries as a share of calls at most"`
+	// Candidates bounds the nodes scored for one decision.
+	Candidates int `koanf:"candidates" doc:"nodes scored for one decision at most"`
+	// GrantTTL is how long a grant to another zone lives.
+	GrantTTL time.Duration `koanf:"grant_ttl" doc:"life of a grant to another zone"`
+	// ForwardRTT is the assumed round trip to another zone until one is measured.
+	ForwardRTT time.Duration `koanf:"forward_rtt" doc:"round trip to another zone assumed until one is measured"`
+	// Records bounds the ring of decisions kept for explain.
+	Records int `koanf:"records" doc:"decisions kept for explain"`
+}
+
+// DefaultConfig is sane for a zone of up to a few thousand nodes.
+func DefaultConfig() Config {
+	return Config{
+		Seed: 1, Policy: "rubato", PolicyConfig: policy.DefaultConfig(), MaxWaiting: 4096, MaxCalls: 65536,
+		NodeTimeout: 3 * time.Second, DispatchGrace: 2 * time.Second, MaxAttempts: 3, RetryBudget: .1, Candidates: 32,
+		GrantTTL: time.Second, ForwardRTT: 10 * time.Millisecond, Records: 4096,
+	}
+}
+
+// Validate reports all faults.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("%w: "+format, append([]any{api.ErrInvalid}, args...)...))
+		}
+	}
+	_, err := policy.New(c.Policy, c.PolicyConfig)
+	errs = append(errs, err, c.PolicyConfig.Validate())
+	bad(c.MaxWaiting > 0 && c.MaxWaiting <= 1<<20, "max_waiting %d: want 1-1048576", c.MaxWaiting)
+	bad(c.MaxCalls >= c.MaxWaiting, "max_calls %d: want at least max_waiting (%d)", c.MaxCalls, c.MaxWaiting)
+	bad(c.NodeTimeout >= 100*time.Millisecond, "node_timeout %v: want at least 100ms", c.NodeTimeout)
+	bad(c.DispatchGrace > 0, "dispatch_grace %v: want more than 0", c.DispatchGrace)
+	bad(c.MaxAttempts >= 1 && c.MaxAttempts <= 10, "max_attempts %d: want 1-10", c.MaxAttempts)
+	bad(c.RetryBudget >= 0 && c.RetryBudget <= 1, "retry_budget %v: want 0-1", c.RetryBudget)
+	bad(c.Candidates >= 2 && c.Candidates <= 256, "candidates %d: want 2-256", c.Candidates)
+	bad(c.GrantTTL > 0, "grant_ttl %v: want more than 0", c.GrantTTL)
+	bad(c.Records >= 1 && c.Records <= 1<<20, "records %d: want 1-1048576", c.Records)
+	return errors.Join(errs...)
+}
+
+// Zone decides where and when invocations run.
+type Zone struct {
+	cfg   Config
+	rng   *rand.Rand
+	rule  policy.Policy
+	pred  Predictor
+	epoch api.Epoch
+
+	fns     map[string]*function // by "tenant/name"
+	byKey   map[string]*function // the same, by Function.Key of the current version
+	nodes   []*node              // live and lost, in order of first report
+	byName  map[string]*node
+	calls   map[string]*call // accepted, not answered
+	waiting []*call          // in order of arrival
+	tenants map[string]int   // waiting calls by tenant
+
+	shares   []api.Share
+	grantsIn map[string]*grantIn  // what others grant us, by giver
+	given    map[string]*grantOut // what we grant others, by receiver
+	grantSeq uint64
+
+	ring     ring
+	counters Counters
+	linkMs   ewma // dispatch overhead of the zone, ms
+	linkDev  ewma
+	lastNow  time.Time
+
+	// Scratch of one decision, owned by decide: no allocation per call.
+	cands  []policy.Candidate
+	feats  []api.Candidate
+	ests   []api.Estimate
+	picked []*node
+	redo   []*call
+}
+
+// New makes a zone without nodes, functions or model.
+func New(cfg Config) (*Zone, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("zonesched config: %w", err)
+	}
+	rule, err := policy.New(cfg.Policy, cfg.PolicyConfig)
+	if err != nil {
+		return nil, err
+	}
+	n := 2 * cfg.Candidates
+	return &Zone{
+		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule,
+		fns: map[string]*function{}, byKey: map[string]*function{}, byName: map[string]*node{}, calls: map[string]*call{}, tenants: map[string]int{},
+		grantsIn: map[string]*grantIn{}, given: map[string]*grantOut{}, ring: newRing(cfg.Records),
+		linkMs: ewma{w: .05, v: 1}, linkDev: ewma{w: .05, v: .5},
+		cands: make([]policy.Candidate, 0, n), feats: make([]api.Candidate, 0, n), ests: make([]api.Estimate, n),
+		picked: make([]*node, 0, cfg.Candidates),
+	}, nil
+}
+
+// Step takes one event and appends to out what has to be done about it, in order.
+func (z *Zone) Step(now time.Time, ev *Event, out []Action) []Action {
+	z.lastNow = now
+	switch ev.Kind {
+	case EvArrive:
+		out = z.arrive(now, ev, out)
+	case EvCompletion:
+		out = z.completion(now, ev.Completion, out)
+	case EvHeartbeat:
+		out = z.heartbeat(now, ev.Heartbeat, out)
+	case EvWake:
+		out = z.wake(now, ev, out)
+	case EvTick:
+		out = z.tick(now, out)
+	case EvCancel:
+		out = z.cancel(now, ev.ID, ev.Reason, out)
+	case EvForwardDone:
+		out = z.forwardDone(now, ev, out)
+	case EvModel:
+		z.pred = ev.Predictor
+	case EvFunctions:
+		out = z.functions(now, ev, out)
+	case EvLead:
+		z.epoch = ev.Epoch
+		out = append(out, Action{Kind: ActHello})
+	case EvShares:
+		z.shares = ev.Shares
+	case EvGrant:
+		z.grantReceived(now, ev.Grant)
+	case EvPolicy:
+		z.setPolicy(ev)
+	}
+	return z.settle(now, out)
+}
+
+func (z *Zone) setPolicy(ev *Event) {
+	if rule, err := policy.New(ev.PolicyName, ev.PolicyConfig); err == nil {
+		z.cfg.Policy, z.cfg.PolicyConfig, z.rule = ev.PolicyName, ev.PolicyConfig, rule
+	}
+}
+
+// settle decides anew for calls whose plan an action of this step has broken. Each round can only shrink the set of
+// free slots, so it ends; the cap is for a bug.
+func (z *Zone) settle(now time.Time, out []Action) []Action {
+	for round := 0; len(z.redo) > 0 && round < 64; round++ {
+		todo := z.redo
+		z.redo = nil
+		for _, c := range todo {
+			if c.state == callWaiting {
+				out = z.decide(now, c, out)
+			}
+		}
+	}
+	z.redo = z.redo[:0]
+	return out
+}
+
+// Epoch is the leader's epoch under which the core acts; zero while it does not lead.
+func (z *Zone) Epoch() api.Epoch { return z.epoch }
+
+// Counters counts what happened since New.
+type Counters struct {
+	Accepted, Answered, Refused, Delayed, Queued, ForwardedOut, ForwardedIn, Retries, NodesLost uint64
+	Missed, IdleDeclined, Explored                                                              uint64
+	UnknownCompletions, FencedCompletions                                                       uint64
+	Estimates                                                                                   [3]uint64 // by api.Source, of dispatched calls
+	Clauses                                                                                     [32]uint64
+}
+
+// Counters returns a copy.
+func (z *Zone) Counters() Counters { return z.counters }
+
+// function is what the core knows of one deployed function.
+type function struct {
+	spec *api.Function
+	key  string
+	id   string
+
+	errEW  ewma // |ln(measured/predicted)|
+	runMs  ewma
+	coldMs ewma // cost of a start that was not warm
+	rate   float64
+	lastAt time.Time
+}
+
+func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
+	for i := range ev.Functions {
+		spec := ev.Functions[i]
+		f := z.fns[spec.ID()]
+		if f == nil {
+			f = &function{id: spec.ID(), errEW: ewma{w: .05, v: .5}, runMs: ewma{w: .1}, coldMs: ewma{w: .2}}
+			z.fns[f.id] = f
+		}
+		if f.spec == nil || f.spec.Version < spec.Version {
+			delete(z.byKey, f.key)
+			f.spec, f.key = &spec, spec.Key()
+			z.byKey[f.key] = f
+		}
+	}
+	for _, id := range ev.Deleted {
+		if f := z.fns[id]; f != nil {
+			delete(z.byKey, f.key)
+		}
+		delete(z.fns, id)
+		for i := 0; i < len(z.waiting); {
+			c := z.waiting[i]
+			if c.fn.id != id {
+				i++
+				continue
+			}
+			out = z.answerError(now, c, api.CodeNotFound, "function was deleted while the call waited", out)
+		}
+	}
+	return out
+}
+
+// ewma is an exponentially weighted mean; v is its start value until the first update when n is 0.
+type ewma struct {
+	w, v float64
+	n    uint32
+}
+
+func (e *ewma) add(x float64) {
+	if math.IsNaN(x) || math.IsInf(x, 0) {
+		return
+	}
+	if e.n == 0 {
+		e.v = x
+	} else {
+		e.v += e.w * (x - e.v)
+	}
+	if e.n < math.MaxUint32 {
+		e.n++
+	}
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+func duration(ms float64) time.Duration {
+	if ms >= 1e12 {
+		return time.Duration(math.MaxInt64)
+	}
+	return time.Duration(ms * float64(time.Millisecond))
+}
