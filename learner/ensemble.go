@@ -1,0 +1,320 @@
+package learner
+
+import (
+	"math"
+	"slices"
+
+	"github.com/rubato-faas/rubato/api"
+)
+
+// horizons are the shares of the window that own trees look back, in parts of W; slots get them 3:2:2:1. The pool's
+// trees form one more group.
+var horizons = [...]int{1, 3, 8, 32}
+
+var horizonOf = [...]uint8{0, 1, 2, 0, 3, 1, 2, 0}
+
+const (
+	groups    = len(horizons) + 1
+	poolGroup = len(horizons)
+	// errMemory is over how many samples the errors of groups and gates are weighed.
+	errMemory = 100
+	// horizonTemper: a group's weight is exp(-4 (E/Ebest - 1)).
+	horizonTemper = 4
+	// maxPool and maxPoolNodes bound the adopted pool, and with it the checkpoint.
+	maxPool      = 128
+	maxPoolNodes = 65536
+)
+
+// lambdas are the gate's positions: how much of the second stage is added.
+var lambdas = [...]float64{0, .25, .5, .75, 1}
+
+// warmUp lists the rows at which all own trees are grown anew: with little data a tree is old within a few rows.
+var warmUp = []uint64{16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024}
+
+// residRows is from how many rows on there are residual trees.
+const residRows = 48
+
+// local is an own tree: its shape is fixed while it lives, its leaves follow the samples.
+type local struct {
+	shape  []split // nil: not grown yet
+	leaf   []leafStat
+	born   uint64 // rows learned when grown
+	digest string
+}
+
+func (t *local) alive() bool { return t.shape != nil }
+
+// pick names one base tree that predicts.
+type pick struct {
+	pool bool
+	i    int // slot of own, or index into pool
+}
+
+// ensemble is the two-stage forest.
+type ensemble struct {
+	cfg     Config
+	version uint64
+	own     []local
+	resid   []local
+	pool    []*Tree
+	picks   []pick
+	weights []float64 // of picks; they sum to 1
+
+	ownFrom   uint64    // rows when the first own trees were grown; 0: none yet
+	residFrom uint64    // rows when the first residual was recorded; 0: none yet
+	preds     []float32 // own slots' predictions of the last scoreRows rows, each made before the row was learned
+	groupErr  [groups]ew
+	gateErr   [len(lambdas)]ew
+	lambda    float64
+	absErr    ew // |residual| of the whole forest
+
+	b      grower
+	idx    []int32
+	leafAt []int // scratch of predict: leaf of each own, then of each residual tree
+	ownMu  []float32
+}
+
+func (e *ensemble) init(cfg Config) {
+	e.cfg = cfg
+	e.own, e.resid = make([]local, cfg.Trees), make([]local, cfg.ResidualTrees)
+	e.preds = make([]float32, scoreRows*cfg.Trees)
+	e.leafAt = make([]int, cfg.Trees+cfg.ResidualTrees)
+	e.ownMu = make([]float32, cfg.Trees)
+}
+
+// prediction is what the forest says of a row before it learns it.
+type prediction struct {
+	known     bool // there are base trees
+	mu        float64
+	stage1    float64
+	resid     float64
+	hasResid  bool
+	groupMean [groups]float64
+	groupN    [groups]int
+}
+
+func (e *ensemble) predict(row *api.Bins) prediction {
+	var p prediction
+	for i := range e.own {
+		if t := &e.own[i]; t.alive() {
+			e.leafAt[i] = walk(t.shape, row)
+			e.ownMu[i] = t.leaf[e.leafAt[i]].Mean
+		}
+	}
+	for k, c := range e.picks {
+		v, g := 0., e.group(c)
+		if c.pool {
+			t := e.pool[c.i]
+			v = float64(t.leaf[walk(t.shape, row)].Mean)
+		} else {
+			v = float64(e.ownMu[c.i])
+		}
+		p.stage1 += e.weights[k] * v
+		p.groupMean[g] += v
+		p.groupN[g]++
+	}
+	for g := range p.groupMean {
+		p.groupMean[g] /= float64(max(p.groupN[g], 1))
+	}
+	n := 0
+	for i := range e.resid {
+		if t := &e.resid[i]; t.alive() {
+			at := walk(t.shape, row)
+			e.leafAt[len(e.own)+i] = at
+			p.resid += float64(t.leaf[at].Mean)
+			n++
+		}
+	}
+	p.resid /= float64(max(n, 1))
+	p.known, p.hasResid = len(e.picks) > 0, n > 0
+	p.mu = p.stage1 + e.lambda*p.resid
+	return p
+}
+
+// group is the horizon group of a pick.
+func (e *ensemble) group(c pick) int {
+	if c.pool {
+		return poolGroup
+	}
+	return int(horizonOf[c.i%len(horizonOf)])
+}
+
+// learn takes a row with the prediction made for it.
+func (e *ensemble) learn(w *window, row api.Bins, y float64, p prediction, tenant uint32) {
+	if p.known {
+		e.judge(y, p)
+		if e.residFrom == 0 {
+			e.residFrom = w.total + 1
+		}
+	}
+	r := float32(0)
+	if p.known {
+		r = float32(y - p.stage1)
+	}
+	copy(e.preds[int(w.total%scoreRows)*len(e.own):][:len(e.own)], e.ownMu)
+	w.push(row, float32(y), r, tenant)
+	e.follow(w.total, float32(y), r)
+	e.regrow(w)
+	switch w.total {
+	case pickRows, 2 * pickRows, 4 * pickRows:
+		e.repick(w)
+	default:
+		if len(e.pool) > 0 && w.total%256 == 0 {
+			e.repick(w)
+		}
+	}
+	e.weigh()
+}
+
+// judge updates the errors of groups, gate and forest.
+func (e *ensemble) judge(y float64, p prediction) {
+	for g := range e.groupErr {
+		if p.groupN[g] > 0 {
+			e.groupErr[g].add(math.Abs(y-p.groupMean[g]), errMemory)
+		}
+	}
+	e.absErr.add(math.Abs(y-p.mu), errMemory)
+	if !p.hasResid {
+		return
+	}
+	best := 0
+	for i, lam := range lambdas {
+		e.gateErr[i].add(math.Abs(y-p.stage1-lam*p.resid), errMemory)
+		if e.gateErr[i].Mean < e.gateErr[best].Mean {
+			best = i
+		}
+	}
+	e.lambda = lambdas[best]
+}
+
+// follow moves the leaves that the row fell into.
+func (e *ensemble) follow(total uint64, y, resid float32) {
+	base := mix(e.cfg.Seed ^ total)
+	for i, at := range e.leafAt {
+		t, v := (*local)(nil), y
+		if i < len(e.own) {
+			t = &e.own[i]
+		} else {
+			t, v = &e.resid[i-len(e.own)], resid
+		}
+		if !t.alive() {
+			continue
+		}
+		if k := poisson1(uint32(mix(base + uint64(i)))); k > 0 {
+			t.leaf[at].add(v, k)
+		}
+	}
+}
+
+// weigh sets the weights of the picks from their groups' errors.
+func (e *ensemble) weigh() {
+	e.weights = slices.Grow(e.weights[:0], len(e.picks))[:len(e.picks)]
+	best := math.Inf(1)
+	var used [groups]bool
+	for _, c := range e.picks {
+		g := e.group(c)
+		used[g] = true
+		if e.groupErr[g].N > 0 {
+			best = min(best, e.groupErr[g].Mean)
+		}
+	}
+	var of [groups]float64
+	for g := range of {
+		of[g] = 1
+		if used[g] && e.groupErr[g].N > 0 && best > 0 {
+			of[g] = math.Exp(-horizonTemper * (e.groupErr[g].Mean/best - 1))
+		}
+	}
+	var sum float64
+	for k, c := range e.picks {
+		e.weights[k] = of[e.group(c)]
+		sum += e.weights[k]
+	}
+	for k := range e.weights {
+		e.weights[k] /= sum
+	}
+}
+
+// regrow grows what is due at this row: all trees while warming up, then one at a time.
+func (e *ensemble) regrow(w *window) {
+	if slices.Contains(warmUp, w.total) {
+		first := e.ownFrom == 0
+		for i := range e.own {
+			e.growOwn(w, i)
+		}
+		if w.total >= residRows {
+			e.regrowResidual(w)
+		}
+		if first {
+			e.ownFrom = w.total
+			e.repick(w)
+		}
+		return
+	}
+	if w.total < warmUp[0] || w.total%uint64(e.cfg.Regrow) != 0 {
+		return
+	}
+	worst, most := 0, -1.
+	for i := range len(e.own) + len(e.resid) {
+		born := uint64(0)
+		if i < len(e.own) {
+			born = e.own[i].born
+		} else {
+			born = e.resid[i-len(e.own)].born
+		}
+		if a := float64(w.total-born) / math.Sqrt(float64(e.horizon(i))); a > most {
+			worst, most = i, a
+		}
+	}
+	if worst < len(e.own) {
+		e.growOwn(w, worst)
+	} else {
+		e.growResid(w, worst-len(e.own))
+	}
+}
+
+// horizon is how many rows back tree i looks at most (own slots first, then residual ones).
+func (e *ensemble) horizon(i int) int {
+	if i >= len(e.own) {
+		i -= len(e.own)
+	}
+	return max(e.cfg.Window/horizons[horizonOf[i%len(horizonOf)]], 32)
+}
+
+func (e *ensemble) growOwn(w *window, i int) {
+	e.own[i] = e.grown(w, i, min(w.len(), e.horizon(i)), growth{target: w.target, leaves: baseLeaves, minLeaf: baseMinLeaf})
+}
+
+func (e *ensemble) regrowResidual(w *window) {
+	for i := range e.resid {
+		e.growResid(w, i)
+	}
+}
+
+// growResid grows from the newer half of the residuals while there are few: the older ones are errors of forests
+// that knew next to nothing.
+func (e *ensemble) growResid(w *window, i int) {
+	if e.residFrom == 0 || w.total < e.residFrom+2*residMinLeaf {
+		return
+	}
+	span := int(min(w.total-e.residFrom, max(w.total/2, 512)))
+	span = min(span, w.len(), e.horizon(i+len(e.own)))
+	e.resid[i] = e.grown(w, i+len(e.own), span, growth{target: w.resid, leaves: residLeaves, minLeaf: residMinLeaf})
+}
+
+func (e *ensemble) grown(w *window, slot, span int, g growth) local {
+	g.draw = rng(mix(mix(e.cfg.Seed+uint64(slot)) ^ w.total))
+	g.rows = w.rows
+	e.idx = w.bootstrap(e.idx, &g.draw, span, min(span, bootstrapRows))
+	g.idx = e.idx
+	t := local{born: w.total}
+	t.shape, t.leaf = e.b.grow(&g)
+	for i := range t.leaf {
+		if l := &t.leaf[i]; l.N > leafCap {
+			l.M2 *= leafCap / l.N
+			l.N = leafCap
+		}
+	}
+	t.digest = localDigest(slot, &t)
+	return t
+}

@@ -1,0 +1,212 @@
+package learner
+
+import (
+	"math"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/internal/assert"
+)
+
+// Kind says what a tree is in a forest.
+type Kind uint8
+
+const (
+	// KindOwn is a base tree grown here, whose leaves still follow the samples.
+	KindOwn Kind = iota
+	// KindPool is a base tree from the pool, never trained further.
+	KindPool
+	// KindResidual is a tree of the second stage, always grown here.
+	KindResidual
+)
+
+var kindNames = [...]string{"own", "pool", "residual"}
+
+func (k Kind) String() string { return kindNames[min(int(k), len(kindNames)-1)] }
+
+// TreeInfo describes a tree without its nodes. Born counts rows of the zone that grew it.
+type TreeInfo struct {
+	Digest string
+	Zone   string
+	Kind   Kind
+	Born   uint64
+}
+
+// Forest is an immutable view of a learner, safe for any number of goroutines.
+type Forest struct {
+	seed      uint64
+	version   uint64
+	minForest uint32
+	base      []flat
+	resid     []flat
+	lambda    float64
+	floor     float64 // of sigma, squared
+	guarded   bool
+
+	fns   table[fnStat]
+	nodes table[nodeStat]
+	pairs table[nodeStat]
+	rts   [runtimeClasses]rtStat
+	zone  [kinds][classes]float32
+	infos []TreeInfo
+}
+
+// flat is a tree ready to predict. Shapes are shared with the learner, leaves are copied: they change in place.
+type flat struct {
+	shape  []split
+	leaf   []leafOut
+	weight float64
+}
+
+// Snapshot is a view of the learner as it is now. It copies leaves (about 400 KB at full size) and shares the rest;
+// without a record since the last call it returns the same Forest again.
+func (l *Learner) Snapshot() *Forest {
+	if l.last != nil {
+		return l.last
+	}
+	e := &l.ens
+	f := &Forest{
+		seed: l.cfg.Seed, version: e.version, minForest: uint32(l.cfg.MinForest), lambda: e.lambda,
+		floor: .25 * e.absErr.Mean * e.absErr.Mean, guarded: l.guarded,
+		fns: l.fns.share(), nodes: l.nodes.share(), pairs: l.pairs.share(), rts: l.rts,
+	}
+	for k := range f.zone {
+		for c := range f.zone[k] {
+			f.zone[k][c] = l.zoneBound[k].quantile(c)
+		}
+	}
+	for k, c := range e.picks {
+		if c.pool {
+			t := e.pool[c.i]
+			f.base = append(f.base, flat{t.shape, t.leaf, e.weights[k]})
+			f.infos = append(f.infos, t.Info())
+		} else {
+			f.base = append(f.base, e.own[c.i].flat(e.weights[k]))
+			f.infos = append(f.infos, e.own[c.i].info(l.cfg.Zone, KindOwn))
+		}
+	}
+	for i := range e.resid {
+		if t := &e.resid[i]; t.alive() {
+			f.resid = append(f.resid, t.flat(0))
+			f.infos = append(f.infos, t.info(l.cfg.Zone, KindResidual))
+		}
+	}
+	for i := range f.resid {
+		f.resid[i].weight = f.lambda / float64(len(f.resid))
+	}
+	l.last = f
+	return f
+}
+
+func (t *local) flat(weight float64) flat {
+	out := make([]leafOut, len(t.leaf))
+	for i := range t.leaf {
+		out[i] = leafOut{t.leaf[i].Mean, t.leaf[i].variance()}
+	}
+	return flat{t.shape, out, weight}
+}
+
+func (t *local) info(zone string, kind Kind) TreeInfo {
+	return TreeInfo{Digest: t.digest, Zone: zone, Kind: kind, Born: t.born}
+}
+
+// Version is the pool manifest's version in use, 0 for none.
+func (f *Forest) Version() uint64 { return f.version }
+
+// Trees describes the trees that predict: base trees first, then residual ones. The slice is the caller's.
+func (f *Forest) Trees() []TreeInfo { return append([]TreeInfo(nil), f.infos...) }
+
+// UsesForeign reports whether a tree that zone gave to the pool takes part in estimates.
+func (f *Forest) UsesForeign(zone string) bool {
+	for i := range f.infos {
+		if f.infos[i].Kind == KindPool && f.infos[i].Zone == zone {
+			return true
+		}
+	}
+	return false
+}
+
+// block is how many candidates are scored at a time: tree outer, candidates inner, so that a tree stays in the cache.
+const block = 64
+
+// Estimate fills out[i] for cands[i]; out must be at least as long. It allocates nothing.
+func (f *Forest) Estimate(req *api.Request, cands []api.Candidate, out []api.Estimate) {
+	if len(out) < len(cands) { // apart, because the arguments of a message would be allocated each time
+		assert.That(false, "learner: %d estimates for %d candidates", len(out), len(cands))
+	}
+	fn := hash(f.seed, req.Function)
+	st := f.fns.get(fn)
+	var row api.Bins
+	requestBins(&row, req, st)
+	for i := range cands {
+		out[i] = api.Estimate{Bins: row}
+		f.nodeSide(&out[i].Bins, fn, &cands[i])
+	}
+	if st != nil && st.Count >= f.minForest && !f.guarded && len(f.base) > 0 {
+		for i := 0; i < len(cands); i += block {
+			f.score(out[i:min(i+block, len(cands))])
+		}
+	} else {
+		rt := &f.rts[runtimeClass(req.Runtime)]
+		for i := range cands {
+			fromAverages(st, rt, &cands[i], &out[i])
+		}
+	}
+	class := classOf(req.Alpha)
+	bounded := st != nil && st.Count >= f.minForest
+	for i := range cands {
+		e := &out[i]
+		e.UpperMs = math.Inf(1)
+		if q := boundQuantile(&f.zone, st, bit(cands[i].Delayed), class); bounded && q < noBound {
+			e.UpperMs = math.Exp(e.Mu + float64(q)*e.Sigma)
+		}
+	}
+}
+
+// nodeSide fills the candidate's features.
+func (f *Forest) nodeSide(row *api.Bins, fn uint64, c *api.Candidate) {
+	nodeBins(row, c)
+	node := hash(f.seed, c.Node)
+	if s := f.nodes.get(node); s != nil {
+		row[api.NodeResidual] = bin(api.NodeResidual, float64(s.Mean))
+	}
+	if s := f.pairs.get(pairKey(fn, node)); s != nil {
+		row[api.FnNodeResidual] = bin(api.FnNodeResidual, float64(s.Mean))
+	}
+}
+
+// score predicts up to block rows, which are in out[i].Bins. The variance is that within leaves, that between
+// trees, and half the forest's recent error squared as a floor: without it bounds of tight leaves were far too low.
+func (f *Forest) score(out []api.Estimate) {
+	var mean, square, within [block]float64
+	for t := range f.base {
+		shape, leaf, w := f.base[t].shape, f.base[t].leaf, f.base[t].weight
+		for i := range out {
+			o := &leaf[walk(shape, &out[i].Bins)]
+			v := float64(o.Mean)
+			mean[i] += w * v
+			square[i] += w * v * v
+			within[i] += w * float64(o.Variance)
+		}
+	}
+	for i := range out {
+		out[i].Mu, out[i].Source = mean[i], api.SourceForest
+		out[i].Sigma = math.Sqrt(within[i] + max(square[i]-mean[i]*mean[i], 0) + f.floor + 1e-6)
+	}
+	if f.lambda == 0 {
+		return
+	}
+	for t := range f.resid {
+		shape, leaf, w := f.resid[t].shape, f.resid[t].leaf, f.resid[t].weight
+		for i := range out {
+			out[i].Mu += w * float64(leaf[walk(shape, &out[i].Bins)].Mean)
+		}
+	}
+}
+
+func fromAverages(st *fnStat, rt *rtStat, c *api.Candidate, e *api.Estimate) {
+	var known bool
+	e.Mu, e.Sigma, known = averages(st, rt, cellOf(c.Sandbox, c.MissingBytes))
+	if known {
+		e.Source = api.SourceAverages
+	}
+}

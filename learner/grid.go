@@ -1,0 +1,136 @@
+package learner
+
+import (
+	"math"
+
+	"github.com/rubato-faas/rubato/api"
+)
+
+// SchemaEpoch names the grid below. Rows of another epoch are not trained on: their bins mean something else.
+const SchemaEpoch uint32 = api.SchemaEpoch
+
+// grid holds the edges of each feature for SchemaEpoch 1: bin 0 is "missing", bin 1 + k holds the values with k
+// edges at or below them. At most 62 edges give at most 64 bins. It is a constant in spirit: never written.
+var grid = func() (g [api.NumFeatures][]float32) {
+	lnMs := ramp(-3, 14, 62)
+	logBytes := ramp(.5, 31, 62) // .5 splits "none" from "one byte"
+	residual := ramp(-3, 3, 61)
+	g[api.FnFast], g[api.FnSlow] = lnMs, lnMs
+	g[api.FnSpread] = ramp(.05, 3, 60)
+	g[api.FnCount] = ramp(.5, 20, 40)
+	g[api.FnColdGap] = ramp(-2, 8, 61)
+	g[api.FnSizeExponent] = ramp(-.5, 1.5, 61)
+	g[api.InputSize], g[api.PayloadSize], g[api.NodeMissing] = logBytes, logBytes, logBytes
+	g[api.MemoryMB] = ramp(4, 16, 49)
+	g[api.RuntimeClass] = exact(3)
+	g[api.HourOfDay] = exact(24)
+	g[api.NodeSandbox] = exact(5)
+	g[api.NodeLoad] = ramp(.05, 2, 40)
+	g[api.NodeLink] = ramp(0, 17, 35)
+	g[api.NodeClass] = exact(62)
+	g[api.NodeResidual], g[api.FnNodeResidual] = residual, residual
+	return g
+}()
+
+// ramp is n edges from lo to hi at equal distances.
+func ramp(lo, hi float64, n int) []float32 {
+	e := make([]float32, n)
+	for i := range e {
+		e[i] = float32(lo + (hi-lo)*float64(i)/float64(n-1))
+	}
+	return e
+}
+
+// exact gives each of the integers 0..n-1 a bin of its own.
+func exact(n int) []float32 { return ramp(.5, float64(n)-1.5, n-1) }
+
+// bin quantises x. NaN is missing.
+func bin(f api.Feature, x float64) uint8 {
+	if x != x {
+		return 0
+	}
+	e := grid[f]
+	lo, hi := 0, len(e)
+	for lo < hi {
+		if m := (lo + hi) / 2; float64(e[m]) <= x {
+			lo = m + 1
+		} else {
+			hi = m
+		}
+	}
+	return uint8(lo + 1)
+}
+
+// missingOnly is the threshold of a split that sends only missing values left.
+const missingOnly = float32(-1e30)
+
+// threshold is the real value of the split "bin <= b goes left": a value goes left when it is missing or below it.
+func threshold(f api.Feature, b uint8) float32 {
+	if b == 0 || len(grid[f]) == 0 {
+		return missingOnly
+	}
+	return grid[f][min(int(b), len(grid[f]))-1]
+}
+
+// splitBin is the inverse of threshold on this epoch's grid; thresholds between two edges take the lower one.
+func splitBin(f api.Feature, t float32) uint8 {
+	if t < grid[f][0] {
+		return 0
+	}
+	return bin(f, float64(t)) - 1
+}
+
+// log2p is log2(1+n) for sizes; negative sizes count as none.
+func log2p(n int64) float64 { return math.Log2(1 + float64(max(n, 0))) }
+
+// log2OrMissing is log2(x), missing when x is not positive.
+func log2OrMissing(x float64) float64 {
+	if !(x > 0) {
+		return math.NaN()
+	}
+	return math.Log2(x)
+}
+
+// runtimeClass numbers the runtimes; 0 stands for any other.
+func runtimeClass(r api.Runtime) int {
+	switch r {
+	case api.RuntimeProcess:
+		return 1
+	case api.RuntimeWasm:
+		return 2
+	}
+	return 0
+}
+
+const runtimeClasses = 3
+
+// requestBins fills the request side of a row from the request and the function's statistics (nil: never seen).
+func requestBins(row *api.Bins, req *api.Request, st *fnStat) {
+	if st != nil {
+		st.bins(row)
+	}
+	row[api.InputSize] = bin(api.InputSize, log2p(req.InputBytes))
+	row[api.PayloadSize] = bin(api.PayloadSize, log2p(req.PayloadBytes))
+	row[api.MemoryMB] = bin(api.MemoryMB, log2OrMissing(float64(req.MemoryMB)))
+	if c := runtimeClass(req.Runtime); c > 0 {
+		row[api.RuntimeClass] = bin(api.RuntimeClass, float64(c))
+	}
+	if req.Hour >= 0 && req.Hour < 24 {
+		row[api.HourOfDay] = bin(api.HourOfDay, float64(req.Hour))
+	}
+}
+
+// nodeBins fills the node side of a row, apart from the residuals.
+func nodeBins(row *api.Bins, c *api.Candidate) {
+	row[api.NodeSandbox] = bin(api.NodeSandbox, float64(c.Sandbox))
+	row[api.NodeMissing] = bin(api.NodeMissing, log2p(c.MissingBytes))
+	row[api.NodeLoad] = 0
+	if c.Slots > 0 {
+		row[api.NodeLoad] = bin(api.NodeLoad, float64(c.Running)/float64(c.Slots))
+	}
+	row[api.NodeLink] = bin(api.NodeLink, log2OrMissing(c.LinkMbps))
+	row[api.NodeClass] = 0
+	if c.Class > 0 && c.Class < 62 {
+		row[api.NodeClass] = bin(api.NodeClass, float64(c.Class))
+	}
+}
