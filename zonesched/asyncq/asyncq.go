@@ -1,0 +1,207 @@
+// Package asyncq keeps accepted asynchronous calls of one zone in JetStream: a work-queue stream that a call leaves
+// only once its terminal record is written, and a create-only bucket of those records. A 202 means that the call is on
+// disk (the server's sync_interval must be "always" for that to survive a power cut). The zone's leader serves the
+// queue; doors of every scheduler of the zone accept and look up. It decides nothing about where calls run.
+package asyncq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/api/wire"
+)
+
+// Config of one zone's queue.
+type Config struct {
+	Zone string `koanf:"-"`
+	// Replicas of the stream and the records: 1 for a single server, 3 in production.
+	Replicas int `koanf:"replicas" doc:"copies of the queue and its records (3 in production)"`
+	// Keep is how long terminal records can be looked up.
+	Keep time.Duration `koanf:"keep" doc:"how long results can be looked up"`
+	// MaxPending bounds accepted, unfinished calls; more are refused with 429.
+	MaxPending int64 `koanf:"max_pending" doc:"accepted, unfinished asynchronous calls; more are refused with 429"`
+	// MaxRunning bounds calls handed to the scheduler at once.
+	MaxRunning int `koanf:"max_running" doc:"asynchronous calls that the scheduler works on at once"`
+	// AckWait is how long the queue waits for a sign of life before it hands a call out again.
+	AckWait time.Duration `koanf:"ack_wait" doc:"silence after which a call is handed out again"`
+}
+
+// DefaultConfig suits one server.
+func DefaultConfig() Config {
+	return Config{Replicas: 1, Keep: time.Hour, MaxPending: 100_000, MaxRunning: 256, AckWait: 5 * time.Second}
+}
+
+// Queue is the zone's queue. Safe for concurrent use.
+type Queue struct {
+	cfg     Config
+	js      jetstream.JetStream
+	stream  jetstream.Stream
+	records jetstream.KeyValue
+	log     *slog.Logger
+}
+
+// Open makes the stream and the bucket when they are not there yet.
+func Open(ctx context.Context, js jetstream.JetStream, cfg Config, log *slog.Logger) (*Queue, error) {
+	if err := api.CheckName("zone", cfg.Zone); err != nil {
+		return nil, fmt.Errorf("asyncq open: %w", err)
+	}
+	q := &Queue{cfg: cfg, js: js, log: log}
+	var err error
+	q.stream, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name: "rb_async_" + cfg.Zone, Subjects: []string{q.subject("*", "*")}, Retention: jetstream.WorkQueuePolicy,
+		Storage: jetstream.FileStorage, Replicas: cfg.Replicas, MaxMsgs: cfg.MaxPending, Discard: jetstream.DiscardNew,
+		Duplicates: 2 * time.Minute,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("asyncq open stream: %w", err)
+	}
+	q.records, err = js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: "rb_records_" + cfg.Zone, TTL: cfg.Keep, Storage: jetstream.FileStorage, Replicas: cfg.Replicas, History: 1,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("asyncq open records: %w", err)
+	}
+	return q, nil
+}
+
+func (q *Queue) subject(tenant, id string) string {
+	return "rb.q." + q.cfg.Zone + "." + tenant + "." + id
+}
+
+// Accept puts a call on disk. The same id is accepted once.
+func (q *Queue) Accept(ctx context.Context, inv *api.Invocation) error {
+	b, err := wire.Encode(&wire.Invoke{Call: *inv})
+	if err != nil {
+		return fmt.Errorf("asyncq accept: %w", err)
+	}
+	m := &nats.Msg{Subject: q.subject(inv.Tenant, inv.ID), Data: b}
+	if _, err := q.js.PublishMsg(ctx, m, jetstream.WithMsgID(inv.ID)); err != nil {
+		var api2 *jetstream.APIError
+		if errors.As(err, &api2) && api2.Description == "maximum messages exceeded" {
+			return fmt.Errorf("asyncq accept: %w: %d calls wait", api.ErrOverloaded, q.cfg.MaxPending)
+		}
+		return fmt.Errorf("asyncq accept: %w: %w", api.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// Item is one call handed out. Exactly one of Done and Return ends it; until then Extend must be called more often
+// than AckWait.
+type Item struct {
+	Call *api.Invocation
+	q    *Queue
+	msg  jetstream.Msg
+}
+
+// Serve hands out calls, one after another per fetch, until ctx ends. What is not ended is handed out again later, to
+// whoever leads then.
+func (q *Queue) Serve(ctx context.Context, handle func(*Item)) error {
+	cons, err := q.stream.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
+		Durable: "leader", AckPolicy: jetstream.AckExplicitPolicy, AckWait: q.cfg.AckWait, MaxAckPending: q.cfg.MaxRunning,
+	})
+	if err != nil {
+		return fmt.Errorf("asyncq serve: %w", err)
+	}
+	it, err := cons.Messages(jetstream.PullMaxMessages(64))
+	if err != nil {
+		return fmt.Errorf("asyncq serve: %w", err)
+	}
+	stop := context.AfterFunc(ctx, it.Stop)
+	defer stop()
+	for {
+		msg, err := it.Next()
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, jetstream.ErrMsgIteratorClosed) {
+				return ctx.Err()
+			}
+			return fmt.Errorf("asyncq next: %w", err)
+		}
+		var m wire.Invoke
+		if err := wire.Decode(msg.Data(), &m); err != nil {
+			q.log.Error("asynchronous call unreadable, dropped", "subject", msg.Subject(), "err", err)
+			if err := msg.Term(); err != nil {
+				q.log.Warn("term", "err", err)
+			}
+			continue
+		}
+		item := &Item{Call: &m.Call, q: q, msg: msg}
+		if _, err := q.records.Get(ctx, recordKey(m.Call.Tenant, m.Call.ID)); err == nil {
+			item.ack() // it ended before, only the acknowledgement was lost
+			continue
+		}
+		handle(item)
+	}
+}
+
+// Extend says that the call is still worked on.
+func (i *Item) Extend() {
+	if err := i.msg.InProgress(); err != nil {
+		i.q.log.Debug("extend", "id", i.Call.ID, "err", err)
+	}
+}
+
+// Return hands the call back, for another try after delay.
+func (i *Item) Return(delay time.Duration) {
+	if err := i.msg.NakWithDelay(delay); err != nil {
+		i.q.log.Debug("return", "id", i.Call.ID, "err", err)
+	}
+}
+
+// Done writes the terminal record (the first one wins) and takes the call from the queue.
+func (i *Item) Done(ctx context.Context, a *wire.Answer) error {
+	b, err := wire.Encode(a)
+	if err != nil {
+		return fmt.Errorf("asyncq done: %w", err)
+	}
+	if _, err := i.q.records.Create(ctx, recordKey(i.Call.Tenant, i.Call.ID), b); err != nil && !errors.Is(err, jetstream.ErrKeyExists) {
+		return fmt.Errorf("asyncq record %s: %w", i.Call.ID, err)
+	}
+	i.ack()
+	return nil
+}
+
+func (i *Item) ack() {
+	if err := i.msg.Ack(); err != nil {
+		i.q.log.Warn("ack", "id", i.Call.ID, "err", err)
+	}
+}
+
+func recordKey(tenant, id string) string { return tenant + "." + id }
+
+// Result looks a call up: its answer when it has ended; pending when it waits or runs; api.ErrNotFound otherwise.
+func (q *Queue) Result(ctx context.Context, tenant, id string) (a *wire.Answer, pending bool, err error) {
+	// The record is written before the call leaves the stream: after "neither", the record must be asked for once more.
+	for range 2 {
+		if a, err := q.record(ctx, tenant, id); a != nil || err != nil {
+			return a, false, err
+		}
+		if _, err := q.stream.GetLastMsgForSubject(ctx, q.subject(tenant, id)); err == nil {
+			return nil, true, nil
+		} else if !errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil, false, fmt.Errorf("asyncq look up %s: %w: %w", id, api.ErrUnavailable, err)
+		}
+	}
+	return nil, false, fmt.Errorf("%w: invocation %s", api.ErrNotFound, id)
+}
+
+func (q *Queue) record(ctx context.Context, tenant, id string) (*wire.Answer, error) {
+	e, err := q.records.Get(ctx, recordKey(tenant, id))
+	switch {
+	case errors.Is(err, jetstream.ErrKeyNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("asyncq look up %s: %w: %w", id, api.ErrUnavailable, err)
+	}
+	a := &wire.Answer{}
+	if err := wire.Decode(e.Value(), a); err != nil {
+		return nil, fmt.Errorf("asyncq record %s: %w", id, err)
+	}
+	return a, nil
+}

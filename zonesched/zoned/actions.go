@@ -1,0 +1,161 @@
+package zoned
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/api/wire"
+	"github.com/rubato-faas/rubato/messaging"
+	"github.com/rubato-faas/rubato/zonesched"
+)
+
+func (d *Daemon) carryOut(now time.Time, a *zonesched.Action) {
+	switch a.Kind {
+	case zonesched.ActRun:
+		d.run(a)
+	case zonesched.ActWake:
+		d.wakes.set(a.ID, a.Gen, a.At)
+	case zonesched.ActAnswer:
+		d.wakes.remove(a.ID)
+		d.answered(a.ID, a.Answer)
+	case zonesched.ActCancelRun:
+		d.send(wire.SubjectNode(d.cfg.Zone, a.Node, "cancel"), &wire.Cancel{Epoch: d.core.Epoch(), ID: a.ID})
+	case zonesched.ActAck:
+		if _, ok := d.acks[a.Node]; !ok {
+			d.ackers = append(d.ackers, a.Node)
+		}
+		d.acks[a.Node] = append(d.acks[a.Node], a.ID)
+		if len(d.acks[a.Node]) >= wire.MaxAcks {
+			d.flushAcks()
+		}
+	case zonesched.ActSample:
+		if len(d.batch) == 0 {
+			d.since = now
+		}
+		d.batch = append(d.batch, wire.Record{Sample: a.Sample})
+		if len(d.batch) >= wire.MaxBatch {
+			d.flushSamples()
+		}
+	case zonesched.ActForward:
+		d.forward(a)
+	case zonesched.ActGrant:
+		d.send(wire.SubjectGrants(a.To), a.Grant)
+	case zonesched.ActHello:
+		d.send(wire.SubjectAllNodes(d.cfg.Zone, "hello"), &wire.Hello{Epoch: d.core.Epoch(), Leader: d.cfg.Name})
+	case zonesched.ActNodeLost:
+		d.deps.Log.Warn("node lost", "zone", d.cfg.Zone, "node", a.Node)
+	}
+}
+
+func (d *Daemon) send(subject string, v any) {
+	b, err := wire.Encode(v)
+	if err == nil {
+		err = d.deps.Bus.Publish(subject, b)
+	}
+	if err != nil && d.ctx.Err() == nil {
+		d.deps.Log.Warn("send", "zone", d.cfg.Zone, "subject", subject, "err", err)
+	}
+}
+
+// run sends a dispatch. What cannot even be encoded comes back as a refusal, so that the call is not lost.
+func (d *Daemon) run(a *zonesched.Action) {
+	b, err := wire.Encode(a.Run)
+	if err == nil {
+		err = d.deps.Bus.Publish(wire.SubjectRun(d.cfg.Zone, a.Node), b)
+	}
+	if err == nil {
+		return
+	}
+	d.deps.Log.Error("dispatch", "zone", d.cfg.Zone, "node", a.Node, "id", a.ID, "err", err)
+	id := a.ID
+	d.task(func() {
+		d.call(func() { d.step(&zonesched.Event{Kind: zonesched.EvCancel, ID: id, Reason: "dispatch: " + err.Error()}) })
+	})
+}
+
+// flush sends what has waited long enough for company.
+func (d *Daemon) flush(all bool) {
+	d.flushAcks()
+	if len(d.batch) > 0 && (all || time.Since(d.since) >= d.cfg.SampleFlush) {
+		d.flushSamples()
+	}
+}
+
+func (d *Daemon) flushAcks() {
+	for _, n := range d.ackers {
+		d.send(wire.SubjectNode(d.cfg.Zone, n, "ack"), &wire.Ack{Epoch: d.core.Epoch(), IDs: d.acks[n]})
+		delete(d.acks, n)
+	}
+	d.ackers = d.ackers[:0]
+}
+
+// flushSamples publishes the next stretch of the zone's sample stream. The learner, here as on standbys, hears it from
+// the bus only: all learn the same.
+func (d *Daemon) flushSamples() {
+	if len(d.batch) == 0 || !d.leads() {
+		d.batch = nil
+		return
+	}
+	d.send(wire.SubjectSamples(d.cfg.Zone), &wire.Batch{Zone: d.cfg.Zone, Epoch: d.core.Epoch(), First: d.next, Records: d.batch})
+	d.next += uint64(len(d.batch))
+	d.batch = nil
+}
+
+// forward sends a call to another zone's leader and brings its answer back as an event.
+func (d *Daemon) forward(a *zonesched.Action) {
+	m := wire.Invoke{Call: *a.Call, GrantID: a.GrantID, GrantEpoch: a.Epoch}
+	id, to := a.ID, a.To
+	timeout := api.MaxTimeout
+	if m.Call.BudgetMs > 0 {
+		timeout = time.Duration(m.Call.BudgetMs) * time.Millisecond
+	}
+	d.task(func() {
+		ctx, cancel := context.WithTimeout(d.ctx, timeout)
+		defer cancel()
+		ans := d.request(ctx, wire.SubjectForward(to), &m)
+		d.post(zonesched.Event{Kind: zonesched.EvForwardDone, ID: id, Answer: ans})
+	})
+}
+
+// request sends a call to a leader and waits for its answer; every failure is an answer too.
+func (d *Daemon) request(ctx context.Context, subject string, m *wire.Invoke) *wire.Answer {
+	fail := func(err error, refused bool) *wire.Answer {
+		return &wire.Answer{ID: m.Call.ID, Code: api.CodeOf(err), Message: err.Error(), Refused: refused, RetryMs: 100}
+	}
+	b, err := wire.Encode(m)
+	if err != nil {
+		return fail(err, true)
+	}
+	reply, err := d.deps.Bus.Request(ctx, subject, b)
+	switch {
+	case errors.Is(err, messaging.ErrNoResponders):
+		return fail(errors.Join(api.ErrUnavailable, err), true)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fail(api.CodeDeadline.Err("no answer in time"), false)
+	case err != nil:
+		return fail(errors.Join(api.ErrUnavailable, err), false)
+	}
+	ans := &wire.Answer{}
+	if err := wire.Decode(reply, ans); err != nil {
+		return fail(errors.Join(api.ErrUnavailable, err), false)
+	}
+	return ans
+}
+
+func (d *Daemon) sendDigest() {
+	if !d.leads() {
+		return
+	}
+	l := d.core.Load()
+	d.digest++
+	g := api.Digest{
+		Zone: d.cfg.Zone, Tier: d.cfg.Sched.Tier, Region: d.cfg.Region, Epoch: d.core.Epoch(), Seq: d.digest,
+		Slots: l.Slots, Busy: l.Busy, Queued: l.Queued, Delayed: l.Delayed,
+	}
+	for _, f := range d.core.FunctionLoads(api.MaxDigestClasses) {
+		g.Classes = append(g.Classes, api.ClassLoad{Class: f.Function, RatePerS: f.RatePerS, MeanMs: f.MeanMs})
+	}
+	d.send(wire.SubjectDigest, &g)
+}

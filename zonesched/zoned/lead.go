@@ -1,0 +1,174 @@
+package zoned
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/api/wire"
+	"github.com/rubato-faas/rubato/membership"
+	"github.com/rubato-faas/rubato/messaging"
+	"github.com/rubato-faas/rubato/zonesched"
+)
+
+// subscribe opens what leader and standbys alike hear.
+func (d *Daemon) subscribe() ([]messaging.Subscription, error) {
+	return d.open([]route{
+		{wire.SubjectHeartbeat(d.cfg.Zone), d.onHeartbeat},
+		{wire.SubjectSamples(d.cfg.Zone), d.learn.onBatch},
+		{wire.SubjectGrants(d.cfg.Zone), d.onGrant},
+		{wire.SubjectAnnounce, d.catalog.onAnnounce},
+	})
+}
+
+type route struct {
+	subject string
+	handle  messaging.Handler
+}
+
+func (d *Daemon) open(routes []route) ([]messaging.Subscription, error) {
+	var subs []messaging.Subscription
+	for _, r := range routes {
+		s, err := d.deps.Bus.Subscribe(r.subject, "", r.handle)
+		if err != nil {
+			stopAll(subs, d.deps.Log)
+			return nil, err
+		}
+		subs = append(subs, s)
+	}
+	return subs, nil
+}
+
+// decode reads a message or logs why not.
+func decode[T any](d *Daemon, m *messaging.Msg) (*T, bool) {
+	v := new(T)
+	if err := wire.Decode(m.Data, v); err != nil {
+		d.deps.Log.Warn("message refused", "zone", d.cfg.Zone, "subject", m.Subject, "err", err)
+		return nil, false
+	}
+	return v, true
+}
+
+func (d *Daemon) onHeartbeat(m *messaging.Msg) {
+	if hb, ok := decode[wire.Heartbeat](d, m); ok {
+		d.post(zonesched.Event{Kind: zonesched.EvHeartbeat, Heartbeat: hb})
+	}
+}
+
+func (d *Daemon) onDone(m *messaging.Msg) {
+	if c, ok := decode[wire.Completion](d, m); ok {
+		d.post(zonesched.Event{Kind: zonesched.EvCompletion, Completion: c})
+	}
+}
+
+func (d *Daemon) onGrant(m *messaging.Msg) {
+	if g, ok := decode[wire.Grant](d, m); ok {
+		d.post(zonesched.Event{Kind: zonesched.EvGrant, Grant: g})
+	}
+}
+
+func (d *Daemon) onCancel(m *messaging.Msg) {
+	if c, ok := decode[wire.Cancel](d, m); ok {
+		d.post(zonesched.Event{Kind: zonesched.EvCancel, ID: c.ID, Reason: "canceled by its caller"})
+	}
+}
+
+// roleChanged runs on the elector's goroutine.
+func (d *Daemon) roleChanged(l membership.Leadership) {
+	old := d.role.Load()
+	if old.Leadership == l {
+		return
+	}
+	d.deps.Log.Info("leadership", "zone", d.cfg.Zone, "leader", l.Leader, "epoch", l.Epoch.String(), "mine", l.Mine)
+	if old.Mine && (!l.Mine || l.Epoch != old.Epoch) {
+		d.call(func() { d.stepDown() })
+	}
+	if l.Mine && (!old.Mine || l.Epoch != old.Epoch) {
+		// The sample stream goes on where this learner stands once it has learned all that was published.
+		seq := d.learn.drained()
+		d.call(func() { d.lead(l.Epoch, seq) })
+	}
+	d.role.Store(&role{Leadership: l, changed: make(chan struct{})})
+	close(old.changed)
+	d.ready.Store(true)
+}
+
+// lead begins to schedule under epoch.
+func (d *Daemon) lead(epoch api.Epoch, seq uint64) {
+	if d.drain {
+		return
+	}
+	d.next, d.batch = seq, nil
+	subs, err := d.open([]route{
+		{wire.SubjectDone(d.cfg.Zone), d.onDone},
+		{wire.SubjectLeader(d.cfg.Zone, "invoke"), d.onInvoke},
+		{wire.SubjectLeader(d.cfg.Zone, "cancel"), d.onCancel},
+		{wire.SubjectLeader(d.cfg.Zone, "query"), d.onQuery},
+		{wire.SubjectLeader(d.cfg.Zone, "checkpoint"), d.learn.onCheckpoint},
+		{wire.SubjectForward(d.cfg.Zone), d.onInvoke},
+	})
+	if err != nil {
+		d.deps.Log.Error("leader cannot subscribe", "zone", d.cfg.Zone, "err", err)
+		return
+	}
+	d.forSubs = subs
+	ctx, cancel := context.WithCancel(d.ctx)
+	d.leadEnd = cancel
+	d.step(&zonesched.Event{Kind: zonesched.EvLead, Epoch: epoch})
+	d.step(&zonesched.Event{Kind: zonesched.EvShares, Shares: d.shares})
+	if d.deps.Async != nil {
+		d.task(func() { d.serveAsync(ctx) })
+	}
+	d.task(func() { d.learn.offer(ctx) })
+}
+
+// unlead stops hearing what only leaders hear.
+func (d *Daemon) unlead() {
+	stopAll(d.forSubs, d.deps.Log)
+	d.forSubs = nil
+	if d.leadEnd != nil {
+		d.leadEnd()
+		d.leadEnd = nil
+	}
+}
+
+// stepDown ends leadership: callers get a typed answer, and the core begins anew as a standby's.
+func (d *Daemon) stepDown() {
+	d.abandon("the zone's leader was replaced")
+	core, err := zonesched.New(d.cfg.Sched)
+	if err != nil { // the same config made the first one
+		d.deps.Log.Error("new core", "err", err)
+		return
+	}
+	d.core, d.wakes, d.batch, d.idem = core, wakes{}, nil, map[string]string{}
+	d.catalog.replay()
+	if f := d.learn.forest.Load(); f != nil {
+		d.step(&zonesched.Event{Kind: zonesched.EvModel, Predictor: f})
+	}
+}
+
+// onQuery answers what other doors of the zone want to see of the leader.
+func (d *Daemon) onQuery(m *messaging.Msg) {
+	if m.Reply == "" {
+		return
+	}
+	reply := m.Reply
+	var q queryMsg
+	if err := json.Unmarshal(m.Data, &q); err != nil {
+		d.deps.Log.Warn("query refused", "err", err)
+		return
+	}
+	d.task(func() {
+		b, err := d.queryHere(d.ctx, q.Kind, q.Arg)
+		out := queryReply{Data: b}
+		if err != nil {
+			out.Code, out.Message = api.CodeOf(err), err.Error()
+		}
+		if b, err = json.Marshal(out); err == nil {
+			err = d.deps.Bus.Publish(reply, b)
+		}
+		if err != nil {
+			d.deps.Log.Warn("answer query", "err", err)
+		}
+	})
+}

@@ -1,0 +1,332 @@
+package zoned
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/api/wire"
+	"github.com/rubato-faas/rubato/messaging"
+	"github.com/rubato-faas/rubato/zonesched"
+	"github.com/rubato-faas/rubato/zonesched/asyncq"
+)
+
+// pending is who waits for a call in flight.
+type pending struct {
+	tell []func(*wire.Answer)
+	idem string
+	// keep: the call goes on when its callers leave (asynchronous calls, and those of other zones).
+	keep bool
+}
+
+// Limits of finished answers kept for callers that repeat an idempotency key.
+const (
+	idemKeep     = 10 * time.Minute
+	idemMax      = 4096
+	idemMaxBytes = 64 << 20
+)
+
+// answers remembers finished calls with an idempotency key, bounded in number, bytes and age.
+type answers struct {
+	byKey map[string]kept
+	order []string
+	bytes int
+}
+
+type kept struct {
+	ans *wire.Answer
+	at  time.Time
+}
+
+func newAnswers() *answers { return &answers{byKey: map[string]kept{}} }
+
+func (a *answers) get(key string, now time.Time) *wire.Answer {
+	k, ok := a.byKey[key]
+	if !ok || now.Sub(k.at) > idemKeep {
+		return nil
+	}
+	return k.ans
+}
+
+func (a *answers) put(key string, ans *wire.Answer, now time.Time) {
+	if _, ok := a.byKey[key]; ok {
+		return
+	}
+	a.byKey[key] = kept{ans, now}
+	a.order = append(a.order, key)
+	a.bytes += len(ans.Result)
+	for len(a.order) > idemMax || a.bytes > idemMaxBytes || len(a.order) > 0 && now.Sub(a.byKey[a.order[0]].at) > idemKeep {
+		a.bytes -= len(a.byKey[a.order[0]].ans.Result)
+		delete(a.byKey, a.order[0])
+		a.order = a.order[1:]
+	}
+}
+
+// Invoke runs a call to its end: here when this scheduler leads, else at the leader. Every failure is an answer with a
+// code. When ctx ends first, the call is canceled down to its sandbox.
+func (d *Daemon) Invoke(ctx context.Context, inv *api.Invocation) *wire.Answer {
+	if !d.ready.Load() {
+		return refusal(inv.ID, api.CodeUnavailable, "the scheduler is starting or stopping", 500)
+	}
+	for try := 0; ; try++ {
+		r := d.role.Load()
+		var ans *wire.Answer
+		if r.Mine {
+			ans = d.invokeHere(ctx, inv)
+		} else {
+			ans = d.invokeAtLeader(ctx, r, inv)
+		}
+		// Only what certainly did not run is tried again, once leadership has changed or soon.
+		if !ans.Refused || ans.Code != api.CodeUnavailable || try >= maxLeaderTries {
+			return ans
+		}
+		if !waitRole(ctx, r) {
+			return ans
+		}
+	}
+}
+
+// maxLeaderTries and leaderPause bound how long a door looks for a leader: as long as a take-over takes.
+const (
+	maxLeaderTries = 40
+	leaderPause    = 100 * time.Millisecond
+)
+
+func waitRole(ctx context.Context, r *role) bool {
+	t := time.NewTimer(leaderPause)
+	defer t.Stop()
+	select {
+	case <-r.changed:
+		return true
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func refusal(id string, code api.Code, msg string, retryMs int64) *wire.Answer {
+	return &wire.Answer{ID: id, Code: code, Message: msg, RetryMs: retryMs, Refused: true}
+}
+
+func (d *Daemon) invokeHere(ctx context.Context, inv *api.Invocation) *wire.Answer {
+	got := make(chan *wire.Answer, 1)
+	ok := d.call(func() { d.accept(inv, 0, api.Epoch{}, false, func(a *wire.Answer) { got <- a }) })
+	if !ok {
+		return refusal(inv.ID, api.CodeUnavailable, "the scheduler has stopped", 500)
+	}
+	select {
+	case a := <-got:
+		return a
+	case <-ctx.Done():
+		id := inv.ID
+		d.call(func() { d.leave(id) })
+		return &wire.Answer{ID: inv.ID, Code: api.CodeCanceled, Message: "the caller went away"}
+	case <-d.ctx.Done():
+		// The loop answers everybody before it ends, but it may have ended before it took this call.
+		select {
+		case a := <-got:
+			return a
+		default:
+			return &wire.Answer{ID: inv.ID, Code: api.CodeUnavailable, Message: "the scheduler stopped", RetryMs: 500}
+		}
+	}
+}
+
+func (d *Daemon) invokeAtLeader(ctx context.Context, r *role, inv *api.Invocation) *wire.Answer {
+	if r.Leader == "" {
+		return refusal(inv.ID, api.CodeUnavailable, "zone "+d.cfg.Zone+" has no leader", 500)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := make(chan struct{})
+	defer close(stop)
+	// A leader that dies takes the call with it: its callers learn so when the next one is elected.
+	d.task(func() {
+		select {
+		case <-r.changed:
+			cancel(errLeaderLost)
+		case <-stop:
+		case <-d.ctx.Done():
+			cancel(errLeaderLost)
+		}
+	})
+	ans := d.request(ctx, wire.SubjectLeader(d.cfg.Zone, "invoke"), &wire.Invoke{Call: *inv})
+	switch {
+	case errors.Is(context.Cause(ctx), errLeaderLost) && ans.Code != api.CodeOK && !ans.Refused:
+		if inv.Retryable() {
+			return refusal(inv.ID, api.CodeUnavailable, "the zone's leader changed", 100)
+		}
+		return &wire.Answer{ID: inv.ID, Code: api.CodeUnavailable, Message: "the zone's leader was lost while it worked on the call; it may or may not have run", RetryMs: 100}
+	case ctx.Err() != nil && ans.Code != api.CodeOK:
+		d.send(wire.SubjectLeader(d.cfg.Zone, "cancel"), &wire.Cancel{ID: inv.ID})
+	}
+	return ans
+}
+
+var errLeaderLost = errors.New("leader lost")
+
+// accept runs on the loop: it joins a call with a known idempotency key, or gives the core a new one.
+func (d *Daemon) accept(inv *api.Invocation, grant uint64, epoch api.Epoch, keep bool, tell func(*wire.Answer)) {
+	if !d.leads() || d.drain {
+		tell(refusal(inv.ID, api.CodeUnavailable, "this scheduler does not lead the zone", 100))
+		return
+	}
+	key := ""
+	if inv.IdemKey != "" && inv.Forwarded == "" {
+		key = inv.Tenant + "/" + inv.Function + "/" + inv.IdemKey
+		if a := d.done.get(key, time.Now()); a != nil {
+			tell(a)
+			return
+		}
+		if p := d.waiters[d.idem[key]]; p != nil {
+			if len(p.tell) >= maxWaiters {
+				tell(refusal(inv.ID, api.CodeOverloaded, fmt.Sprintf("%d callers wait for this idempotency key", maxWaiters), 1000))
+				return
+			}
+			p.tell = append(p.tell, tell)
+			return
+		}
+	}
+	if p := d.waiters[inv.ID]; p != nil {
+		tell(refusal(inv.ID, api.CodeExists, "an invocation with this id is being worked on", 0))
+		return
+	}
+	d.waiters[inv.ID] = &pending{tell: []func(*wire.Answer){tell}, idem: key, keep: keep}
+	if key != "" {
+		d.idem[key] = inv.ID
+	}
+	d.step(&zonesched.Event{Kind: zonesched.EvArrive, Call: inv, GrantID: grant, GrantEpoch: epoch})
+}
+
+// answered tells everybody who waits.
+func (d *Daemon) answered(id string, a *wire.Answer) {
+	p := d.waiters[id]
+	if p == nil {
+		return
+	}
+	delete(d.waiters, id)
+	if p.idem != "" {
+		delete(d.idem, p.idem)
+		if !a.Refused && a.Code != api.CodeUnavailable && a.Code != api.CodeCanceled {
+			d.done.put(p.idem, a, time.Now())
+		}
+	}
+	for _, tell := range p.tell {
+		tell(a)
+	}
+}
+
+// leave: a caller went away. The call ends with the last of them.
+func (d *Daemon) leave(id string) {
+	if p := d.waiters[id]; p != nil && !p.keep && len(p.tell) == 1 {
+		d.step(&zonesched.Event{Kind: zonesched.EvCancel, ID: id, Reason: "the caller went away"})
+	}
+}
+
+// abandon answers everybody when the loop ends or leadership is lost.
+func (d *Daemon) abandon(why string) {
+	for id := range d.waiters { // each gets its own answer: the order does not matter
+		d.answered(id, &wire.Answer{ID: id, Code: api.CodeUnavailable, Message: why + "; the call may or may not have run", RetryMs: 100})
+	}
+	d.unlead()
+}
+
+// Cancel ends a call wherever it is in the zone.
+func (d *Daemon) Cancel(ctx context.Context, id string) error {
+	if d.role.Load().Mine {
+		return d.view(ctx, func() {
+			d.step(&zonesched.Event{Kind: zonesched.EvCancel, ID: id, Reason: "canceled on request"})
+		})
+	}
+	d.send(wire.SubjectLeader(d.cfg.Zone, "cancel"), &wire.Cancel{ID: id})
+	return nil
+}
+
+// InvokeAsync puts a call on disk; the leader runs it at least once and writes exactly one terminal record.
+func (d *Daemon) InvokeAsync(ctx context.Context, inv *api.Invocation) error {
+	if d.deps.Async == nil {
+		return fmt.Errorf("%w: asynchronous calls are not configured in zone %s", api.ErrInvalid, d.cfg.Zone)
+	}
+	if _, ok := (*d.known.Load())[inv.FunctionID()]; !ok {
+		return fmt.Errorf("%w: no function %q", api.ErrNotFound, inv.Function)
+	}
+	return d.deps.Async.Accept(ctx, inv)
+}
+
+// Result looks an asynchronous call up.
+func (d *Daemon) Result(ctx context.Context, tenant, id string) (*wire.Answer, bool, error) {
+	if d.deps.Async == nil {
+		return nil, false, fmt.Errorf("%w: asynchronous calls are not configured in zone %s", api.ErrNotFound, d.cfg.Zone)
+	}
+	return d.deps.Async.Result(ctx, tenant, id)
+}
+
+// serveAsync hands queued calls to the core while this scheduler leads.
+func (d *Daemon) serveAsync(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := d.deps.Async.Serve(ctx, func(it *asyncq.Item) {
+			d.task(func() { d.runAsync(ctx, it) })
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		d.deps.Log.Warn("asynchronous queue", "zone", d.cfg.Zone, "err", err)
+		t := time.NewTimer(time.Second)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+		}
+	}
+}
+
+// runAsync works on one queued call until its record is written, or hands it back.
+func (d *Daemon) runAsync(ctx context.Context, it *asyncq.Item) {
+	got := make(chan *wire.Answer, 1)
+	if !d.call(func() { d.accept(it.Call, 0, api.Epoch{}, true, func(a *wire.Answer) { got <- a }) }) {
+		return
+	}
+	alive := time.NewTicker(time.Second)
+	defer alive.Stop()
+	for {
+		select {
+		case <-alive.C:
+			it.Extend()
+		case <-ctx.Done():
+			return // the next leader gets it when its acknowledgement is overdue
+		case a := <-got:
+			if a.Code == api.CodeExists {
+				return // handed out twice; the first one is at work
+			}
+			if a.Code == api.CodeOverloaded || a.Code == api.CodeUnavailable {
+				it.Return(time.Duration(max(a.RetryMs, 100)) * time.Millisecond)
+				return
+			}
+			if err := it.Done(d.ctx, a); err != nil {
+				d.deps.Log.Warn("asynchronous record", "id", it.Call.ID, "err", err)
+			}
+			return
+		}
+	}
+}
+
+// onInvoke serves calls that the zone's other doors send to the leader, and calls of other zones.
+func (d *Daemon) onInvoke(m *messaging.Msg) {
+	req := &wire.Invoke{}
+	if err := wire.Decode(m.Data, req); err != nil || m.Reply == "" {
+		d.deps.Log.Warn("call refused", "subject", m.Subject, "err", err)
+		return
+	}
+	reply, forwarded := m.Reply, m.Subject == wire.SubjectForward(d.cfg.Zone)
+	if !forwarded {
+		req.Call.Forwarded = ""
+	} else if req.Call.Forwarded == "" {
+		req.Call.Forwarded = "unknown" // no grant can match: refused by the core
+	}
+	d.call(func() {
+		d.accept(&req.Call, req.GrantID, req.GrantEpoch, false, func(a *wire.Answer) { d.send(reply, a) })
+	})
+}
