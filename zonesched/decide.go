@@ -120,7 +120,7 @@ func (z *Zone) add(n *node, c *call, startMs float64, sb api.SandboxState, evict
 	})
 	z.cands = append(z.cands, policy.Candidate{
 		Node: n.index, Free: free, StartMs: startMs, LinkMs: z.linkMs.v, EvictMs: evictMs, Sandbox: sb,
-		MissingBytes: missing, Running: len(n.running), Slots: n.slots,
+		MissingBytes: missing, HasInputs: c.inv.InputBytes() >= api.LocalityBytes, Running: len(n.running), Slots: n.slots,
 	})
 }
 
@@ -132,6 +132,9 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node) {
 	idle, busy := 0, 0
 	if sb != nil {
 		at, idle, busy = sb.state, sb.idle, sb.busy
+		if busy > 0 {
+			at = max(at, api.SandboxFetched) // the artifact is there, or on its way for another call
+		}
 	}
 	evictMs, room := 0.0, true
 	if idle > 0 {
@@ -249,6 +252,7 @@ func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause poli
 	c.state, c.node, c.dispatched, c.delaying = callRunning, n, now, false
 	c.missing = k.MissingBytes
 	n.sentSeq++
+	n.sentAt = now
 	n.running = append(n.running, &running{id: c.inv.ID, fnKey: c.fn.key, start: now, mu: k.Est.Mu, sigma: k.Est.Sigma})
 	s := n.sandboxFor(c.fn.key, c.fn.spec.MemoryMB)
 	if s.idle > 0 {

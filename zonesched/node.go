@@ -24,6 +24,7 @@ type node struct {
 	memUsed  int
 	linkMbps float64
 	sentSeq  uint64
+	sentAt   time.Time // of the last dispatch
 
 	running   []*running
 	sandboxes []*sandboxes     // few; found by a scan, in order of first report
@@ -215,7 +216,13 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 	}
 	n.live, n.lastSeen, n.boot, n.draining = true, now, hb.Boot, hb.Draining
 	n.slots, n.memMB, n.linkMbps, n.class = hb.Slots, hb.MemMB, hb.LinkMbps, hb.Class
-	if fresh || hb.SeenSeq >= n.sentSeq && (hb.Epoch == z.epoch || z.epoch.IsZero()) {
+	if !z.epoch.IsZero() && hb.Epoch.Compare(z.epoch) < 0 && now.Sub(z.helloAt) > helloEvery {
+		z.helloAt = now
+		out = append(out, Action{Kind: ActHello}) // it missed ours
+	}
+	// A dispatch that the node has not seen after a while is lost: its reports must count again.
+	current := hb.SeenSeq >= n.sentSeq && (hb.Epoch == z.epoch || z.epoch.IsZero())
+	if fresh || current || now.Sub(n.sentAt) > sightLost {
 		n.apply(now, hb)
 		z.adoptForeign(now, n, hb)
 	}
@@ -248,6 +255,13 @@ func (z *Zone) adoptForeign(now time.Time, n *node, hb *wire.Heartbeat) {
 	clear(n.running[len(kept):])
 	n.running = kept
 }
+
+// sightLost is how long a report that has not seen our last dispatch is held to be older than it; helloEvery how often
+// a node that missed the leader's first word hears it again.
+const (
+	sightLost  = time.Second
+	helloEvery = time.Second
+)
 
 // maxNodes bounds the nodes that a zone remembers.
 const maxNodes = 65536

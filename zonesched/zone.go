@@ -114,7 +114,7 @@ type Zone struct {
 	counters Counters
 	linkMs   ewma // dispatch overhead of the zone, ms
 	linkDev  ewma
-	lastNow  time.Time
+	helloAt  time.Time
 
 	// Scratch of one decision, owned by decide: no allocation per call.
 	cands  []policy.Candidate
@@ -146,7 +146,6 @@ func New(cfg Config) (*Zone, error) {
 
 // Step takes one event and appends to out what has to be done about it, in order.
 func (z *Zone) Step(now time.Time, ev *Event, out []Action) []Action {
-	z.lastNow = now
 	switch ev.Kind {
 	case EvArrive:
 		out = z.arrive(now, ev, out)
@@ -168,6 +167,7 @@ func (z *Zone) Step(now time.Time, ev *Event, out []Action) []Action {
 		out = z.functions(now, ev, out)
 	case EvLead:
 		z.epoch = ev.Epoch
+		z.helloAt = now
 		out = append(out, Action{Kind: ActHello})
 	case EvShares:
 		z.shares = ev.Shares

@@ -3,6 +3,8 @@ package policy
 import (
 	"math"
 	"math/rand/v2"
+
+	"github.com/rubato-faas/rubato/api"
 )
 
 // RoundRobin runs each call on the next node that has a free slot, whatever it holds.
@@ -50,7 +52,7 @@ func (LeastLoaded) Name() string { return "least-loaded" }
 
 // Decide implements Policy.
 func (LeastLoaded) Decide(_ *Call, cands []Candidate, rng *rand.Rand) Choice {
-	take := leastLoaded(cands, false, rng)
+	take := leastLoaded(cands, 3, rng)
 	if take < 0 {
 		return queue(cands)
 	}
@@ -62,9 +64,11 @@ func (LeastLoaded) Admit(c *Call, _ *Candidate, _, _ float64) (bool, float64) {
 	return true, c.WaitedMs
 }
 
-// FixedDelay is delay scheduling (Zaharia et al., EuroSys 2010) for functions: a node with a warm sandbox and all
-// inputs is preferred, and while one exists that is only busy, the call waits for it up to WaitMs; then it runs on
-// the least loaded free node. It knows neither how much is gained nor what the deadline allows.
+// FixedDelay is delay scheduling (Zaharia et al., EuroSys 2010) for functions, with locality levels as Spark has them:
+// first a node with a warm sandbox and all inputs; then one with all inputs (for calls without inputs: with a prepared
+// sandbox); then the least loaded. Each of the first two levels is waited for up to WaitMs while a node of that level
+// exists and is only busy; a level that no node has is skipped at once. It knows neither how much is gained nor what
+// the deadline allows.
 type FixedDelay struct{ WaitMs float64 }
 
 var _ Policy = FixedDelay{}
@@ -72,31 +76,51 @@ var _ Policy = FixedDelay{}
 // Name implements Policy.
 func (FixedDelay) Name() string { return "fixed-delay" }
 
+// local reports whether c is at least of the level: 1 warm and cached, 2 cached (or prepared), 3 any.
+func (c *Candidate) local(level int) bool {
+	switch level {
+	case 1:
+		return c.Local()
+	case 2:
+		return c.HasInputs && c.MissingBytes == 0 || !c.HasInputs && c.Sandbox >= api.SandboxPrepared
+	}
+	return true
+}
+
 // Decide implements Policy.
 func (p FixedDelay) Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice {
-	if i := leastLoaded(cands, true, rng); i >= 0 {
-		return Choice{Verb: Run, Clause: ClauseLocal, Take: i, Now: i, WakeMs: math.Inf(1), Propensity: 1}
-	}
-	now := leastLoaded(cands, false, rng)
+	now := leastLoaded(cands, 3, rng)
 	if now < 0 {
 		return queue(cands)
 	}
-	if c.WaitedMs < p.WaitMs && !c.DelayOff {
+	from := 0.0
+	for level := 1; level <= 2; level++ {
+		if i := leastLoaded(cands, level, rng); i >= 0 {
+			return Choice{Verb: Run, Clause: ClauseLocal, Take: i, Now: i, WakeMs: math.Inf(1), Propensity: 1}
+		}
 		for i := range cands {
-			if !cands[i].Free && cands[i].Local() {
-				return Choice{Verb: Delay, Clause: ClauseWaitLocal, Take: i, Now: now, WakeMs: math.Max(p.WaitMs-c.WaitedMs, minWakeMs), Propensity: 1}
+			if !cands[i].local(level) {
+				continue
 			}
+			if left := from + p.WaitMs - c.WaitedMs; left > 0 && !c.DelayOff {
+				return Choice{Verb: Delay, Clause: ClauseWaitLocal, Take: i, Now: now, WakeMs: math.Max(left, minWakeMs), Propensity: 1}
+			}
+			from += p.WaitMs
+			break
 		}
 	}
 	return Choice{Verb: Run, Clause: ClauseLeastLoaded, Take: now, Now: now, WakeMs: math.Inf(1), Propensity: 1}
 }
 
-// Admit implements Policy: local calls first, then those that have waited long enough, oldest first.
-func (p FixedDelay) Admit(c *Call, cand *Candidate, elsewhereMs, _ float64) (bool, float64) {
+// Admit implements Policy: local calls first, then those that have waited long enough, oldest first. A call that is
+// turned away decides anew, and takes the slot then if no better node exists.
+func (p FixedDelay) Admit(c *Call, cand *Candidate, _, _ float64) (bool, float64) {
 	switch {
-	case cand.Local():
+	case cand.local(1):
+		return true, c.WaitedMs + 2e9
+	case cand.local(2) && c.WaitedMs >= p.WaitMs:
 		return true, c.WaitedMs + 1e9
-	case c.WaitedMs >= p.WaitMs || math.IsInf(elsewhereMs, 1):
+	case c.WaitedMs >= 2*p.WaitMs:
 		return true, c.WaitedMs
 	}
 	return false, 0
@@ -113,11 +137,12 @@ func queue(cands []Candidate) Choice {
 	return ch
 }
 
-func leastLoaded(cands []Candidate, local bool, rng *rand.Rand) int {
+// leastLoaded finds the free candidate of at least the locality level with the smallest share of busy slots.
+func leastLoaded(cands []Candidate, level int, rng *rand.Rand) int {
 	best, ties, load := -1, 0, math.Inf(1)
 	for i := range cands {
 		k := &cands[i]
-		if !k.Free || local && !k.Local() {
+		if !k.Free || !k.local(level) {
 			continue
 		}
 		l := float64(k.Running) / float64(max(k.Slots, 1))

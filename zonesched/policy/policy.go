@@ -29,9 +29,11 @@ type Candidate struct {
 	EvictMs      float64
 	Sandbox      api.SandboxState
 	MissingBytes int64
-	Running      int
-	Slots        int
-	Est          api.Estimate
+	// HasInputs: the call names objects that count for locality.
+	HasInputs bool
+	Running   int
+	Slots     int
+	Est       api.Estimate
 }
 
 // Local reports whether nothing has to be prepared or fetched: a warm sandbox and all inputs at hand.

@@ -149,7 +149,8 @@ func (p *Rubato) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64
 	return true, (c.WaitedMs + ea) / math.Max(ea, .01)
 }
 
-// argmin finds the cheapest candidate (only free ones if free); ties are drawn, since "lowest id first" herds.
+// argmin finds the cheapest candidate (only free ones if free). Equal costs go to the one that has more of what the
+// call needs (without a model all costs are equal), then to a draw, since "lowest id first" herds.
 func argmin(cands []Candidate, free bool, rng *rand.Rand) int {
 	best, ties, cost := -1, 0, math.Inf(1)
 	for i := range cands {
@@ -158,13 +159,18 @@ func argmin(cands []Candidate, free bool, rng *rand.Rand) int {
 		}
 		k := cands[i].CostMs()
 		switch {
-		case k < cost:
+		case k < cost || k == cost && cands[i].nearer(&cands[best]):
 			best, ties, cost = i, 1, k
-		case k == cost:
+		case k == cost && !cands[best].nearer(&cands[i]):
 			if ties++; rng.IntN(ties) == 0 {
 				best = i
 			}
 		}
 	}
 	return best
+}
+
+// nearer: less to fetch, or as much and a sandbox that has come further.
+func (c *Candidate) nearer(o *Candidate) bool {
+	return c.MissingBytes < o.MissingBytes || c.MissingBytes == o.MissingBytes && c.Sandbox > o.Sandbox
 }

@@ -1,0 +1,143 @@
+package sim
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/nodeagent"
+	"github.com/rubato-faas/rubato/zonesched"
+)
+
+func config(t *rapid.T, seed uint64) Config {
+	zone := zonesched.DefaultConfig()
+	zone.Zone, zone.Seed = "z", seed
+	zone.Policy = rapid.SampledFrom([]string{"rubato", "round-robin", "least-loaded", "fixed-delay"}).Draw(t, "policy")
+	zone.MaxWaiting = rapid.IntRange(4, 500).Draw(t, "max_waiting")
+	nodeCfg := nodeagent.DefaultConfig()
+	nodeCfg.Slots = rapid.IntRange(1, 4).Draw(t, "slots")
+	nodeCfg.MemoryMB = rapid.SampledFrom([]int{256, 512, 2048}).Draw(t, "memory")
+	nodeCfg.CacheBytes = 20 << 20
+	nodeCfg.Artifacts = rapid.IntRange(1, 4).Draw(t, "artifacts")
+	nodeCfg.LinkMbps = 400
+	cfg := Config{
+		Seed: seed, Zone: zone, Node: nodeCfg, Nodes: rapid.IntRange(1, 6).Draw(t, "nodes"), Latency: time.Millisecond,
+		Loss: rapid.SampledFrom([]float64{0, 0, .02, .2}).Draw(t, "loss"), Heartbeat: 500 * time.Millisecond, Record: true,
+	}
+	for i, run := range []time.Duration{5 * time.Millisecond, 80 * time.Millisecond, 700 * time.Millisecond} {
+		cfg.Functions = append(cfg.Functions, Function{
+			Spec: api.Function{
+				Tenant: "t", Name: fmt.Sprintf("f%d", i), Version: 1, Runtime: api.RuntimeProcess, Artifact: strings.Repeat(fmt.Sprint(i), 64),
+				ArtifactBytes: 1 << 20, MemoryMB: 128, Timeout: 3 * time.Second, Objective: api.Objective{Deadline: time.Duration(i) * 500 * time.Millisecond},
+			},
+			Prepare: 20 * time.Millisecond, Start: 10 * time.Millisecond, Run: run, Spread: .3, Crash: .02, Hang: .01,
+		})
+	}
+	return cfg
+}
+
+func arrivals(t *rapid.T, w *World, n int, over time.Duration) {
+	for i := range n {
+		inv := &api.Invocation{
+			ID: fmt.Sprintf("i%04d", i), Tenant: "t", Function: fmt.Sprintf("f%d", w.rng.IntN(3)),
+			Async: w.rng.IntN(4) == 0, BudgetMs: []int64{0, 0, 400, 5000}[w.rng.IntN(4)],
+		}
+		if k := w.rng.IntN(12); k < 8 {
+			inv.Inputs = []api.Object{{Key: fmt.Sprintf("t/o%d", k), Bytes: int64(k) << 20}}
+		}
+		at := time.Duration(w.rng.Float64() * float64(over))
+		w.At(at, func() { w.Invoke(inv) })
+		if w.rng.IntN(10) == 0 {
+			w.At(at+time.Duration(w.rng.IntN(1000))*time.Millisecond, func() { w.Cancel(inv.ID) })
+		}
+	}
+}
+
+// Property: whatever the schedule of arrivals, completions, refusals, lost messages and node losses, every accepted
+// invocation ends with exactly one answer, and no node uses more slots or memory than it has.
+func TestEveryCallIsAnsweredOnce(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w, err := New(config(t, rapid.Uint64().Draw(t, "seed")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := rapid.IntRange(1, 150).Draw(t, "calls")
+		arrivals(t, w, n, 5*time.Second)
+		for range rapid.IntRange(0, 4).Draw(t, "crashes") {
+			i, at := w.rng.IntN(len(w.nodes)), time.Duration(w.rng.IntN(5000))*time.Millisecond
+			w.At(at, func() { w.Crash(i) })
+			w.At(at+time.Duration(w.rng.IntN(8000))*time.Millisecond, func() { w.Restart(i) })
+		}
+		w.Run(10 * time.Minute)
+		if w.Violation != "" {
+			t.Fatal(w.Violation)
+		}
+		if len(w.Answers) != n || !w.Zone.Quiet() || w.Zone.Waiting() != 0 {
+			t.Fatalf("%d of %d calls answered, %d wait", len(w.Answers), n, w.Zone.Waiting())
+		}
+	})
+}
+
+// Property: a zone's recorded events, fed to a new core, give the identical actions.
+func TestReplayGivesTheSameActions(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		cfg := config(t, rapid.Uint64().Draw(t, "seed"))
+		w, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		arrivals(t, w, rapid.IntRange(1, 100).Draw(t, "calls"), 3*time.Second)
+		w.Run(30 * time.Second)
+		again, err := zonesched.New(cfg.Zone)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, s := range w.Steps {
+			ev := s.Event
+			if ev.Call != nil { // the core counts attempts in the call: give it back as it arrived
+				c := *ev.Call
+				c.Attempt = 0
+				ev.Call = &c
+			}
+			acts := again.Step(s.At, &ev, nil)
+			if len(acts) != len(s.Actions) {
+				t.Fatalf("step %d (%s): %d actions, were %d", i, ev.String(), len(acts), len(s.Actions))
+			}
+			for k := range acts {
+				if got := acts[k].String(); got != s.Actions[k] {
+					t.Fatalf("step %d (%s): %s, was %s", i, ev.String(), got, s.Actions[k])
+				}
+			}
+		}
+	})
+}
+
+// A world without faults answers everything with success, whatever the rule.
+func TestCalmWorldSucceeds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		cfg := config(t, rapid.Uint64().Draw(t, "seed"))
+		cfg.Loss, cfg.Zone.MaxWaiting = 0, 1000
+		for i := range cfg.Functions {
+			cfg.Functions[i].Crash, cfg.Functions[i].Hang = 0, 0
+			cfg.Functions[i].Spec.Timeout = time.Minute
+		}
+		w, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Run(time.Second) // nodes report
+		for i := range 50 {
+			w.Invoke(&api.Invocation{ID: fmt.Sprintf("i%d", i), Tenant: "t", Function: "f1"})
+		}
+		w.Run(5 * time.Minute)
+		for i := range 50 {
+			if a := w.Results[fmt.Sprintf("i%d", i)]; a == nil || a.Code != api.CodeOK {
+				t.Fatalf("call %d: %+v", i, a)
+			}
+		}
+	})
+}
