@@ -11,7 +11,7 @@ type Feature uint8
 
 // The features. Durations enter as ln(milliseconds), bytes as log2(1+bytes).
 const (
-	// FnFast and FnSlow are exponentially weighted means of the function's ln execution time (weights .2 and .02).
+	// FnFast and FnSlow are exponentially weighted means of the function's ln run time (weights .2 and .02).
 	FnFast Feature = iota
 	FnSlow
 	// FnSpread is the exponentially weighted mean absolute deviation from FnSlow, in ln units.

@@ -78,9 +78,15 @@ func (st *fnStat) learn(y, run float64, sb api.SandboxState, missing, input int6
 	ew := func(m *float32, x, w float64) {
 		*m += float32((x - float64(*m)) * max(w, 1/float64(st.Count)))
 	}
-	ew(&st.Fast, y, .2)
-	ew(&st.Slow, y, .02)
-	ew(&st.Spread, math.Abs(y-float64(st.Slow)), .05)
+	// A function is known by its run time, which does not depend on where it ran: means of whole executions jump with
+	// every cold start, and rows learned before then looked like other functions' rows.
+	own := y
+	if run == run {
+		own = run
+	}
+	ew(&st.Fast, own, .2)
+	ew(&st.Slow, own, .02)
+	ew(&st.Spread, math.Abs(own-float64(st.Slow)), .05)
 	switch sb.StartType() {
 	case "warm":
 		st.Warm.add(y)

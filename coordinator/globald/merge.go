@@ -64,7 +64,7 @@ func (d *Daemon) merge(offers []coordinator.ModelUpdate) error {
 		return fmt.Errorf("globald store manifest: %w", err)
 	}
 	r, err := d.log.Apply(ctx, catalog.Command{Kind: catalog.PutPool, Pool: &catalog.Pool{
-		Version: parent + 1, Parent: parent, Digest: digest, Manifest: raw,
+		Parent: parent, Digest: digest, Manifest: raw,
 	}})
 	if err != nil {
 		return err

@@ -54,7 +54,11 @@ func (d *Daemon) onUpdate(m *messaging.Msg) {
 			Zone: u.Zone, Seq: u.Seq, Trees: u.Trees, Scorecard: u.Card,
 		}})
 		if d.leads && reply != "" {
-			d.send(reply, &wire.Reply{})
+			r := &wire.Reply{}
+			if !d.known[u.Zone] { // its first digest is on its way: the zone offers again
+				r.Code, r.Message = api.CodeUnavailable, "zone "+u.Zone+" is not registered yet"
+			}
+			d.send(reply, r)
 		}
 	})
 }

@@ -33,7 +33,8 @@ func (d *Daemon) carryOut(a *nodeagent.Action) {
 			d.cancel()
 		}
 	case nodeagent.ActFetch:
-		d.task(func() { d.fetchObject(a.Key) })
+		key := a.Key // a is scratch of the loop
+		d.task(func() { d.fetchObject(key) })
 	case nodeagent.ActFetchArtifact:
 		fn := a.Fn
 		d.task(func() { d.fetchArtifact(fn) })

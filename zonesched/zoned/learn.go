@@ -371,7 +371,7 @@ func (g *learning) offerOnce(ctx context.Context, last *uint64) error {
 		if seq = l.Seq(); seq != *last {
 			trees, card = l.Export(exportTrees), l.Scorecard()
 		}
-	}) || seq == *last {
+	}) || len(trees) == 0 {
 		return nil
 	}
 	u := wire.ModelUpdate{Zone: g.d.cfg.Zone, Seq: seq}
@@ -399,8 +399,16 @@ func (g *learning) offerOnce(ctx context.Context, last *uint64) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, modelOpTimeout)
 	defer cancel()
-	if _, err := g.d.deps.Bus.Request(ctx, wire.SubjectUpdate, b); err != nil {
+	reply, err := g.d.deps.Bus.Request(ctx, wire.SubjectUpdate, b)
+	if err != nil {
 		return err
+	}
+	var r wire.Reply
+	if err := wire.Decode(reply, &r); err != nil {
+		return err
+	}
+	if r.Code != api.CodeOK {
+		return r.Code.Err(r.Message)
 	}
 	*last = seq
 	return nil

@@ -1,0 +1,60 @@
+# Rubato. `make` alone prints the targets.
+SHELL := /bin/sh
+GO ?= go
+BIN := bin
+DEMO_FLAGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help build functions demo test race lint law fmt vet ci demo-short fuzz bench e2e clean
+
+help: ## print the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+build: functions ## build the four binaries and the example functions into bin/
+	$(GO) build -trimpath -o $(BIN)/rubato ./cmd/rubato
+	$(GO) build -trimpath -o $(BIN)/rubato-global ./cmd/global
+	$(GO) build -trimpath -o $(BIN)/rubato-zone ./cmd/zone
+	$(GO) build -trimpath -o $(BIN)/rubato-node ./cmd/node
+
+functions: ## build the example functions into bin/functions/
+	@sh examples/functions/build.sh $(BIN)/functions
+
+demo: build ## start a cluster, drive a real workload under every policy, print what was gained (3 minutes)
+	$(BIN)/rubato demo $(DEMO_FLAGS)
+
+demo-short: build ## the demo in a short form, its JSON checked
+	$(BIN)/rubato demo --short -o json > $(BIN)/demo.json
+	$(BIN)/rubato demo --check $(BIN)/demo.json
+
+test: functions ## every test
+	$(GO) test ./...
+
+race: functions ## every test under the race detector, in random order
+	$(GO) test -race -shuffle=on ./...
+
+law: ## the law tests: floors, purity, direct imports
+	$(GO) test -count=1 ./internal/lint
+
+fmt: ## fail on files that gofmt would change
+	@bad=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$bad" ]; then echo "not gofmt'ed:"; echo "$$bad"; exit 1; fi
+
+vet: ## go vet
+	$(GO) vet ./...
+
+lint: fmt vet law ## formatting, vet and law tests; golangci-lint too where it is installed
+	@if command -v golangci-lint >/dev/null 2>&1; then golangci-lint run; else echo "golangci-lint is not installed: its checks (.golangci.yml) were left out"; fi
+
+fuzz: ## every fuzz target for ten seconds
+	@for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz'); do \
+		$(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime 10s -fuzzminimizetime 1x $$p || exit 1; done; done
+
+bench: ## the Go benchmarks, with allocations
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+e2e: functions ## the whole-system tests only: real processes, real faults
+	$(GO) test -count=1 ./test/...
+
+ci: lint race test demo-short ## what CI runs
+
+clean: ## remove bin/
+	rm -rf $(BIN)

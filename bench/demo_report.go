@@ -1,0 +1,202 @@
+package bench
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"sort"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+func environment() map[string]any {
+	return map[string]any{"cpus": runtime.NumCPU(), "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH}
+}
+
+// summarise makes the table: the best fixed wait stands for its policy.
+func summarise(res *DemoResult, runs []*run, loads []*load, link float64) {
+	f := &res.Fairness
+	f.LinkMbps, f.HostCPU = link, map[string]float64{}
+	best := -1
+	for i, r := range runs {
+		name := r.policy
+		if r.wait > 0 {
+			name += " " + r.wait.String()
+			m := row(r, "all", loads).MeanMs
+			f.FixedWaitsMs = append(f.FixedWaitsMs, float64(r.wait)/float64(time.Millisecond))
+			f.FixedMeansMs = append(f.FixedMeansMs, m)
+			if best < 0 || m < row(runs[best], "all", loads).MeanMs {
+				best = i
+			}
+		}
+		f.HostCPU[name] = r.cpu
+	}
+	f.BestWaitMs = float64(runs[best].wait) / float64(time.Millisecond)
+	for i, r := range runs {
+		if r.policy == "fixed-delay" && i != best {
+			continue
+		}
+		res.Policies = append(res.Policies, row(r, "all", loads))
+		for _, l := range loads {
+			res.Policies = append(res.Policies, row(r, l.function, loads))
+		}
+	}
+	f.RemoteRatio = remoteRatios(runs, loads)
+	f.Notes = []string{
+		"arrivals are open-loop (Poisson, the same for every policy) and every call is timed from its scheduled arrival",
+		"every run has a cluster of its own that starts empty: no sandbox, no cached object, no compiled module, no model",
+		"rubato starts untrained, and the calls it learns from count",
+		"fixed-delay is the best, afterwards, of three waits, each run in full",
+		"all policies see both zones, and all may forward between them",
+		"half the functions have deadlines",
+	}
+}
+
+func row(r *run, function string, loads []*load) PolicyRow {
+	p := PolicyRow{Policy: r.policy, Function: function}
+	for _, l := range loads {
+		if l.function == function {
+			p.Role = string(l.role)
+		}
+	}
+	var e2e, exec, delay, queue []float64
+	for i := range r.calls {
+		c := &r.calls[i]
+		if c.arrival == nil || function != "all" && c.arrival.load.function != function {
+			continue
+		}
+		p.Calls++
+		if c.missed || !c.ok && c.arrival.load.deadline > 0 {
+			p.Misses++
+		}
+		e2e = append(e2e, c.e2eMs)
+		if !c.ok {
+			continue
+		}
+		p.Answered++
+		exec, delay, queue = append(exec, c.execMs()), append(delay, c.delayMs), append(queue, c.queueMs)
+		p.FetchedBytes += c.fetched
+		if c.start != "warm" {
+			p.ColdStarts++
+		}
+	}
+	p.MeanMs, p.P50Ms, p.P95Ms, p.P99Ms = mean(e2e), quantile(e2e, .5), quantile(e2e, .95), quantile(e2e, .99)
+	p.ExecMeanMs, p.DelayMeanMs, p.QueueMeanMs = mean(exec), mean(delay), mean(queue)
+	return p
+}
+
+// remoteRatios is, by function with inputs, the median of execution with the input fetched over that with it at hand,
+// both in warm sandboxes, over all runs.
+func remoteRatios(runs []*run, loads []*load) map[string]float64 {
+	out := map[string]float64{}
+	for _, l := range loads {
+		var remote, local []float64
+		for _, r := range runs {
+			for i := range r.calls {
+				c := &r.calls[i]
+				if c.arrival == nil || c.arrival.load != l || !c.ok || c.start != "warm" {
+					continue
+				}
+				if c.fetched > 0 {
+					remote = append(remote, c.execMs())
+				} else {
+					local = append(local, c.execMs())
+				}
+			}
+		}
+		if len(l.objects) > 0 && len(remote) > 0 && len(local) > 0 {
+			out[l.function] = quantile(remote, .5) / quantile(local, .5)
+		}
+	}
+	return out
+}
+
+// WriteText prints the demo's result for people.
+func (res *DemoResult) WriteText(w io.Writer) error {
+	var err error
+	p := func(format string, args ...any) {
+		if err == nil {
+			_, err = fmt.Fprintf(w, format, args...)
+		}
+	}
+	for _, fn := range append([]string{"all"}, functionsOf(res)...) {
+		p("\n%s\n", heading(res, fn))
+		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+		fmt.Fprintln(tw, "policy\tmean ms\tp50\tp95\tp99\texec mean\tdelay mean\tmisses\tcold starts\tMB fetched\tanswered\t")
+		for _, r := range res.Policies {
+			if r.Function == fn {
+				fmt.Fprintf(tw, "%s\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%d\t%d\t%.1f\t%d/%d\t\n", r.Policy, r.MeanMs, r.P50Ms, r.P95Ms, r.P99Ms,
+					r.ExecMeanMs, r.DelayMeanMs, r.Misses, r.ColdStarts, float64(r.FetchedBytes)/1e6, r.Answered, r.Calls)
+			}
+		}
+		if ferr := tw.Flush(); err == nil {
+			err = ferr
+		}
+	}
+	f := &res.Fairness
+	p("\nHow it was made fair\n")
+	for _, n := range f.Notes {
+		p("  - %s\n", n)
+	}
+	p("  - nodes' link to the object store: %.0f Mbit/s; execution with remote over local input, measured: %s (largest seen on real clouds: 3.5)\n", f.LinkMbps, ratios(f.RemoteRatio))
+	p("  - fixed-delay waits tried: %v ms, means %.1f ms; the best, %.0f ms, stands in the table\n", f.FixedWaitsMs, f.FixedMeansMs, f.BestWaitMs)
+	p("  - host CPU in use:")
+	for _, k := range sortedKeys(f.HostCPU) {
+		p(" %s %.0f %%;", k, 100*f.HostCPU[k])
+	}
+	p("\n\nThe model's life (rubato run)\n  %d samples learned; the coordinator merged %d versions of the pool (trees by zone of origin: %s)\n",
+		res.Model.Samples, res.Model.MergedVersions, counts(res.Model.PoolTrees))
+	for _, z := range res.Model.Zones {
+		p("  zone %s: %d samples, uses version %d, error over averages %.2f, predicting trees by origin: %s\n", z.Zone, z.Samples, z.Version, z.ErrorOverAverages, counts(z.Trees))
+	}
+	p("\nOne delayed call, explained (rubato explain ID)\n")
+	for line := range strings.SplitSeq(strings.TrimSpace(res.Explain), "\n") {
+		p("  %s\n", line)
+	}
+	return err
+}
+
+func functionsOf(res *DemoResult) []string {
+	var out []string
+	for _, r := range res.Policies {
+		if r.Policy == "rubato" && r.Function != "all" {
+			out = append(out, r.Function)
+		}
+	}
+	return out
+}
+
+func heading(res *DemoResult, fn string) string {
+	for _, r := range res.Policies {
+		if r.Function == fn && r.Role != "" {
+			return fn + " (" + r.Role + ")"
+		}
+	}
+	return "all functions"
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	var keys []string
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}
+
+func ratios(m map[string]float64) string {
+	var out []string
+	for _, k := range sortedKeys(m) {
+		out = append(out, fmt.Sprintf("%s %.1fx", k, m[k]))
+	}
+	return strings.Join(out, ", ")
+}
+
+func counts(m map[string]int) string {
+	var out []string
+	for _, k := range sortedKeys(m) {
+		out = append(out, fmt.Sprintf("%s %d", k, m[k]))
+	}
+	return strings.Join(out, ", ")
+}

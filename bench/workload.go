@@ -1,0 +1,151 @@
+package bench
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"sort"
+	"time"
+
+	"github.com/rubato-faas/rubato/examples/inputs"
+)
+
+// role says what a function of the demo stands for, and so what is expected of it.
+type role string
+
+const (
+	roleData  role = "data-heavy"
+	roleInit  role = "init-heavy"
+	roleLight role = "light"
+)
+
+// load is one function's part of the demo's workload.
+type load struct {
+	function string
+	example  string // the example function it is built from
+	tenant   string
+	role     role
+	ratePerS float64
+	// deadline is the objective that the function is deployed with; 0 for none.
+	deadline time.Duration
+	memoryMB int
+	objects  []objectSpec
+	payload  func(rng *rand.Rand) string
+}
+
+type objectSpec struct {
+	key   string
+	bytes int
+	data  func() []byte
+}
+
+// arrival is one call: when, where it knocks, what it wants.
+type arrival struct {
+	at      time.Duration
+	zone    int
+	load    *load
+	payload string
+	input   string
+}
+
+// demoLoads is the workload: three tenants, half the functions with deadlines, two that are heavy on data, one whose
+// start is expensive, three that are light.
+func demoLoads() []*load {
+	return []*load{
+		{
+			function: "wordcount", example: "wordcount", tenant: "archive", role: roleData, ratePerS: 4, memoryMB: 192,
+			objects: texts("books/", 14, 4<<20, 8<<20),
+		},
+		{
+			function: "gzip", example: "gzip", tenant: "archive", role: roleData, ratePerS: 1.2, deadline: 1500 * time.Millisecond, memoryMB: 192,
+			objects: texts("logs/", 8, 1<<20, 3<<20), payload: func(*rand.Rand) string { return `{"level":1}` },
+		},
+		{
+			function: "thumbnail", example: "thumbnail", tenant: "shop", role: roleLight, ratePerS: 1.5, memoryMB: 192,
+			objects: pictures("pictures/", 8, 900, 600), payload: func(*rand.Rand) string { return `{}` },
+		},
+		{
+			function: "matmul", example: "matmul", tenant: "lab", role: roleLight, ratePerS: 3, memoryMB: 128,
+			payload: func(rng *rand.Rand) string { return fmt.Sprintf(`{"n":%d}`, 40+rng.IntN(100)) },
+		},
+		{
+			function: "htmlrender", example: "htmlrender", tenant: "shop", role: roleInit, ratePerS: 2.5, deadline: 3 * time.Second, memoryMB: 192, payload: page,
+		},
+		{
+			function: "score", example: "matmul", tenant: "shop", role: roleLight, ratePerS: 2, deadline: 500 * time.Millisecond, memoryMB: 128,
+			payload: func(rng *rand.Rand) string { return fmt.Sprintf(`{"n":%d}`, 20+rng.IntN(60)) },
+		},
+	}
+}
+
+// texts are n text objects with sizes between lo and hi.
+func texts(prefix string, n, lo, hi int) []objectSpec {
+	var out []objectSpec
+	for i := range n {
+		size := lo + (hi-lo)*i/max(n-1, 1)
+		seed := uint64(len(prefix)*1000 + i)
+		out = append(out, objectSpec{key: fmt.Sprintf("%s%02d.txt", prefix, i), bytes: size, data: func() []byte {
+			b := make([]byte, size)
+			r := inputs.Text(seed, size)
+			for n := 0; n < size; {
+				k, err := r.Read(b[n:])
+				if n += k; err != nil {
+					break
+				}
+			}
+			return b
+		}})
+	}
+	return out
+}
+
+func pictures(prefix string, n, width, height int) []objectSpec {
+	var out []objectSpec
+	for i := range n {
+		out = append(out, objectSpec{key: fmt.Sprintf("%s%02d.jpg", prefix, i), data: func() []byte {
+			return inputs.JPEG(uint64(i), width, height)
+		}})
+	}
+	return out
+}
+
+func page(rng *rand.Rand) string {
+	s := `{"title":"orders","rows":[`
+	for i := range 10 + rng.IntN(20) {
+		if i > 0 {
+			s += ","
+		}
+		s += fmt.Sprintf(`["item %d","%d"]`, i, rng.IntN(1000))
+	}
+	return s + "]}"
+}
+
+// arrivals draws a Poisson stream per function over dur; every policy gets the same one. Calls knock at the zones in
+// equal shares, objects are drawn by Zipf's law (exponent 0.9, between what blob traces show for hot and cold data).
+func arrivals(loads []*load, zones int, dur time.Duration, seed uint64) []arrival {
+	var out []arrival
+	for i, l := range loads {
+		rng := rand.New(rand.NewPCG(seed, uint64(i)))
+		var weights []float64
+		sum := 0.0
+		for k := range l.objects {
+			sum += math.Pow(float64(k+1), -.9)
+			weights = append(weights, sum)
+		}
+		// Which object is popular has nothing to do with its size.
+		order := rng.Perm(len(l.objects))
+		for t := rng.ExpFloat64() / l.ratePerS; t < dur.Seconds(); t += rng.ExpFloat64() / l.ratePerS {
+			a := arrival{at: time.Duration(t * float64(time.Second)), zone: rng.IntN(zones), load: l}
+			if l.payload != nil {
+				a.payload = l.payload(rng)
+			}
+			if len(weights) > 0 {
+				x := rng.Float64() * sum
+				a.input = l.objects[order[sort.SearchFloat64s(weights, x)]].key
+			}
+			out = append(out, a)
+		}
+	}
+	sort.SliceStable(out, func(i, j int) bool { return out[i].at < out[j].at })
+	return out
+}

@@ -1,0 +1,232 @@
+// Package cluster assembles daemons: it connects a coordinator, a zone scheduler or a node to its bus, store and
+// election and runs it (what cmd/global, cmd/zone and cmd/node do), and it runs a whole cluster in one process with
+// embedded NATS and etcd (`rubato up`, the demo, tests). It decides nothing; each part owns its goroutines and ends
+// with its context.
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/coordinator/globald"
+	"github.com/rubato-faas/rubato/gateway"
+	"github.com/rubato-faas/rubato/internal/ops"
+	"github.com/rubato-faas/rubato/messaging/natsbus"
+	"github.com/rubato-faas/rubato/nodeagent/noded"
+	"github.com/rubato-faas/rubato/objectstore/jsstore"
+	"github.com/rubato-faas/rubato/sandbox/wasm"
+	"github.com/rubato-faas/rubato/zonesched/asyncq"
+	"github.com/rubato-faas/rubato/zonesched/zoned"
+)
+
+// LogConfig is common to all daemons.
+type LogConfig struct {
+	Level  string `koanf:"level" doc:"debug, info, warn or error"`
+	Format string `koanf:"format" doc:"text or json"`
+}
+
+// StoreConfig names the two buckets: what tenants put, and what the model is made of.
+type StoreConfig struct {
+	Objects jsstore.Config `koanf:"objects"`
+	Models  jsstore.Config `koanf:"models"`
+}
+
+func defaultStores() StoreConfig {
+	s := StoreConfig{Objects: jsstore.DefaultConfig(), Models: jsstore.DefaultConfig()}
+	s.Objects.Bucket, s.Models.Bucket = "rubato_objects", "rubato_models"
+	s.Objects.MaxBytes, s.Models.MaxBytes = 64<<30, 4<<30
+	// Trees and checkpoints are named by digest and made anew all the time: what nobody needs any more goes by itself.
+	s.Models.TTL = 24 * time.Hour
+	return s
+}
+
+// EtcdConfig reaches the etcd that elects zone leaders.
+type EtcdConfig struct {
+	Endpoints []string     `koanf:"endpoints" doc:"etcd servers, e.g. http://10.0.0.1:2379"`
+	User      string       `koanf:"user" doc:"etcd user"`
+	Password  string       `koanf:"password" secret:"true" doc:"password of user"`
+	TLS       ops.TLSFiles `koanf:"tls"`
+	// TTL of the leader's lease, whole seconds.
+	TTL time.Duration `koanf:"ttl" doc:"life of a zone leader's lease without keep-alives, whole seconds"`
+	// Generation is the first part of epochs.
+	Generation uint64 `koanf:"generation" doc:"raise it after etcd was restored from a backup"`
+}
+
+// HTTPConfig is a daemon's listening side.
+type HTTPConfig struct {
+	Listen string       `koanf:"listen" doc:"address to listen on, host:port"`
+	TLS    ops.TLSFiles `koanf:"tls"`
+}
+
+// ZoneConfig is the file of rubato-zone.
+type ZoneConfig struct {
+	Log     LogConfig      `koanf:"log"`
+	NATS    natsbus.Config `koanf:"nats"`
+	Etcd    EtcdConfig     `koanf:"etcd"`
+	Store   StoreConfig    `koanf:"store"`
+	Async   asyncq.Config  `koanf:"async"`
+	HTTP    HTTPConfig     `koanf:"http"`
+	Gateway gateway.Config `koanf:"gateway"`
+	Zone    zoned.Config   `koanf:"zone"`
+}
+
+// DefaultZoneConfig has everything but names and addresses.
+func DefaultZoneConfig() ZoneConfig {
+	return ZoneConfig{
+		Log: LogConfig{"info", "text"}, NATS: natsbus.DefaultConfig(), Etcd: defaultEtcd(), Store: defaultStores(),
+		Async: asyncq.DefaultConfig(), HTTP: HTTPConfig{Listen: "127.0.0.1:7070"}, Gateway: gateway.DefaultConfig(), Zone: zoned.DefaultConfig(),
+	}
+}
+
+func defaultEtcd() EtcdConfig {
+	return EtcdConfig{Endpoints: []string{"http://127.0.0.1:2379"}, TTL: 2 * time.Second, Generation: 1}
+}
+
+// Validate reports all faults.
+func (c *ZoneConfig) Validate() error {
+	errs := []error{c.NATS.Validate(), c.Store.Objects.Validate(), c.Store.Models.Validate(), c.Zone.Validate(), c.Gateway.Validate()}
+	if len(c.Etcd.Endpoints) == 0 {
+		errs = append(errs, fmt.Errorf("%w: etcd.endpoints: want at least one", api.ErrInvalid))
+	}
+	return errors.Join(errs...)
+}
+
+// NodeConfig is the file of rubato-node.
+type NodeConfig struct {
+	Log   LogConfig      `koanf:"log"`
+	NATS  natsbus.Config `koanf:"nats"`
+	Store StoreConfig    `koanf:"store"`
+	HTTP  HTTPConfig     `koanf:"http"`
+	Node  noded.Config   `koanf:"node"`
+	// CompileWorkers is how many threads one compilation of a WASM module may use.
+	CompileWorkers int `koanf:"compile_workers" doc:"threads that compile one WASM module"`
+}
+
+// DefaultNodeConfig has everything but names and addresses.
+func DefaultNodeConfig() NodeConfig {
+	return NodeConfig{
+		Log: LogConfig{"info", "text"}, NATS: natsbus.DefaultConfig(), Store: defaultStores(),
+		HTTP: HTTPConfig{Listen: "127.0.0.1:7090"}, Node: noded.DefaultConfig(), CompileWorkers: wasm.DefaultConfig().CompileWorkers,
+	}
+}
+
+// Validate reports all faults.
+func (c *NodeConfig) Validate() error {
+	return errors.Join(c.NATS.Validate(), c.Store.Objects.Validate(), c.Node.Validate())
+}
+
+// RaftConfig says who this coordinator replica is.
+type RaftConfig struct {
+	ID        string            `koanf:"id" doc:"name of this replica, for good"`
+	Bind      string            `koanf:"bind" doc:"address to listen on for the other replicas, host:port"`
+	Peers     map[string]string `koanf:"peers" doc:"every replica's address by its id, this one's included"`
+	Dir       string            `koanf:"dir" doc:"folder of the log, the vote and the snapshots"`
+	TLS       ops.TLSFiles      `koanf:"tls"`
+	Heartbeat time.Duration     `koanf:"heartbeat" doc:"silence after which a follower stands for election"`
+	Election  time.Duration     `koanf:"election" doc:"how long a candidate waits for votes"`
+	Lease     time.Duration     `koanf:"lease" doc:"how long a leader goes on without a majority"`
+}
+
+// GlobalConfig is the file of rubato-global.
+type GlobalConfig struct {
+	Log        LogConfig      `koanf:"log"`
+	NATS       natsbus.Config `koanf:"nats"`
+	Store      StoreConfig    `koanf:"store"`
+	HTTP       HTTPConfig     `koanf:"http"`
+	Raft       RaftConfig     `koanf:"raft"`
+	PoolLimit  int            `koanf:"pool_limit" doc:"trees in the pool"`
+	PlanEvery  time.Duration  `koanf:"plan_every" doc:"interval of new tables of shares"`
+	MergeEvery time.Duration  `koanf:"merge_every" doc:"least interval between merges of trees"`
+}
+
+// DefaultGlobalConfig has everything but the replica's identity.
+func DefaultGlobalConfig() GlobalConfig {
+	g := globald.DefaultConfig()
+	return GlobalConfig{
+		Log: LogConfig{"info", "text"}, NATS: natsbus.DefaultConfig(), Store: defaultStores(), HTTP: HTTPConfig{Listen: "127.0.0.1:7080"},
+		Raft:      RaftConfig{Heartbeat: g.Raft.Heartbeat, Election: g.Raft.Election, Lease: g.Raft.Lease, Bind: "127.0.0.1:7081"},
+		PoolLimit: g.PoolLimit, PlanEvery: g.Planner.PlanEvery, MergeEvery: g.Planner.MergeEvery,
+	}
+}
+
+func (c *GlobalConfig) daemon() globald.Config {
+	g := globald.DefaultConfig()
+	r := &g.Raft
+	r.ID, r.Bind, r.Peers, r.Dir = c.Raft.ID, c.Raft.Bind, c.Raft.Peers, c.Raft.Dir
+	r.Heartbeat, r.Election, r.Lease = c.Raft.Heartbeat, c.Raft.Election, c.Raft.Lease
+	g.PoolLimit, g.Planner.PlanEvery, g.Planner.MergeEvery = c.PoolLimit, c.PlanEvery, c.MergeEvery
+	g.Planner.StaleAfter = max(g.Planner.StaleAfter, 2*c.PlanEvery)
+	g.Planner.MergeTimeout = max(g.Planner.MergeTimeout, c.MergeEvery)
+	return g
+}
+
+// Validate reports all faults.
+func (c *GlobalConfig) Validate() error {
+	g := c.daemon()
+	return errors.Join(c.NATS.Validate(), c.Store.Models.Validate(), g.Validate())
+}
+
+// connection is a daemon's bus and what is built on it.
+type connection struct {
+	bus     *natsbus.Bus
+	js      jetstream.JetStream
+	objects *jsstore.Store
+	models  *jsstore.Store
+}
+
+// openTimeout bounds connecting and making buckets.
+const openTimeout = 30 * time.Second
+
+func connect(ctx context.Context, cfg natsbus.Config, stores StoreConfig, log *slog.Logger) (*connection, error) {
+	bus, err := natsbus.Connect(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	c := &connection{bus: bus}
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	if c.js, err = jetstream.New(bus.Conn()); err == nil {
+		c.objects, err = jsstore.New(ctx, c.js, stores.Objects)
+	}
+	if err == nil {
+		c.models, err = jsstore.New(ctx, c.js, stores.Models)
+	}
+	if err != nil {
+		return nil, errors.Join(err, bus.Close())
+	}
+	return c, nil
+}
+
+func etcdClient(cfg EtcdConfig) (*clientv3.Client, error) {
+	c := clientv3.Config{
+		Endpoints: cfg.Endpoints, Username: cfg.User, Password: cfg.Password, DialTimeout: 5 * time.Second,
+		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 3 * time.Second, Logger: zap.NewNop(),
+	}
+	if cfg.TLS.Enabled() {
+		t, err := cfg.TLS.Client()
+		if err != nil {
+			return nil, err
+		}
+		c.TLS = t
+	}
+	cl, err := clientv3.New(c)
+	if err != nil {
+		return nil, fmt.Errorf("cluster etcd: %w", err)
+	}
+	return cl, nil
+}
+
+func named(c natsbus.Config, name string) natsbus.Config {
+	c.Name = cmp.Or(c.Name, name)
+	return c
+}

@@ -1,0 +1,317 @@
+package cluster
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/coordinator/globald"
+	"github.com/rubato-faas/rubato/coordinator/raftlog"
+	"github.com/rubato-faas/rubato/gateway"
+	"github.com/rubato-faas/rubato/internal/ops"
+	"github.com/rubato-faas/rubato/membership/etcdreg"
+	"github.com/rubato-faas/rubato/nodeagent/noded"
+	"github.com/rubato-faas/rubato/sandbox"
+	"github.com/rubato-faas/rubato/sandbox/process"
+	"github.com/rubato-faas/rubato/sandbox/wasm"
+	"github.com/rubato-faas/rubato/zonesched/asyncq"
+	"github.com/rubato-faas/rubato/zonesched/zoned"
+)
+
+// Zone is an assembled zone scheduler with its front door.
+type Zone struct {
+	Daemon *zoned.Daemon
+	// Addr is where the door listens.
+	Addr string
+
+	cfg     ZoneConfig
+	conn    *connection
+	etcd    *clientv3.Client
+	ln      net.Listener
+	handler http.Handler
+	log     *slog.Logger
+}
+
+// Hooks reach into daemons of tests; zero in production.
+type Hooks struct {
+	Zone    func(zoned.Deps) zoned.Deps
+	Merging func(replica string)
+}
+
+// NewZone connects a scheduler and opens its door; Run serves.
+func NewZone(ctx context.Context, cfg ZoneConfig, log *slog.Logger, hooks Hooks) (*Zone, error) {
+	z := &Zone{cfg: cfg, log: log}
+	var err error
+	defer func() {
+		if err != nil {
+			z.close()
+		}
+	}()
+	if z.conn, err = connect(ctx, named(cfg.NATS, "zone-"+cfg.Zone.Zone+"-"+cfg.Zone.Name), cfg.Store, log); err != nil {
+		return nil, err
+	}
+	if z.etcd, err = etcdClient(cfg.Etcd); err != nil {
+		return nil, err
+	}
+	elect := etcdreg.DefaultConfig()
+	elect.Zone, elect.Candidate, elect.TTL, elect.Generation, elect.Log = cfg.Zone.Zone, cfg.Zone.Name, cfg.Etcd.TTL, cfg.Etcd.Generation, log
+	elector, err := etcdreg.New(z.etcd, elect)
+	if err != nil {
+		return nil, err
+	}
+	async := cfg.Async
+	async.Zone = cfg.Zone.Zone
+	openCtx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	queue, err := asyncq.Open(openCtx, z.conn.js, async, log)
+	if err != nil {
+		return nil, err
+	}
+	deps := zoned.Deps{Bus: z.conn.bus, Store: z.conn.models, Elector: elector, Async: queue, Log: log}
+	if hooks.Zone != nil {
+		deps = hooks.Zone(deps)
+	}
+	if z.Daemon, err = zoned.New(cfg.Zone, deps); err != nil {
+		return nil, err
+	}
+	reg := ops.NewRegistry()
+	registerZone(reg, z)
+	gw, err := gateway.New(cfg.Gateway, gateway.Deps{Zone: z.Daemon, Objects: z.conn.objects, Log: log, Registry: reg})
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/v1/", gw.Handler())
+	mux.Handle("/", ops.Handler(reg, z.Daemon.Ready))
+	z.handler = mux
+	if z.ln, err = listen(cfg.HTTP); err != nil {
+		return nil, err
+	}
+	z.Addr = z.ln.Addr().String()
+	return z, nil
+}
+
+func listen(cfg HTTPConfig) (net.Listener, error) {
+	ln, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("cluster listen: %w", err)
+	}
+	if !cfg.TLS.Enabled() {
+		return ln, nil
+	}
+	t, err := cfg.TLS.Server()
+	if err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	return tls.NewListener(ln, t), nil
+}
+
+// Run serves until ctx ends: the door refuses new calls and finishes running ones, then the scheduler drains, resigns
+// and closes its connections.
+func (z *Zone) Run(ctx context.Context) error {
+	daemonCtx, stopDaemon := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopDaemon()
+	doorCtx, closeDoor := context.WithCancel(ctx)
+	defer closeDoor()
+	door := make(chan error, 1)
+	go func() {
+		err := ops.Serve(doorCtx, z.ln, z.handler, ops.DefaultLimits())
+		stopDaemon()
+		door <- err
+	}()
+	err := z.Daemon.Run(daemonCtx)
+	closeDoor()
+	err = errors.Join(err, <-door)
+	z.close()
+	return err
+}
+
+func (z *Zone) close() {
+	if z.etcd != nil {
+		if err := z.etcd.Close(); err != nil && !errors.Is(err, context.Canceled) {
+			z.log.Debug("close etcd client", "err", err)
+		}
+	}
+	if z.conn != nil {
+		if err := z.conn.bus.Close(); err != nil {
+			z.log.Debug("close bus", "err", err)
+		}
+	}
+}
+
+func registerZone(reg *prometheus.Registry, z *Zone) {
+	labels := prometheus.Labels{"zone": z.cfg.Zone.Zone, "scheduler": z.cfg.Zone.Name}
+	gauge := func(name, help string, f func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, f))
+	}
+	gauge("rubato_zone_leader", "1 on the scheduler that leads its zone.", func() float64 {
+		if _, _, mine := z.Daemon.Leader(); mine {
+			return 1
+		}
+		return 0
+	})
+	gauge("rubato_model_version", "Pool manifest that the zone predicts with.", func() float64 {
+		if f := z.Daemon.Forest(); f != nil {
+			return float64(f.Version())
+		}
+		return 0
+	})
+}
+
+// Node is an assembled node.
+type Node struct {
+	Daemon   *noded.Daemon
+	runtimes []sandbox.Runtime
+	conn     *connection
+	ln       net.Listener
+	reg      *prometheus.Registry
+	log      *slog.Logger
+}
+
+// NewNode connects a node; Run serves.
+func NewNode(ctx context.Context, cfg NodeConfig, log *slog.Logger) (*Node, error) {
+	n := &Node{log: log, reg: ops.NewRegistry()}
+	var err error
+	defer func() {
+		if err != nil {
+			n.close()
+		}
+	}()
+	if n.conn, err = connect(ctx, named(cfg.NATS, "node-"+cfg.Node.Zone+"-"+cfg.Node.Name), cfg.Store, log); err != nil {
+		return nil, err
+	}
+	pc := process.DefaultConfig()
+	pc.Dir, pc.Log = filepath.Join(cfg.Node.Dir, "process"), log
+	p, err := process.New(pc)
+	if err != nil {
+		return nil, err
+	}
+	n.runtimes = append(n.runtimes, p)
+	wc := wasm.DefaultConfig()
+	wc.Dir, wc.Log, wc.CompileWorkers = filepath.Join(cfg.Node.Dir, "wasm"), log, cfg.CompileWorkers
+	w, err := wasm.New(wc)
+	if err != nil {
+		return nil, err
+	}
+	n.runtimes = append(n.runtimes, w)
+	n.Daemon, err = noded.New(cfg.Node, noded.Deps{
+		Bus: n.conn.bus, Store: n.conn.objects, Log: log,
+		Runtimes: map[api.Runtime]sandbox.Runtime{api.RuntimeProcess: p, api.RuntimeWasm: w},
+	})
+	if err != nil {
+		return nil, err
+	}
+	if cfg.HTTP.Listen != "" {
+		if n.ln, err = listen(cfg.HTTP); err != nil {
+			return nil, err
+		}
+	}
+	return n, nil
+}
+
+// Run serves until ctx ends, then drains.
+func (n *Node) Run(ctx context.Context) error {
+	err := beside(ctx, n.ln, ops.Handler(n.reg, func() error { return nil }), n.Daemon.Run)
+	n.close()
+	return err
+}
+
+func (n *Node) close() {
+	for _, rt := range n.runtimes {
+		if err := rt.Close(); err != nil {
+			n.log.Debug("close runtime", "err", err)
+		}
+	}
+	if n.conn != nil {
+		if err := n.conn.bus.Close(); err != nil {
+			n.log.Debug("close bus", "err", err)
+		}
+	}
+}
+
+// beside runs a daemon with its operators' endpoints (none without a listener) for as long as the daemon lives.
+func beside(ctx context.Context, ln net.Listener, h http.Handler, run func(context.Context) error) error {
+	if ln == nil {
+		return run(ctx)
+	}
+	opsCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	served := make(chan error, 1)
+	go func() { served <- ops.Serve(opsCtx, ln, h, ops.DefaultLimits()) }()
+	err := run(ctx)
+	stop()
+	return errors.Join(err, <-served)
+}
+
+// Global is an assembled coordinator replica.
+type Global struct {
+	Daemon *globald.Daemon
+	conn   *connection
+	ln     net.Listener
+	reg    *prometheus.Registry
+	log    *slog.Logger
+}
+
+// NewGlobal connects a replica and opens its log; Run serves. raftLn, when given, is used in place of raft.bind.
+func NewGlobal(ctx context.Context, cfg GlobalConfig, log *slog.Logger, raftLn net.Listener, hooks Hooks) (*Global, error) {
+	g := &Global{log: log, reg: ops.NewRegistry()}
+	var err error
+	defer func() {
+		if err != nil {
+			g.close()
+		}
+	}()
+	if g.conn, err = connect(ctx, named(cfg.NATS, "global-"+cfg.Raft.ID), cfg.Store, log); err != nil {
+		return nil, err
+	}
+	dc := cfg.daemon()
+	if cfg.Raft.TLS.Enabled() {
+		if dc.Raft.TLS, err = cfg.Raft.TLS.Server(); err != nil {
+			return nil, err
+		}
+		client, cerr := cfg.Raft.TLS.Client()
+		if err = cerr; err != nil {
+			return nil, err
+		}
+		dc.Raft.TLS.RootCAs = client.RootCAs
+	}
+	deps := globald.Deps{Bus: g.conn.bus, Store: g.conn.models, Log: log, Raft: raftlog.Deps{Listener: raftLn}}
+	if hooks.Merging != nil {
+		id := cfg.Raft.ID
+		deps.Merging = func() { hooks.Merging(id) }
+	}
+	if g.Daemon, err = globald.New(dc, deps); err != nil {
+		return nil, err
+	}
+	if cfg.HTTP.Listen != "" {
+		if g.ln, err = listen(cfg.HTTP); err != nil {
+			return nil, err
+		}
+	}
+	return g, nil
+}
+
+// Run serves until ctx ends.
+func (g *Global) Run(ctx context.Context) error {
+	err := beside(ctx, g.ln, ops.Handler(g.reg, g.Daemon.Ready), g.Daemon.Run)
+	g.close()
+	return err
+}
+
+func (g *Global) close() {
+	if g.conn != nil {
+		if err := g.conn.bus.Close(); err != nil {
+			g.log.Debug("close bus", "err", err)
+		}
+	}
+}

@@ -1,0 +1,59 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/rubato-faas/rubato/zonesched"
+)
+
+// liveNodes asks a zone's leader how many nodes it sees.
+func liveNodes(ctx context.Context, z *Zone) (int, error) {
+	raw, err := z.Daemon.Query(ctx, "nodes", "")
+	if err != nil {
+		return 0, err
+	}
+	var nodes []zonesched.NodeView
+	if err := json.Unmarshal(raw, &nodes); err != nil {
+		return 0, err
+	}
+	live := 0
+	for _, n := range nodes {
+		if n.Live {
+			live++
+		}
+	}
+	return live, nil
+}
+
+// raftListener listens where this replica listened before, as its peers' logs remember; a new one takes a free port
+// and writes it down.
+func raftListener(dir string) (net.Listener, string, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, "", fmt.Errorf("cluster raft dir: %w", err)
+	}
+	file := filepath.Join(dir, "address")
+	b, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, "", fmt.Errorf("cluster raft address: %w", err)
+	}
+	addr := strings.TrimSpace(string(b))
+	if addr == "" {
+		addr = "127.0.0.1:0"
+	}
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, "", fmt.Errorf("cluster raft listen (the address is remembered in %s): %w", file, err)
+	}
+	addr = ln.Addr().String()
+	if err := os.WriteFile(file, []byte(addr+"\n"), 0o600); err != nil {
+		return nil, "", errors.Join(fmt.Errorf("cluster raft address: %w", err), ln.Close())
+	}
+	return ln, addr, nil
+}

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/client"
+)
+
+// globals are the flags that all commands against a front door share.
+type globals struct {
+	server, token, tenant, output string
+	timeout                       time.Duration
+}
+
+// errUsage marks wrong usage: exit code 2.
+var errUsage = errors.New("usage")
+
+func usage(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{errUsage}, args...)...)
+}
+
+func exitCode(err error) int {
+	switch {
+	case errors.Is(err, errUsage):
+		return 2
+	case errors.Is(err, api.ErrFunction):
+		return 3
+	}
+	return 1
+}
+
+func env(name, def string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return def
+}
+
+// addClientCommands adds everything that talks to a front door.
+func addClientCommands(root *cobra.Command) {
+	g := &globals{}
+	cmds := []*cobra.Command{
+		newDeploy(g), newFunctions(g), newDelete(g), newInvoke(g), newResult(g), newCancel(g), newPut(g), newGet(g), newObjects(g), newRemove(g),
+		newNodes(g), newZones(g), newModel(g), newExplain(g), newTail(g), newLogs(g), newPolicy(g), newFlush(g),
+	}
+	for _, c := range cmds {
+		f := c.Flags()
+		f.StringVar(&g.server, "server", env("RUBATO_SERVER", "http://127.0.0.1:7070"), "front doors, comma separated; the first that answers serves (RUBATO_SERVER)")
+		f.StringVar(&g.token, "token", "", "bearer token (default: RUBATO_TOKEN)")
+		f.StringVar(&g.tenant, "tenant", os.Getenv("RUBATO_TENANT"), "tenant, where the door asks for no token (RUBATO_TENANT)")
+		f.StringVarP(&g.output, "output", "o", "table", "table or json")
+		f.DurationVar(&g.timeout, "timeout", time.Minute, "longest time for the whole command (0: none)")
+		_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
+		root.AddCommand(c)
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage("%v", err) })
+}
+
+func (g *globals) client() (*client.Client, error) {
+	if g.output != "table" && g.output != "json" {
+		return nil, usage("--output %q: want table or json", g.output)
+	}
+	token := g.token
+	if token == "" {
+		token = os.Getenv("RUBATO_TOKEN")
+	}
+	return client.New(strings.Split(g.server, ","), client.WithToken(token), client.WithTenant(g.tenant))
+}
+
+// args is cobra's check with our exit code.
+func args(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, a []string) error {
+		if err := check(cmd, a); err != nil {
+			return usage("%v (see rubato %s --help)", err, cmd.Name())
+		}
+		return nil
+	}
+}
+
+// functionNames completes the names of deployed functions.
+func (g *globals) functionNames(cmd *cobra.Command, a []string, _ string) ([]string, cobra.ShellCompDirective) {
+	c, err := g.client()
+	if err != nil || len(a) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	fns, err := c.Functions(cmd.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	var out []string
+	for _, f := range fns {
+		out = append(out, f.Name)
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}
+
+// table prints rows under a heading.
+func table(w io.Writer, heading string, rows func(row func(cells ...any))) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, heading)
+	rows(func(cells ...any) {
+		for i, c := range cells {
+			if i > 0 {
+				fmt.Fprint(tw, "\t")
+			}
+			fmt.Fprint(tw, c)
+		}
+		fmt.Fprintln(tw)
+	})
+	return tw.Flush()
+}
+
+// show prints v as JSON, or as a table made by rows.
+func (g *globals) show(cmd *cobra.Command, v any, heading string, rows func(row func(cells ...any))) error {
+	if g.output == "json" {
+		return writeJSON(cmd.OutOrStdout(), v)
+	}
+	return table(cmd.OutOrStdout(), heading, rows)
+}
+
+func ms(x float64) string { return fmt.Sprintf("%.1f", x) }
+
+func size(n int64) string {
+	switch {
+	case n >= 1<<20:
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	case n >= 1<<10:
+		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
+	}
+	return fmt.Sprintf("%d B", n)
+}

@@ -1,0 +1,218 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rubato-faas/rubato/client"
+	"github.com/rubato-faas/rubato/coordinator/globald"
+	"github.com/rubato-faas/rubato/zonesched"
+	"github.com/rubato-faas/rubato/zonesched/zoned"
+)
+
+func newNodes(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "nodes", Short: "Show the zone's nodes: slots, memory, sandboxes, cached objects", Args: args(cobra.NoArgs), Example: "  rubato nodes",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return g.within(cmd, func(ctx context.Context, c *client.Client) error {
+				var nodes []zonesched.NodeView
+				if err := c.Look(ctx, "nodes", &nodes); err != nil {
+					return err
+				}
+				return g.show(cmd, nodes, "NODE\tZONE\tSTATE\tSLOTS\tMEMORY\tOBJECTS\tSANDBOXES", func(row func(...any)) {
+					for _, n := range nodes {
+						var boxes []string
+						for _, s := range n.Sandboxes {
+							boxes = append(boxes, fmt.Sprintf("%s %s idle=%d busy=%d", s.Function, s.State, s.Idle, s.Busy))
+						}
+						row(n.Name, n.Zone, nodeState(&n), fmt.Sprintf("%d/%d", n.Running, n.Slots), fmt.Sprintf("%d/%d MB", n.MemUsedMB, n.MemMB),
+							fmt.Sprintf("%d (%s)", n.Objects, size(n.ObjectBytes)), strings.Join(boxes, "; "))
+					}
+				})
+			})
+		},
+	}
+}
+
+func nodeState(n *zonesched.NodeView) string {
+	switch {
+	case !n.Live:
+		return "lost"
+	case n.Draining:
+		return "draining"
+	case n.Quarantined:
+		return "quarantined"
+	}
+	return "live"
+}
+
+func newZones(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "zones", Short: "Show all zones as the coordinator sees them, and the shares between them", Args: args(cobra.NoArgs), Example: "  rubato zones -o json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return g.within(cmd, func(ctx context.Context, c *client.Client) error {
+				var s globald.Status
+				if err := c.Look(ctx, "zones", &s); err != nil {
+					return err
+				}
+				return g.show(cmd, s, "ZONE\tTIER\tREGION\tEPOCH\tBUSY\tQUEUED\tDELAYED\tMAY SEND TO", func(row func(...any)) {
+					for i := range s.Zones {
+						z := &s.Zones[i]
+						var to []string
+						for _, sh := range s.Shares {
+							if sh.From == z.Digest.Zone {
+								to = append(to, fmt.Sprintf("%s %.1f %%", sh.To, float64(sh.Permille)/10))
+							}
+						}
+						row(z.Digest.Zone, z.Digest.Tier, z.Digest.Region, z.Digest.Epoch, fmt.Sprintf("%d/%d", z.Digest.Busy, z.Digest.Slots), z.Digest.Queued, z.Digest.Delayed, strings.Join(to, ", "))
+					}
+				})
+			})
+		},
+	}
+}
+
+func newModel(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "model", Short: "Show the zone's model: samples, version, trees, error against averages", Args: args(cobra.NoArgs), Example: "  rubato model",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return g.within(cmd, func(ctx context.Context, c *client.Client) error {
+				var m zoned.ModelView
+				if err := c.Look(ctx, "model", &m); err != nil {
+					return err
+				}
+				return g.show(cmd, m, "ZONE\tVERSION\tSAMPLES\tTREES own/foreign/residual\tERROR OVER AVERAGES\tGUARDED\tDIGEST", func(row func(...any)) {
+					s := m.Stats
+					row(m.Zone, s.Version, s.Usable, fmt.Sprintf("%d/%d/%d", s.Own, s.Foreign, s.Residual), fmt.Sprintf("%.2f", s.ErrorOverAverages), s.Guarded, m.Digest[:12])
+				})
+			})
+		},
+	}
+}
+
+func newExplain(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "explain ID", Short: "Say in words why a call went where it went", Args: args(cobra.ExactArgs(1)),
+		Long:    "explain shows the decision about one of the zone's last calls: candidates, estimates, bounds, the clause that decided, and what then happened. invoke -v prints ids.",
+		Example: "  rubato explain 01k9...\n  rubato explain 01k9... -o json",
+		RunE: func(cmd *cobra.Command, a []string) error {
+			return g.within(cmd, func(ctx context.Context, c *client.Client) error {
+				var e zoned.Explanation
+				if err := c.Look(ctx, "invocations/"+url.PathEscape(a[0])+"/explain", &e); err != nil {
+					return err
+				}
+				if g.output == "json" {
+					return writeJSON(cmd.OutOrStdout(), e)
+				}
+				fmt.Fprintln(cmd.OutOrStdout(), e.Words)
+				return table(cmd.OutOrStdout(), "NODE\tFREE\tSTART MS\tSANDBOX\tTO FETCH\tEXEC MS\tBOUND MS\tEVICT MS\tCOST MS", func(row func(...any)) {
+					for i, k := range e.Candidates {
+						mark := ""
+						if i == e.Best {
+							mark = " *"
+						}
+						row(k.Node+mark, k.Free, ms(k.StartMs), k.Sandbox, size(k.Missing), ms(k.ExecMs), ms(k.UpperMs), ms(k.EvictMs), ms(k.CostMs))
+					}
+				})
+			})
+		},
+	}
+}
+
+func newTail(g *globals) *cobra.Command {
+	var n int
+	cmd := &cobra.Command{
+		Use: "tail", Short: "Watch decisions as they are made", Args: args(cobra.NoArgs),
+		Long:    "tail prints the zone's decisions as they are made, until interrupted or after -n of them. With -o json it prints one document a line.",
+		Example: "  rubato tail\n  rubato tail -n 10 -o json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			g.timeout = 0
+			return g.within(cmd, func(ctx context.Context, c *client.Client) error { return tail(ctx, cmd, g, c, n) })
+		},
+	}
+	cmd.Flags().IntVarP(&n, "number", "n", 0, "decisions to show (0: until interrupted)")
+	return cmd
+}
+
+// tailEvery is how often tail asks for what is new.
+const tailEvery = 250 * time.Millisecond
+
+func tail(ctx context.Context, cmd *cobra.Command, g *globals, c *client.Client, n int) error {
+	w := cmd.OutOrStdout()
+	if g.output == "table" {
+		fmt.Fprintf(w, "%-26s  %-24s %-9s %-22s %-10s %9s %9s\n", "ID", "FUNCTION", "KIND", "CLAUSE", "NODE", "WAITED MS", "EXEC MS")
+	}
+	t := time.NewTicker(tailEvery)
+	defer t.Stop()
+	var since uint64
+	for shown := 0; ; {
+		var page zoned.Tail
+		if err := c.Look(ctx, "decisions?since="+strconv.FormatUint(since, 10), &page); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		since = page.Next
+		for i := range page.Decisions {
+			if err := printDecision(cmd, g, &page.Decisions[i]); err != nil {
+				return err
+			}
+			if shown++; n > 0 && shown >= n {
+				return nil
+			}
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func printDecision(cmd *cobra.Command, g *globals, d *zonesched.Decision) error {
+	if g.output == "json" {
+		return writeJSONLine(cmd.OutOrStdout(), d)
+	}
+	node := "-"
+	if d.Best >= 0 && d.Best < len(d.Candidates) {
+		node = d.Candidates[d.Best].Node
+	}
+	if d.Timing.Node != "" {
+		node = d.Timing.Node
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%-26s  %-24s %-9s %-22s %-10s %9.1f %9.1f\n", d.ID, d.Function, d.Kind, d.Clause, node, d.Timing.DelayMs+d.Timing.QueueMs, d.ExecMs)
+	return err
+}
+
+func newPolicy(g *globals) *cobra.Command {
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use: "policy NAME", Short: "Change the rule that the zone schedules by", Args: args(cobra.ExactArgs(1)),
+		Long:    "policy changes the rule at once, until the zone's leader changes: rubato, round-robin, least-loaded or fixed-delay. It is how an operator falls back by one command.",
+		Example: "  rubato policy least-loaded\n  rubato policy fixed-delay --wait 100ms",
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return []string{"rubato", "round-robin", "least-loaded", "fixed-delay"}, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(cmd *cobra.Command, a []string) error {
+			return g.within(cmd, func(ctx context.Context, c *client.Client) error { return c.SetPolicy(ctx, a[0], wait) })
+		},
+	}
+	cmd.Flags().DurationVar(&wait, "wait", 0, "the wait of fixed-delay")
+	return cmd
+}
+
+func newFlush(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "flush", Short: "Empty all sandboxes and caches of the zone's nodes", Args: args(cobra.NoArgs), Example: "  rubato flush",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return g.within(cmd, func(ctx context.Context, c *client.Client) error { return c.Flush(ctx) })
+		},
+	}
+}

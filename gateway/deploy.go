@@ -1,0 +1,137 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/objectstore"
+)
+
+// deployment is the body of PUT /v1/functions/{name}.
+type deployment struct {
+	Runtime             api.Runtime       `json:"runtime"`
+	Artifact            string            `json:"artifact"`
+	MemoryMB            int               `json:"memory_mb"`
+	TimeoutMs           int64             `json:"timeout_ms"`
+	ObjectiveDeadlineMs int64             `json:"objective_deadline_ms"`
+	ObjectiveShare      float64           `json:"objective_share"`
+	DelayOff            bool              `json:"delay_off"`
+	Env                 map[string]string `json:"env"`
+}
+
+// functionView is a function as callers see it.
+type functionView struct {
+	Name    string `json:"name"`
+	Tenant  string `json:"tenant"`
+	Version uint64 `json:"version"`
+	deployment
+	ArtifactBytes int64 `json:"artifact_bytes"`
+}
+
+func view(f *api.Function) functionView {
+	return functionView{
+		Name: f.Name, Tenant: f.Tenant, Version: f.Version, ArtifactBytes: f.ArtifactBytes,
+		deployment: deployment{
+			Runtime: f.Runtime, Artifact: f.Artifact, MemoryMB: f.MemoryMB, TimeoutMs: f.Timeout.Milliseconds(),
+			ObjectiveDeadlineMs: f.Objective.Deadline.Milliseconds(), ObjectiveShare: f.Objective.Share, DelayOff: f.DelayOff, Env: f.Env,
+		},
+	}
+}
+
+// Defaults of what a deployment leaves out.
+const (
+	defaultMemoryMB  = 128
+	defaultTimeoutMs = 30_000
+)
+
+func (g *Gateway) deploy(w http.ResponseWriter, r *http.Request, c caller) error {
+	d := deployment{MemoryMB: defaultMemoryMB, TimeoutMs: defaultTimeoutMs}
+	if err := readJSON(w, r, &d); err != nil {
+		return err
+	}
+	if !isDigest(d.Artifact) {
+		return fmt.Errorf("%w: artifact %q: want the SHA-256, in lower-case hex, of an artifact put under /v1/artifacts/", api.ErrInvalid, d.Artifact)
+	}
+	info, err := g.deps.Objects.Stat(r.Context(), objectstore.ArtifactKey(c.tenant, d.Artifact))
+	if errors.Is(err, api.ErrNotFound) {
+		return fmt.Errorf("%w: artifact %s: put it under /v1/artifacts/%s first", api.ErrInvalid, d.Artifact, d.Artifact)
+	}
+	if err != nil {
+		return err
+	}
+	const maxMs = int64(api.MaxTimeout / time.Millisecond)
+	if d.TimeoutMs > maxMs || d.ObjectiveDeadlineMs > maxMs {
+		return fmt.Errorf("%w: timeout_ms and objective_deadline_ms: want at most %d", api.ErrInvalid, maxMs)
+	}
+	f := api.Function{
+		Tenant: c.tenant, Name: r.PathValue("name"), Runtime: d.Runtime, Artifact: d.Artifact, ArtifactBytes: info.Bytes,
+		MemoryMB: d.MemoryMB, Timeout: time.Duration(d.TimeoutMs) * time.Millisecond, DelayOff: d.DelayOff, Env: d.Env,
+		Objective: api.Objective{Deadline: time.Duration(d.ObjectiveDeadlineMs) * time.Millisecond, Share: d.ObjectiveShare},
+	}
+	if err := f.Validate(); err != nil {
+		return err
+	}
+	version, err := g.deps.Zone.Deploy(r.Context(), f, requestID(r, c))
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, map[string]any{"name": f.Name, "version": version})
+}
+
+// requestID makes a change safe to send again: the caller's idempotency key, or one of this request's own.
+func requestID(r *http.Request, c caller) string {
+	if k := r.Header.Get("Idempotency-Key"); k != "" && len(k) <= 64 {
+		return "k:" + k
+	}
+	return c.id
+}
+
+func (g *Gateway) listFunctions(w http.ResponseWriter, _ *http.Request, c caller) error {
+	out := []functionView{}
+	for _, f := range g.deps.Zone.Functions(c.tenant) {
+		out = append(out, view(&f))
+	}
+	return writeJSON(w, http.StatusOK, out)
+}
+
+func (g *Gateway) getFunction(w http.ResponseWriter, r *http.Request, c caller) error {
+	f, ok := g.deps.Zone.Function(c.tenant + "/" + r.PathValue("name"))
+	if !ok {
+		return fmt.Errorf("%w: no function %q of tenant %s", api.ErrNotFound, r.PathValue("name"), c.tenant)
+	}
+	return writeJSON(w, http.StatusOK, view(&f))
+}
+
+func (g *Gateway) deleteFunction(w http.ResponseWriter, r *http.Request, c caller) error {
+	if err := g.deps.Zone.Delete(r.Context(), c.tenant, r.PathValue("name"), requestID(r, c)); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// defaultLogs and maxLogs bound the calls whose output is shown.
+const (
+	defaultLogs = 20
+	maxLogs     = 1000
+)
+
+func (g *Gateway) logs(w http.ResponseWriter, r *http.Request, c caller) error {
+	last := defaultLogs
+	if v := r.URL.Query().Get("last"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 1 || n > maxLogs {
+			return fmt.Errorf("%w: last=%q: want 1-%d", api.ErrInvalid, v, maxLogs)
+		}
+		last = n
+	}
+	lines, err := g.deps.Zone.Logs(r.Context(), c.tenant+"/"+r.PathValue("name"), last)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, lines)
+}

@@ -1,0 +1,186 @@
+package gateway
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/api/wire"
+)
+
+// state is what GET /v1/invocations/{id} answers.
+type state struct {
+	ID      string   `json:"id"`
+	State   string   `json:"state"` // pending or done
+	Code    api.Code `json:"code,omitempty"`
+	Message string   `json:"message,omitempty"`
+	// Result is the result when it is JSON, ResultBase64 when it is not; a large one is fetched with Accept:
+	// application/octet-stream.
+	Result       json.RawMessage `json:"result,omitempty"`
+	ResultBase64 []byte          `json:"result_base64,omitempty"`
+	Large        bool            `json:"large,omitempty"`
+	Timing       *wire.Timing    `json:"timing,omitempty"`
+}
+
+func checkID(id string) error {
+	if len(id) == 0 || len(id) > api.MaxNameLen || strings.ContainsAny(id, ".*> /\t") {
+		return fmt.Errorf("%w: invocation id %q: want the id that X-Request-Id or Location gave", api.ErrInvalid, id)
+	}
+	return nil
+}
+
+func (g *Gateway) result(w http.ResponseWriter, r *http.Request, c caller) error {
+	id := r.PathValue("id")
+	if err := checkID(id); err != nil {
+		return err
+	}
+	a, pending, err := g.deps.Zone.Result(r.Context(), c.tenant, id)
+	if err != nil {
+		return err
+	}
+	if pending {
+		return writeJSON(w, http.StatusOK, state{ID: id, State: "pending"})
+	}
+	if strings.Contains(r.Header.Get("Accept"), "application/octet-stream") {
+		return g.writeAnswer(w, r, c.id, a)
+	}
+	s := state{ID: id, State: "done", Code: a.Code, Message: a.Message, Timing: &a.Timing, Large: a.ResultRef != ""}
+	if json.Valid(a.Result) {
+		s.Result = a.Result
+	} else {
+		s.ResultBase64 = a.Result
+	}
+	timingHeaders(w.Header(), a)
+	return writeJSON(w, http.StatusOK, s)
+}
+
+// cancel stops a call. It answers before the call has ended; of a call that has ended or never was, it changes nothing.
+// An id is as hard to guess as a token, and yet a tenant may only name calls that are its own.
+func (g *Gateway) cancel(w http.ResponseWriter, r *http.Request, c caller) error {
+	id := r.PathValue("id")
+	if err := checkID(id); err != nil {
+		return err
+	}
+	if _, err := g.decision(r, c, id); err != nil {
+		return err
+	}
+	if err := g.deps.Zone.Cancel(r.Context(), id); err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusAccepted, map[string]string{"id": id, "state": "canceling"})
+}
+
+// decision finds what was decided of a call that the caller may see.
+func (g *Gateway) decision(r *http.Request, c caller, id string) (json.RawMessage, error) {
+	raw, err := g.deps.Zone.Query(r.Context(), "explain", id)
+	if err != nil {
+		return nil, err
+	}
+	if !c.operator && tenantOf(raw) != c.tenant {
+		return nil, fmt.Errorf("%w: no decision about invocation %q", api.ErrNotFound, id)
+	}
+	return raw, nil
+}
+
+// tenantOf reads whose function a decision is about.
+func tenantOf(raw json.RawMessage) string {
+	var d struct {
+		Function string `json:"function"`
+	}
+	if json.Unmarshal(raw, &d) != nil {
+		return ""
+	}
+	t, _, _ := strings.Cut(d.Function, "/")
+	return t
+}
+
+func (g *Gateway) explain(w http.ResponseWriter, r *http.Request, c caller) error {
+	id := r.PathValue("id")
+	if err := checkID(id); err != nil {
+		return err
+	}
+	raw, err := g.decision(r, c, id)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, raw)
+}
+
+// decisions serves GET /v1/decisions?since=N: the latest ones, and a sequence to ask on from.
+func (g *Gateway) decisions(w http.ResponseWriter, r *http.Request, c caller) error {
+	raw, err := g.deps.Zone.Query(r.Context(), "decisions", r.URL.Query().Get("since"))
+	if err != nil {
+		return err
+	}
+	if c.operator {
+		return writeJSON(w, http.StatusOK, raw)
+	}
+	var page struct {
+		Next      uint64            `json:"next"`
+		Decisions []json.RawMessage `json:"decisions"`
+	}
+	if err := json.Unmarshal(raw, &page); err != nil {
+		return err
+	}
+	own := page.Decisions[:0]
+	for _, d := range page.Decisions {
+		if tenantOf(d) == c.tenant {
+			own = append(own, d)
+		}
+	}
+	page.Decisions = own
+	return writeJSON(w, http.StatusOK, page)
+}
+
+func (g *Gateway) query(kind string) handler {
+	return func(w http.ResponseWriter, r *http.Request, _ caller) error {
+		raw, err := g.deps.Zone.Query(r.Context(), kind, "")
+		if err != nil {
+			return err
+		}
+		return writeJSON(w, http.StatusOK, raw)
+	}
+}
+
+func (g *Gateway) zones(w http.ResponseWriter, r *http.Request, _ caller) error {
+	raw, err := g.deps.Zone.Zones(r.Context())
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, raw)
+}
+
+// setPolicy serves POST /v1/policy {"policy": "rubato", "wait_ms": 0}.
+func (g *Gateway) setPolicy(w http.ResponseWriter, r *http.Request, _ caller) error {
+	var p struct {
+		Policy string `json:"policy"`
+		WaitMs int64  `json:"wait_ms"`
+	}
+	if err := readJSON(w, r, &p); err != nil {
+		return err
+	}
+	arg := p.Policy
+	if p.WaitMs > 0 {
+		arg += "," + strconv.FormatInt(p.WaitMs, 10) + "ms"
+	}
+	raw, err := g.deps.Zone.Query(r.Context(), "policy", arg)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, raw)
+}
+
+// maxJSON bounds the JSON of a request that is not a payload.
+const maxJSON = 64 << 10
+
+func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxJSON))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return fmt.Errorf("%w: body: %w", api.ErrInvalid, err)
+	}
+	return nil
+}
