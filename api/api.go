@@ -234,12 +234,29 @@ func (o Objective) Alpha() float64 {
 	return 1 - o.Share
 }
 
-// Object is an immutable input, named by key and size. Key is scoped: "tenant/key".
+// Object is an immutable input. Key is scoped and carries the beginning of the content's SHA-256,
+// "tenant/key@digest": a key that was deleted and put again is another object for every cache.
 type Object struct {
 	Key   string `msgpack:"k" json:"key"`
 	Bytes int64  `msgpack:"b" json:"bytes"`
-	// Digest (SHA-256, hex) makes a key that was put again another object for every cache.
-	Digest string `msgpack:"d" json:"digest,omitempty"`
+}
+
+// objectDigest is how many hex digits of the digest an object's key carries.
+const objectDigest = 16
+
+// ObjectOf names a tenant's stored object.
+func ObjectOf(tenant, key string, bytes int64, digest string) Object {
+	return Object{Key: tenant + "/" + key + "@" + digest[:min(len(digest), objectDigest)], Bytes: bytes}
+}
+
+// Split takes an object's key apart: whose, under which key, and the beginning of its digest.
+func (o *Object) Split() (tenant, key, digest string, err error) {
+	tenant, rest, ok := strings.Cut(o.Key, "/")
+	key, digest, ok2 := strings.Cut(rest, "@")
+	if !ok || !ok2 || tenant == "" || key == "" {
+		return "", "", "", fmt.Errorf("%w: object %q: want tenant/key@digest", ErrInvalid, clip(o.Key))
+	}
+	return tenant, key, digest, nil
 }
 
 // Invocation is one call of a function as it travels from a front door to a node. Exactly one of Payload and

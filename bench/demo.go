@@ -18,6 +18,7 @@ import (
 
 	"crypto/sha256"
 
+	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/cluster"
 	"github.com/rubato-faas/rubato/coordinator/globald"
 	"github.com/rubato-faas/rubato/examples/functions"
@@ -34,6 +35,8 @@ type DemoOptions struct {
 	// Rate scales all arrival rates (1: as designed for two cores).
 	Rate float64
 	Seed uint64
+	// Only names the policies to run; empty runs all.
+	Only []string
 	Log  *slog.Logger
 	// Progress hears how far the demo is: calls done of total over all runs, and what it does now.
 	Progress func(done, total int, doing string)
@@ -103,9 +106,9 @@ type DemoResult struct {
 // fixedWaits are the three waits of the fixed-delay baseline: below, about and above the functions' execution times.
 var fixedWaits = []time.Duration{25 * time.Millisecond, 100 * time.Millisecond, 400 * time.Millisecond}
 
-// demoNode is the size of a node: four slots, memory for about six sandboxes, a cache for a part of the objects.
+// demoNode is the size of a node: two slots, memory for about six sandboxes, a cache for a part of the objects.
 const (
-	demoSlots   = 4
+	demoSlots   = 2
 	demoMemory  = 1024
 	demoCache   = 48 << 20
 	demoNodes   = 4
@@ -137,6 +140,12 @@ func Demo(ctx context.Context, o DemoOptions) (*DemoResult, error) {
 		runs = append(runs, &run{policy: "fixed-delay", wait: w})
 	}
 	runs = append(runs, &run{policy: "rubato"})
+	if len(o.Only) > 0 {
+		runs = slices.DeleteFunc(runs, func(r *run) bool { return !slices.Contains(o.Only, r.policy) })
+	}
+	if len(runs) == 0 {
+		return nil, fmt.Errorf("%w: policies %v: want round-robin, least-loaded, fixed-delay or rubato", api.ErrInvalid, o.Only)
+	}
 	data := prepareData(loads)
 	res := &DemoResult{Env: environment()}
 	total := len(arr) * len(runs)

@@ -32,7 +32,9 @@ func summarise(res *DemoResult, runs []*run, loads []*load, link float64) {
 		}
 		f.HostCPU[name] = r.cpu
 	}
-	f.BestWaitMs = float64(runs[best].wait) / float64(time.Millisecond)
+	if best >= 0 {
+		f.BestWaitMs = float64(runs[best].wait) / float64(time.Millisecond)
+	}
 	for i, r := range runs {
 		if r.policy == "fixed-delay" && i != best {
 			continue
@@ -160,7 +162,7 @@ func (res *DemoResult) WriteText(w io.Writer) error {
 func functionsOf(res *DemoResult) []string {
 	var out []string
 	for _, r := range res.Policies {
-		if r.Policy == "rubato" && r.Function != "all" {
+		if r.Policy == res.Policies[0].Policy && r.Function != "all" {
 			out = append(out, r.Function)
 		}
 	}

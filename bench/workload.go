@@ -53,26 +53,26 @@ type arrival struct {
 func demoLoads() []*load {
 	return []*load{
 		{
-			function: "wordcount", example: "wordcount", tenant: "archive", role: roleData, ratePerS: 4, memoryMB: 192,
+			function: "wordcount", example: "wordcount", tenant: "archive", role: roleData, ratePerS: 6, memoryMB: 192,
 			objects: texts("books/", 14, 4<<20, 8<<20),
 		},
 		{
-			function: "gzip", example: "gzip", tenant: "archive", role: roleData, ratePerS: 1.2, deadline: 1500 * time.Millisecond, memoryMB: 192,
+			function: "gzip", example: "gzip", tenant: "archive", role: roleData, ratePerS: 2, deadline: 1500 * time.Millisecond, memoryMB: 192,
 			objects: texts("logs/", 8, 1<<20, 3<<20), payload: func(*rand.Rand) string { return `{"level":1}` },
 		},
 		{
-			function: "thumbnail", example: "thumbnail", tenant: "shop", role: roleLight, ratePerS: 1.5, memoryMB: 192,
+			function: "thumbnail", example: "thumbnail", tenant: "shop", role: roleLight, ratePerS: 2, memoryMB: 192,
 			objects: pictures("pictures/", 8, 900, 600), payload: func(*rand.Rand) string { return `{}` },
 		},
 		{
-			function: "matmul", example: "matmul", tenant: "lab", role: roleLight, ratePerS: 3, memoryMB: 128,
+			function: "matmul", example: "matmul", tenant: "lab", role: roleLight, ratePerS: 4, memoryMB: 128,
 			payload: func(rng *rand.Rand) string { return fmt.Sprintf(`{"n":%d}`, 40+rng.IntN(100)) },
 		},
 		{
-			function: "htmlrender", example: "htmlrender", tenant: "shop", role: roleInit, ratePerS: 2.5, deadline: 3 * time.Second, memoryMB: 192, payload: page,
+			function: "htmlrender", example: "htmlrender", tenant: "shop", role: roleInit, ratePerS: 4, deadline: 3 * time.Second, memoryMB: 192, payload: page,
 		},
 		{
-			function: "score", example: "matmul", tenant: "shop", role: roleLight, ratePerS: 2, deadline: 500 * time.Millisecond, memoryMB: 128,
+			function: "score", example: "matmul", tenant: "shop", role: roleLight, ratePerS: 4, deadline: 500 * time.Millisecond, memoryMB: 128,
 			payload: func(rng *rand.Rand) string { return fmt.Sprintf(`{"n":%d}`, 20+rng.IntN(60)) },
 		},
 	}
@@ -110,14 +110,11 @@ func pictures(prefix string, n, width, height int) []objectSpec {
 }
 
 func page(rng *rand.Rand) string {
-	s := `{"title":"orders","rows":[`
+	s := "orders\n"
 	for i := range 10 + rng.IntN(20) {
-		if i > 0 {
-			s += ","
-		}
-		s += fmt.Sprintf(`["item %d","%d"]`, i, rng.IntN(1000))
+		s += fmt.Sprintf("item %d\t%d\n", i, rng.IntN(1000))
 	}
-	return s + "]}"
+	return s
 }
 
 // arrivals draws a Poisson stream per function over dur; every policy gets the same one. Calls knock at the zones in

@@ -45,8 +45,6 @@ func defaultStores() StoreConfig {
 	s := StoreConfig{Objects: jsstore.DefaultConfig(), Models: jsstore.DefaultConfig()}
 	s.Objects.Bucket, s.Models.Bucket = "rubato_objects", "rubato_models"
 	s.Objects.MaxBytes, s.Models.MaxBytes = 64<<30, 4<<30
-	// Trees and checkpoints are named by digest and made anew all the time: what nobody needs any more goes by itself.
-	s.Models.TTL = 24 * time.Hour
 	return s
 }
 

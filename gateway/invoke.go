@@ -153,7 +153,7 @@ func (g *Gateway) inputs(ctx context.Context, inv *api.Invocation, header string
 		if err != nil {
 			return err
 		}
-		inv.Inputs = append(inv.Inputs, api.Object{Key: inv.Tenant + "/" + k, Bytes: info.Bytes, Digest: info.Digest})
+		inv.Inputs = append(inv.Inputs, api.ObjectOf(inv.Tenant, k, info.Bytes, info.Digest))
 	}
 	return nil
 }

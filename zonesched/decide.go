@@ -111,15 +111,19 @@ func (z *Zone) estimate(now time.Time, c *call) {
 // unknown is the estimate without any model: equal for all, so that only starting soon counts.
 var unknown = api.Estimate{Mu: math.Log(100), Sigma: 1, UpperMs: math.Inf(1), Source: api.SourceNone}
 
-func (z *Zone) add(n *node, c *call, startMs float64, sb api.SandboxState, evictMs float64) {
+func (z *Zone) add(now time.Time, n *node, c *call, startMs float64, sb api.SandboxState, evictMs float64) {
 	missing := n.missing(c.inv.Inputs)
 	free := startMs == 0
+	linkMs := z.linkMs.v
+	if missing > 0 || sb == api.SandboxNone {
+		linkMs += math.Max(n.backlogMs(now)-startMs, 0) // it would share the link with what is being fetched
+	}
 	z.feats = append(z.feats, api.Candidate{
 		Node: n.name, Class: n.class, Sandbox: sb, MissingBytes: missing, Running: len(n.running), Slots: n.slots,
 		LinkMbps: n.linkMbps, Delayed: !free,
 	})
 	z.cands = append(z.cands, policy.Candidate{
-		Node: n.index, Free: free, StartMs: startMs, LinkMs: z.linkMs.v, EvictMs: evictMs, Sandbox: sb,
+		Node: n.index, Free: free, StartMs: startMs, LinkMs: linkMs, EvictMs: evictMs, Sandbox: sb,
 		MissingBytes: missing, HasInputs: c.inv.InputBytes() >= api.LocalityBytes, Running: len(n.running), Slots: n.slots,
 	})
 }
@@ -147,14 +151,14 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node) {
 		}
 	}
 	if n.free() > 0 && room {
-		z.add(n, c, 0, at, evictMs)
+		z.add(now, n, c, 0, at, evictMs)
 	} else if len(n.running) > 0 {
 		times := n.freeTimes(now, "", buf[:0])
 		if r := n.reserved; r < len(times) {
-			z.add(n, c, math.Max(times[r], .1), at, evictMs)
+			z.add(now, n, c, math.Max(times[r], .1), at, evictMs)
 		} else {
 			// More hopes than slots: the queue on this node turns over once more.
-			z.add(n, c, math.Max(times[len(times)-1], .1)*float64(1+r/len(times)), at, evictMs)
+			z.add(now, n, c, math.Max(times[len(times)-1], .1)*float64(1+r/len(times)), at, evictMs)
 		}
 	}
 	if busy > 0 && idle == 0 {
@@ -167,7 +171,7 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node) {
 		if r >= len(times) {
 			start += float64(r-len(times)+1) * math.Max(c.fn.runMs.v, 1) / float64(len(times))
 		}
-		z.add(n, c, math.Max(start, .1), api.SandboxWarm, 0)
+		z.add(now, n, c, math.Max(start, .1), api.SandboxWarm, 0)
 	}
 }
 
@@ -253,7 +257,11 @@ func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause poli
 	c.missing = k.MissingBytes
 	n.sentSeq++
 	n.sentAt = now
-	n.running = append(n.running, &running{id: c.inv.ID, fnKey: c.fn.key, start: now, mu: k.Est.Mu, sigma: k.Est.Sigma})
+	fetch := k.MissingBytes
+	if k.Sandbox == api.SandboxNone {
+		fetch += c.fn.spec.ArtifactBytes
+	}
+	n.running = append(n.running, &running{id: c.inv.ID, fnKey: c.fn.key, start: now, mu: k.Est.Mu, sigma: k.Est.Sigma, fetchMs: n.transferMs(fetch)})
 	s := n.sandboxFor(c.fn.key, c.fn.spec.MemoryMB)
 	if s.idle > 0 {
 		s.idle--

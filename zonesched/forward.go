@@ -26,9 +26,6 @@ type grantOut struct {
 	id      uint64
 	left    int
 	expires time.Time
-	prev    uint64 // the one before, still honoured while its calls are on the way
-	prevTo  time.Time
-	prevN   int
 }
 
 func (z *Zone) grantReceived(now time.Time, g *wire.Grant) {
@@ -178,7 +175,6 @@ func (z *Zone) issueGrants(now time.Time, out []Action) []Action {
 			g = &grantOut{}
 			z.given[s.From] = g
 		}
-		g.prev, g.prevTo, g.prevN = g.id, g.expires, g.left
 		z.grantSeq++
 		g.id, g.left, g.expires = z.grantSeq, n, now.Add(z.cfg.GrantTTL)
 		out = append(out, Action{Kind: ActGrant, To: s.From, Grant: &wire.Grant{
@@ -202,19 +198,13 @@ func (z *Zone) meanMs() float64 {
 	return sum / n
 }
 
-// useGrant takes one slot of a grant that we gave; calls on the way when it was renewed may still use the one before.
+// useGrant takes one slot of the newest grant that we gave: a renewed one replaces the one before, so that never more
+// is promised than was free. A call on the way under the old one goes back to its zone.
 func (z *Zone) useGrant(now time.Time, zone string, id uint64, epoch api.Epoch) bool {
 	g := z.given[zone]
-	if g == nil || epoch != z.epoch {
+	if g == nil || epoch != z.epoch || id != g.id || g.left <= 0 || !now.Before(g.expires) {
 		return false
 	}
-	if id == g.id && g.left > 0 && now.Before(g.expires) {
-		g.left--
-		return true
-	}
-	if id == g.prev && g.prevN > 0 && now.Before(g.prevTo) {
-		g.prevN--
-		return true
-	}
-	return false
+	g.left--
+	return true
 }

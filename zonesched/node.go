@@ -43,6 +43,7 @@ type running struct {
 	fnKey     string
 	start     time.Time
 	mu, sigma float64
+	fetchMs   float64 // what it had to bring over the node's link, at full speed
 	// foreign: dispatched by an earlier leader; it ends with a completion or by its absence from a report.
 	foreign bool
 }
@@ -139,6 +140,25 @@ func (n *node) freeTimes(now time.Time, fnKey string, buf []float64) []float64 {
 	}
 	sort.Float64s(buf)
 	return buf
+}
+
+// backlogMs is how long the node's link is still busy with what running calls fetch.
+func (n *node) backlogMs(now time.Time) float64 {
+	sum := 0.0
+	for _, r := range n.running {
+		if r.fetchMs > 0 {
+			sum += math.Max(r.fetchMs-ms(now.Sub(r.start)), 0)
+		}
+	}
+	return sum
+}
+
+// transferMs is how long bytes take over the node's link when nothing else uses it; 0 without a limit.
+func (n *node) transferMs(bytes int64) float64 {
+	if n.linkMbps <= 0 {
+		return 0
+	}
+	return float64(bytes) * 8 / (n.linkMbps * 1000)
 }
 
 // remaining is the conditional median of what a log-normal call still needs after it has run for elapsed ms:

@@ -2,11 +2,11 @@ package wire
 
 import "github.com/rubato-faas/rubato/api"
 
-// Limits of lists inside messages; a longer list is refused by Check.
+// Limits of lists inside messages. Senders keep to them; MaxMessageBytes holds whatever is sent.
 const (
 	MaxBatch     = 128   // samples in one batch
 	MaxSandboxes = 1024  // sandboxes that a node reports
-	MaxObjects   = 8192  // objects that a node reports
+	MaxObjects   = 2048  // objects that a node reports
 	MaxRunning   = 4096  // running calls that a node reports
 	MaxChanges   = 256   // catalogue entries in one answer
 	MaxAcks      = 1024  // completions acknowledged at once
@@ -193,10 +193,11 @@ type Checkpoint struct {
 
 // ModelUpdate offers a zone's new trees and scorecard to the coordinator.
 type ModelUpdate struct {
-	Zone  string   `msgpack:"z"`
-	Seq   uint64   `msgpack:"s"` // of the zone's sample stream
-	Trees []string `msgpack:"t"` // digests of tree objects
-	Card  string   `msgpack:"c"` // digest of the scorecard object
+	Zone  string    `msgpack:"z"`
+	Epoch api.Epoch `msgpack:"e"`
+	Seq   uint64    `msgpack:"s"` // of the zone's sample stream; (Epoch, Seq) orders a zone's updates
+	Trees []string  `msgpack:"t"` // digests of tree objects
+	Card  string    `msgpack:"c"` // digest of the scorecard object
 }
 
 // Announce tells the zones what the coordinator decided: the pool's manifest, the shares, the catalogue's revision.

@@ -21,7 +21,7 @@ func SubjectHeartbeat(zone string) string { return "rb.z." + zone + ".heartbeat"
 // SubjectSamples is the zone's sample stream.
 func SubjectSamples(zone string) string { return "rb.z." + zone + ".samples" }
 
-// SubjectLeader is where the leader answers requests; kind is invoke, cancel, checkpoint, query or control.
+// SubjectLeader is where the leader answers requests; kind is invoke, cancel, checkpoint or query.
 func SubjectLeader(zone, kind string) string { return "rb.z." + zone + ".leader." + kind }
 
 // SubjectForward is where the leader takes calls of other zones under its grants.
@@ -37,7 +37,6 @@ const (
 	SubjectAnnounce = "rb.g.announce"
 	SubjectControl  = "rb.g.control"
 	SubjectCatalog  = "rb.g.catalog"
-	SubjectPool     = "rb.g.pool"
 	SubjectStatus   = "rb.g.status"
 	// SubjectGlobalAll matches everything the coordinator hears: tests count on it.
 	SubjectGlobalAll = "rb.g.>"

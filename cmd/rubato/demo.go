@@ -72,6 +72,7 @@ no cached object, no compiled module, no model. It needs no root, no network and
 	f.DurationVar(&o.Duration, "duration", o.Duration, "length of each of the six runs")
 	f.Float64Var(&o.Rate, "rate", o.Rate, "scale of the arrival rates")
 	f.Uint64Var(&o.Seed, "seed", o.Seed, "seed of arrivals and draws")
+	f.StringSliceVar(&o.Only, "policies", nil, "run only these (default: all)")
 	f.BoolVar(&short, "short", false, "runs of at most six seconds, for a quick look: too short to learn much")
 	f.StringVar(&check, "check", "", "check a document that demo -o json wrote: every call served, the model merged and used")
 	return cmd

@@ -51,7 +51,7 @@ func (d *Daemon) onUpdate(m *messaging.Msg) {
 	reply := m.Reply
 	d.call(func() {
 		d.step(&coordinator.Event{Kind: coordinator.ModelOffered, Update: coordinator.ModelUpdate{
-			Zone: u.Zone, Seq: u.Seq, Trees: u.Trees, Scorecard: u.Card,
+			Zone: u.Zone, Epoch: u.Epoch, Seq: u.Seq, Trees: u.Trees, Scorecard: u.Card,
 		}})
 		if d.leads && reply != "" {
 			r := &wire.Reply{}

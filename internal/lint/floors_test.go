@@ -54,6 +54,8 @@ var floors = []place{
 var beside = [][3]string{
 	{"api/wire", "api", "the encoding of the nouns"},
 	{"zonesched", "zonesched/policy", "the core calls its own rule"},
+	{"internal/daemon", "internal/conf", "it is what the mains have in common: flags and configuration"},
+	{"internal/daemon", "internal/ops", "the same: logging and signals"},
 	{"zonesched", "zonesched/takeover", "the core's own state machine for taking over"},
 	{"coordinator", "coordinator/catalog", "the planner reads the state that it plans over"},
 	{"sandbox/internal/*", "sandbox", "what the sandboxes share speaks the port's types"},

@@ -135,28 +135,32 @@ func (d *Daemon) artifactPath(digest string) string {
 }
 
 func (d *Daemon) fetchObject(key string) {
-	tenant, name, ok := strings.Cut(key, "/")
-	err := fmt.Errorf("%w: input key %q: want tenant/key", api.ErrInvalid, key)
-	if ok {
-		err = d.download(objectstore.ObjectKey(tenant, name), d.objectPath(key), 0o444)
+	o := api.Object{Key: key}
+	tenant, name, digest, err := o.Split()
+	if err == nil {
+		err = d.download(objectstore.ObjectKey(tenant, name), digest, d.objectPath(key), 0o444)
 	}
 	d.post(nodeagent.Event{Kind: nodeagent.EvFetched, Key: key, Err: text(err)})
 }
 
 func (d *Daemon) fetchArtifact(fn *api.Function) {
-	err := d.download(objectstore.ArtifactKey(fn.Tenant, fn.Artifact), d.artifactPath(fn.Artifact), 0o500)
+	err := d.download(objectstore.ArtifactKey(fn.Tenant, fn.Artifact), fn.Artifact, d.artifactPath(fn.Artifact), 0o500)
 	d.post(nodeagent.Event{Kind: nodeagent.EvArtifact, Digest: fn.Artifact, Err: text(err)})
 }
 
-// download brings a stored object to path over the limited link; the file appears whole or not at all.
-func (d *Daemon) download(key, path string, mode os.FileMode) error {
+// download brings a stored object, whose digest must begin as said, to path over the limited link; the file appears
+// whole or not at all.
+func (d *Daemon) download(key, digest, path string, mode os.FileMode) error {
 	ctx, cancel := context.WithTimeout(d.ctx, d.cfg.FetchTimeout)
 	defer cancel()
-	r, _, err := d.deps.Store.Get(ctx, key)
+	r, info, err := d.deps.Store.Get(ctx, key)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
+	if !strings.HasPrefix(info.Digest, digest) {
+		return fmt.Errorf("%w: %s was replaced: its digest is %s, not %s", api.ErrNotFound, key, info.Digest, digest)
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".fetch-*")
 	if err != nil {
 		return err
@@ -327,7 +331,8 @@ func (d *Daemon) invoke(ctx context.Context, m *wire.Run, sb sandbox.Sandbox) no
 
 // inputName is what the function sees: the order, and the last part of the key.
 func inputName(i int, key string) string {
-	return fmt.Sprintf("%02d-%s", i, filepath.Base(key))
+	name, _, _ := strings.Cut(filepath.Base(key), "@")
+	return fmt.Sprintf("%02d-%s", i, name)
 }
 
 func (d *Daemon) body(ctx context.Context, key string) ([]byte, error) {

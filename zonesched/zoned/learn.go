@@ -374,7 +374,7 @@ func (g *learning) offerOnce(ctx context.Context, last *uint64) error {
 	}) || len(trees) == 0 {
 		return nil
 	}
-	u := wire.ModelUpdate{Zone: g.d.cfg.Zone, Seq: seq}
+	u := wire.ModelUpdate{Zone: g.d.cfg.Zone, Epoch: g.d.role.Load().Epoch, Seq: seq}
 	for _, t := range trees {
 		b, err := learner.EncodeTree(t)
 		if err != nil {
