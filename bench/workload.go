@@ -61,7 +61,7 @@ func demoLoads() []*load {
 			objects: texts("logs/", 8, 1<<20, 3<<20), payload: func(*rand.Rand) string { return `{"level":1}` },
 		},
 		{
-			function: "thumbnail", example: "thumbnail", tenant: "shop", role: roleLight, ratePerS: 2, memoryMB: 192,
+			function: "thumbnail", example: "thumbnail", tenant: "shop", role: roleLight, ratePerS: 2, deadline: time.Second, memoryMB: 192,
 			objects: pictures("pictures/", 8, 900, 600), payload: func(*rand.Rand) string { return `{}` },
 		},
 		{
@@ -69,7 +69,7 @@ func demoLoads() []*load {
 			payload: func(rng *rand.Rand) string { return fmt.Sprintf(`{"n":%d}`, 40+rng.IntN(100)) },
 		},
 		{
-			function: "htmlrender", example: "htmlrender", tenant: "shop", role: roleInit, ratePerS: 4, deadline: 3 * time.Second, memoryMB: 192, payload: page,
+			function: "htmlrender", example: "htmlrender", tenant: "shop", role: roleInit, ratePerS: 4, memoryMB: 192, payload: page,
 		},
 		{
 			function: "score", example: "matmul", tenant: "shop", role: roleLight, ratePerS: 4, deadline: 500 * time.Millisecond, memoryMB: 128,

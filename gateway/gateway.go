@@ -148,7 +148,7 @@ func (g *Gateway) routes() {
 	tenant("GET /v1/decisions", g.decisions)
 	operator("GET /v1/nodes", g.query("nodes"))
 	operator("GET /v1/zone", g.query("zone"))
-	operator("GET /v1/model", g.query("model"))
+	operator("GET /v1/model", g.model)
 	operator("GET /v1/zones", g.zones)
 	operator("POST /v1/policy", g.setPolicy)
 	operator("POST /v1/flush", g.query("flush"))

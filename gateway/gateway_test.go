@@ -57,7 +57,10 @@ func (z *zone) Result(_ context.Context, tenant, id string) (*wire.Answer, bool,
 	return nil, false, fmt.Errorf("%w: invocation %s", api.ErrNotFound, id)
 }
 
-func (z *zone) Cancel(_ context.Context, id string) error { z.canceled = append(z.canceled, id); return nil }
+func (z *zone) Cancel(_ context.Context, id string) error {
+	z.canceled = append(z.canceled, id)
+	return nil
+}
 
 func (z *zone) Function(id string) (api.Function, bool) {
 	z.mu.Lock()

@@ -145,6 +145,19 @@ func (g *Gateway) query(kind string) handler {
 	}
 }
 
+// model serves GET /v1/model: the leader's model, or with ?here=1 that of the scheduler behind this door.
+func (g *Gateway) model(w http.ResponseWriter, r *http.Request, _ caller) error {
+	arg := ""
+	if r.URL.Query().Get("here") != "" {
+		arg = "here"
+	}
+	raw, err := g.deps.Zone.Query(r.Context(), "model", arg)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, raw)
+}
+
 func (g *Gateway) zones(w http.ResponseWriter, r *http.Request, _ caller) error {
 	raw, err := g.deps.Zone.Zones(r.Context())
 	if err != nil {

@@ -234,7 +234,7 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 		spec := ev.Functions[i]
 		f := z.fns[spec.ID()]
 		if f == nil {
-			f = &function{id: spec.ID(), errEW: ewma{w: .05, v: .5}, runMs: ewma{w: .1}, coldMs: ewma{w: .2}}
+			f = &function{id: spec.ID(), errEW: ewma{w: .1, v: .2}, runMs: ewma{w: .1}, coldMs: ewma{w: .2}}
 			z.fns[f.id] = f
 		}
 		if f.spec == nil || f.spec.Version < spec.Version {

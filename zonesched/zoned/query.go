@@ -53,12 +53,13 @@ type ZoneView struct {
 	Counters zonesched.Counters `json:"counters"`
 }
 
-// Query answers a question about the zone, at its leader. Kinds: nodes, zone, model, explain (id), decisions (sequence),
+// Query answers a question about the zone, at its leader. Kinds: nodes, zone, model ("here": of this scheduler,
+// be it a standby), explain (id), decisions (sequence),
 // policy (name[,wait]), flush.
 func (d *Daemon) Query(ctx context.Context, kind, arg string) (json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	if d.role.Load().Mine {
+	if d.role.Load().Mine || kind == "model" && arg == "here" {
 		return d.queryHere(ctx, kind, arg)
 	}
 	b, err := json.Marshal(queryMsg{kind, arg})
