@@ -163,10 +163,9 @@ func (z *Zone) unwait(c *call) {
 
 func (z *Zone) reserve(c *call, n *node, byFn bool) {
 	c.hope, c.hopeF = n, byFn
+	n.reserved++
 	if byFn {
 		n.reservedF[c.fn.key]++
-	} else {
-		n.reserved++
 	}
 }
 
@@ -174,12 +173,11 @@ func (z *Zone) unreserve(c *call) {
 	if c.hope == nil {
 		return
 	}
+	c.hope.reserved--
 	if c.hopeF {
 		if c.hope.reservedF[c.fn.key]--; c.hope.reservedF[c.fn.key] <= 0 {
 			delete(c.hope.reservedF, c.fn.key)
 		}
-	} else {
-		c.hope.reserved--
 	}
 	c.hope = nil
 }

@@ -29,8 +29,8 @@ type node struct {
 	running   []*running
 	sandboxes []*sandboxes     // few; found by a scan, in order of first report
 	objects   map[string]int64 // bytes by object key
-	reserved  int              // waiting calls that hope for any slot here
-	reservedF map[string]int   // waiting calls that hope for a busy sandbox of this function here
+	reserved  int              // waiting calls that hope for a slot here
+	reservedF map[string]int   // those among them that hope for a busy sandbox of this function
 
 	failures    int       // in a row
 	avoidUntil  time.Time // quarantine, or a short pause after a refusal

@@ -93,7 +93,7 @@ var technology = []struct {
 }{
 	{"go.etcd.io/etcd/client/v3", []string{"membership/etcdreg", "cluster", "cmd/*", "internal/etcdtest", "test", "test/*"}},
 	{"github.com/nats-io/nats.go", []string{
-		"messaging/natsbus", "objectstore/jsstore", "zonesched/asyncq", "cluster", "bench", "internal/natstest", "cmd/*",
+		"messaging/natsbus", "objectstore/jsstore", "zonesched/asyncq", "cluster", "bench", "internal/natstest", "cmd/*", "test/*",
 	}},
 	{"github.com/hashicorp/raft", []string{"coordinator/raftlog"}},
 	{"github.com/vmihailenco/msgpack/v5", []string{"api/wire", "learner", "coordinator/catalog"}},

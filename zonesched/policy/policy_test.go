@@ -1,0 +1,150 @@
+package policy
+
+import (
+	"math"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/rubato-faas/rubato/api"
+)
+
+func rng() *rand.Rand { return rand.New(rand.NewPCG(1, 2)) }
+
+// cand is a candidate with a median execution time and a bound.
+func cand(node int32, startMs, execMs, upperMs float64) Candidate {
+	return Candidate{
+		Node: node, Free: startMs == 0, StartMs: startMs, Slots: 2, Sandbox: api.SandboxWarm,
+		Est: api.Estimate{Mu: math.Log(execMs), Sigma: .3, UpperMs: upperMs, Source: api.SourceForest},
+	}
+}
+
+func TestRubatoClauses(t *testing.T) {
+	inf := math.Inf(1)
+	for name, c := range map[string]struct {
+		call   Call
+		cands  []Candidate
+		verb   Verb
+		clause Clause
+		take   int
+	}{
+		"the best is free":                       {Call{DeadlineMs: inf}, []Candidate{cand(0, 0, 10, 20), cand(1, 50, 5, 9)}, Run, ClauseBestFree, 0},
+		"waiting gains and there is no deadline": {Call{DeadlineMs: inf}, []Candidate{cand(0, 0, 1000, 2000), cand(1, 50, 10, 20)}, Delay, ClauseNoDeadline, 1},
+		"too little gain":                        {Call{DeadlineMs: inf}, []Candidate{cand(0, 0, 100, 200), cand(1, 60, 35, 70)}, Run, ClauseGainTooSmall, 0},
+		"a worse model needs more gain":          {Call{DeadlineMs: inf, ErrEW: .35}, []Candidate{cand(0, 0, 100, 200), cand(1, 50, 20, 40)}, Run, ClauseGainTooSmall, 0},
+		"the same gain with a good model":        {Call{DeadlineMs: inf}, []Candidate{cand(0, 0, 100, 200), cand(1, 50, 20, 40)}, Delay, ClauseNoDeadline, 1},
+		"the latest safe start lies ahead":       {Call{DeadlineMs: 5000}, []Candidate{cand(0, 0, 1000, 2000), cand(1, 50, 10, 20)}, Delay, ClauseSafeWait, 1},
+		"no bound, so no wait under a deadline":  {Call{DeadlineMs: 5000}, []Candidate{cand(0, 0, 1000, inf), cand(1, 50, 10, inf)}, Run, ClauseDeadlineClose, 0},
+		"the deadline is too close to wait":      {Call{DeadlineMs: 100}, []Candidate{cand(0, 0, 40, 98), cand(1, 20, 1, 90)}, Run, ClauseDeadlineClose, 0},
+		"waiting makes a miss less likely":       {Call{DeadlineMs: 800}, []Candidate{cand(0, 0, 1000, 2000), cand(1, 50, 10, 20)}, Delay, ClauseMissesLess, 1},
+		"it will miss anyway":                    {Call{DeadlineMs: 1}, []Candidate{cand(0, 0, 5000, 9000), cand(1, 50, 10, 20)}, Delay, ClauseMissesAnyway, 1},
+		"it has waited long enough":              {Call{DeadlineMs: inf, WaitedMs: 2000}, []Candidate{cand(0, 0, 1000, 2000), cand(1, 50, 10, 20)}, Run, ClauseDelayMax, 0},
+		"its owner wants no waiting":             {Call{DeadlineMs: inf, DelayOff: true}, []Candidate{cand(0, 0, 1000, 2000), cand(1, 50, 10, 20)}, Run, ClauseDelayOff, 0},
+		"no slot is free":                        {Call{DeadlineMs: inf}, []Candidate{cand(0, 30, 10, 20), cand(1, 5, 10, 20)}, Queue, ClauseNoSlot, 1},
+		"no node at all":                         {Call{DeadlineMs: inf}, nil, Queue, ClauseNoSlot, -1},
+	} {
+		p := &Rubato{cfg: Config{DelayMax: 2 * time.Second}}
+		ch := p.Decide(&c.call, c.cands, rng())
+		if ch.Verb != c.verb || ch.Clause != c.clause || ch.Take != c.take {
+			t.Errorf("%s: verb %d clause %v take %d, want %d %v %d", name, ch.Verb, ch.Clause, ch.Take, c.verb, c.clause, c.take)
+		}
+	}
+}
+
+func TestEqualCostsGoToTheNearerNode(t *testing.T) {
+	p := &Rubato{cfg: DefaultConfig()}
+	for range 20 {
+		cs := []Candidate{cand(0, 0, 100, math.Inf(1)), cand(1, 0, 100, math.Inf(1)), cand(2, 0, 100, math.Inf(1))}
+		cs[0].MissingBytes, cs[1].Sandbox, cs[2].Sandbox = 1<<20, api.SandboxNone, api.SandboxFetched
+		if ch := p.Decide(&Call{DeadlineMs: math.Inf(1)}, cs, rng()); ch.Take != 2 {
+			t.Fatalf("took %d, want the node with the input and the artifact", ch.Take)
+		}
+	}
+}
+
+func TestBaselines(t *testing.T) {
+	inf := math.Inf(1)
+	cs := []Candidate{cand(0, 0, 1, 1), cand(1, 0, 1, 1), cand(2, 0, 1, 1)}
+	cs[0].Running, cs[2].Running = 1, 1
+	rr := &RoundRobin{}
+	for _, want := range []int{0, 1, 2, 0} {
+		if ch := rr.Decide(&Call{}, cs, rng()); ch.Take != want {
+			t.Fatalf("round robin took %d, want %d", ch.Take, want)
+		}
+	}
+	if ch := (LeastLoaded{}).Decide(&Call{}, cs, rng()); ch.Take != 1 {
+		t.Fatalf("least loaded took %d", ch.Take)
+	}
+	fd := FixedDelay{WaitMs: 100}
+	cold := cand(0, 0, 1, 1)
+	cold.Sandbox = api.SandboxNone
+	busy := cand(1, 30, 1, 1)
+	for waited, want := range map[float64]Verb{0: Delay, 99: Delay, 250: Run} {
+		if ch := fd.Decide(&Call{WaitedMs: waited, DeadlineMs: inf}, []Candidate{cold, busy}, rng()); ch.Verb != want {
+			t.Errorf("fixed delay after %v ms: %d, want %d", waited, ch.Verb, want)
+		}
+	}
+	if ch := fd.Decide(&Call{}, []Candidate{cold}, rng()); ch.Verb != Run {
+		t.Error("fixed delay waits although no node has anything of the call")
+	}
+}
+
+func genCandidate(t *rapid.T, i int) Candidate {
+	free := rapid.Bool().Draw(t, "free")
+	start := 0.0
+	if !free {
+		start = rapid.Float64Range(.1, 5000).Draw(t, "start")
+	}
+	upper := rapid.SampledFrom([]float64{math.Inf(1), 50, 500, 5000}).Draw(t, "upper")
+	c := cand(int32(i), start, rapid.Float64Range(.1, 20000).Draw(t, "exec"), upper)
+	c.Est.Sigma = rapid.Float64Range(0, 2).Draw(t, "sigma")
+	c.Sandbox = api.SandboxState(rapid.IntRange(0, 3).Draw(t, "sandbox"))
+	c.MissingBytes = rapid.SampledFrom([]int64{0, 1 << 20}).Draw(t, "missing")
+	c.LinkMs, c.EvictMs = rapid.Float64Range(0, 5).Draw(t, "link"), rapid.Float64Range(0, 100).Draw(t, "evict")
+	return c
+}
+
+// Properties: what runs is free; what is delayed gains more than the threshold, has a free fallback and waits within
+// its bounds.
+func TestRubatoProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		cfg := Config{DelayMax: 2 * time.Second, Explore: rapid.SampledFrom([]float64{0, .05}).Draw(t, "explore")}
+		p := &Rubato{cfg: cfg}
+		n := rapid.IntRange(0, 8).Draw(t, "candidates")
+		cs := make([]Candidate, n)
+		for i := range cs {
+			cs[i] = genCandidate(t, i)
+		}
+		c := Call{
+			WaitedMs: rapid.Float64Range(0, 3000).Draw(t, "waited"), ErrEW: rapid.Float64Range(0, 2).Draw(t, "err"),
+			DeadlineMs: rapid.SampledFrom([]float64{math.Inf(1), -5, 100, 10000}).Draw(t, "deadline"), MarginMs: 3,
+		}
+		ch := p.Decide(&c, cs, rng())
+		free := false
+		for i := range cs {
+			free = free || cs[i].Free
+		}
+		switch ch.Verb {
+		case Run:
+			if !cs[ch.Take].Free {
+				t.Fatal("runs on a node without a free slot")
+			}
+		case Delay:
+			if gain := cs[ch.Now].CostMs() - cs[ch.Take].CostMs(); !cs[ch.Now].Free || gain <= threshold(c.ErrEW, cs[ch.Now].Est.MedianMs()) {
+				t.Fatalf("delays for a gain of %v", gain)
+			}
+			if c.WaitedMs >= 2000 || ch.WakeMs < minWakeMs || ch.WakeMs > math.Max(2000-c.WaitedMs, minWakeMs) {
+				t.Fatalf("has waited %v and wakes in %v", c.WaitedMs, ch.WakeMs)
+			}
+		case Queue:
+			if free {
+				t.Fatal("queues although a slot is free")
+			}
+		}
+		if ch.Propensity <= 0 || ch.Propensity > 1 {
+			t.Fatalf("propensity %v", ch.Propensity)
+		}
+	})
+}
