@@ -79,7 +79,7 @@ func TestForestFollowsDrift(t *testing.T) {
 	w.run(l, 1500, nil)
 	after, _ := w.errors(l, 300)
 	t.Logf("error %.3f, after everything became four times slower %.3f, 1500 samples later %.3f", before, jumped, after)
-	if jumped < 1 || after > 2.5*before || after > .25 {
+	if jumped < 1 || after > 3*before || after > .25 {
 		t.Errorf("errors %.3f, %.3f, %.3f: want recovery", before, jumped, after)
 	}
 }
@@ -87,8 +87,8 @@ func TestForestFollowsDrift(t *testing.T) {
 func TestSourcesWithoutEnoughSamples(t *testing.T) {
 	w, l := newWorld(1, 6), testLearner(t, "a")
 	c := w.call()
-	if e := w.estimate(l, &c); e.Source != api.SourceNone || math.Abs(e.MedianMs()-100) > 1e-6 || !math.IsInf(e.UpperMs, 1) {
-		t.Errorf("nothing known: %+v, want 100 ms of no source without a bound", e)
+	if e := w.estimate(l, &c); e.Source != api.SourceNone || e.MedianMs() < 50-1e-6 || e.MedianMs() > 50*math.Exp(3.2)+1e-6 || !math.IsInf(e.UpperMs, 1) {
+		t.Errorf("nothing known: %+v, want 50 ms times the prior gap, of no source, without a bound", e)
 	}
 	w.run(l, 500, nil)
 	c.req.Function = "t9/new"

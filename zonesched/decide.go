@@ -103,9 +103,36 @@ func (z *Zone) estimate(now time.Time, c *call) {
 			ests[i] = unknown
 		}
 	}
+	underWay := math.NaN() // computed when needed
 	for i := range z.cands {
 		z.cands[i].Est = ests[i]
+		if ests[i].Source == api.SourceForest || z.cands[i].Sandbox == api.SandboxWarm {
+			continue
+		}
+		if math.IsNaN(underWay) {
+			underWay = z.startUnderWayMs(now, c.fn.key)
+		}
+		if underWay > 0 {
+			z.cands[i].Est.Mu = math.Max(ests[i].Mu, math.Log(underWay))
+		}
 	}
+}
+
+// startUnderWayMs is what the function's cold starts that run now say of another one: it will take as long as the
+// longest of them, which has not ended yet. 0 when none runs. Without this evidence every call of a function that
+// nobody knew yet began a cold start of its own, and all of them took the longer for it: eight compilations of one
+// module at once, five seconds each instead of one.
+func (z *Zone) startUnderWayMs(now time.Time, fnKey string) float64 {
+	longest := 0.0
+	for _, n := range z.nodes {
+		for _, r := range n.running {
+			if r.cold && r.fnKey == fnKey {
+				e := ms(now.Sub(r.start))
+				longest = math.Max(longest, e+remaining(e, r.mu, math.Min(r.sigma, 1)))
+			}
+		}
+	}
+	return longest
 }
 
 // unknown is the estimate without any model: equal for all, so that only starting soon counts.
@@ -261,7 +288,7 @@ func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause poli
 	if k.Sandbox == api.SandboxNone {
 		fetch += c.fn.spec.ArtifactBytes
 	}
-	n.running = append(n.running, &running{id: c.inv.ID, fnKey: c.fn.key, start: now, mu: k.Est.Mu, sigma: k.Est.Sigma, fetchMs: n.transferMs(fetch)})
+	n.running = append(n.running, &running{id: c.inv.ID, fnKey: c.fn.key, start: now, mu: k.Est.Mu, sigma: k.Est.Sigma, fetchMs: n.transferMs(fetch), cold: k.Sandbox != api.SandboxWarm})
 	s := n.sandboxFor(c.fn.key, c.fn.spec.MemoryMB)
 	if s.idle > 0 {
 		s.idle--

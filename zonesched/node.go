@@ -44,6 +44,8 @@ type running struct {
 	start     time.Time
 	mu, sigma float64
 	fetchMs   float64 // what it had to bring over the node's link, at full speed
+	// cold: it began without a warm sandbox.
+	cold bool
 	// foreign: dispatched by an earlier leader; it ends with a completion or by its absence from a report.
 	foreign bool
 }

@@ -47,7 +47,7 @@ no cached object, no compiled module, no model. It needs no root, no network and
 				return fmt.Errorf("output %q: want table or json", output)
 			}
 			if short {
-				o.Duration = min(o.Duration, 6*time.Second)
+				o.Duration = min(o.Duration, 10*time.Second)
 			}
 			var err error
 			if o.Log, err = ops.NewLogger(cmd.ErrOrStderr(), level, "text"); err != nil {
@@ -73,7 +73,7 @@ no cached object, no compiled module, no model. It needs no root, no network and
 	f.Float64Var(&o.Rate, "rate", o.Rate, "scale of the arrival rates")
 	f.Uint64Var(&o.Seed, "seed", o.Seed, "seed of arrivals and draws")
 	f.StringSliceVar(&o.Only, "policies", nil, "run only these (default: all)")
-	f.BoolVar(&short, "short", false, "runs of at most six seconds, for a quick look: too short to learn much")
+	f.BoolVar(&short, "short", false, "runs of at most ten seconds, for a quick look: too short to learn much")
 	f.StringVar(&check, "check", "", "check a document that demo -o json wrote: every call served, the model merged and used")
 	return cmd
 }
