@@ -49,6 +49,7 @@ func Invoke(ctx context.Context, o InvokeOptions) (r *Report, err error) {
 	}
 	opts := cluster.DefaultOptions(filepath.Join(dir, "cluster"), o.Log)
 	opts.Zones, opts.Nodes, opts.Schedulers, opts.Coordinators = opts.Zones[1:], 2, 1, 1
+	opts.Zone.Gateway.Auth = "off"
 	opts.Node.Node.Node.Slots = o.Callers
 	opts.Node.Node.Node.MemoryMB = 32 * o.Callers * 2
 	cl, err := cluster.Up(ctx, opts)

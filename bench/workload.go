@@ -53,26 +53,26 @@ type arrival struct {
 func demoLoads() []*load {
 	return []*load{
 		{
-			function: "wordcount", example: "wordcount", tenant: "archive", role: roleData, ratePerS: 6, memoryMB: 192,
+			function: "wordcount", example: "wordcount", tenant: "archive", role: roleData, ratePerS: 4.5, memoryMB: 192,
 			objects: texts("books/", 14, 4<<20, 8<<20),
 		},
 		{
-			function: "gzip", example: "gzip", tenant: "archive", role: roleData, ratePerS: 2, deadline: 1500 * time.Millisecond, memoryMB: 192,
+			function: "gzip", example: "gzip", tenant: "archive", role: roleData, ratePerS: 1.5, deadline: 1500 * time.Millisecond, memoryMB: 192,
 			objects: texts("logs/", 8, 1<<20, 3<<20), payload: func(*rand.Rand) string { return `{"level":1}` },
 		},
 		{
-			function: "thumbnail", example: "thumbnail", tenant: "shop", role: roleLight, ratePerS: 2, deadline: time.Second, memoryMB: 192,
+			function: "thumbnail", example: "thumbnail", tenant: "shop", role: roleLight, ratePerS: 1.5, deadline: time.Second, memoryMB: 192,
 			objects: pictures("pictures/", 8, 900, 600), payload: func(*rand.Rand) string { return `{}` },
 		},
 		{
-			function: "matmul", example: "matmul", tenant: "lab", role: roleLight, ratePerS: 4, memoryMB: 128,
+			function: "matmul", example: "matmul", tenant: "lab", role: roleLight, ratePerS: 3, memoryMB: 128,
 			payload: func(rng *rand.Rand) string { return fmt.Sprintf(`{"n":%d}`, 40+rng.IntN(100)) },
 		},
 		{
-			function: "htmlrender", example: "htmlrender", tenant: "shop", role: roleInit, ratePerS: 4, memoryMB: 192, payload: page,
+			function: "htmlrender", example: "htmlrender", tenant: "shop", role: roleInit, ratePerS: 3, memoryMB: 192, payload: page,
 		},
 		{
-			function: "score", example: "matmul", tenant: "shop", role: roleLight, ratePerS: 4, deadline: 500 * time.Millisecond, memoryMB: 128,
+			function: "score", example: "matmul", tenant: "shop", role: roleLight, ratePerS: 3, deadline: 500 * time.Millisecond, memoryMB: 128,
 			payload: func(rng *rand.Rand) string { return fmt.Sprintf(`{"n":%d}`, 20+rng.IntN(60)) },
 		},
 	}
