@@ -75,19 +75,30 @@ func (g *Gateway) deploy(w http.ResponseWriter, r *http.Request, c caller) error
 	if err := f.Validate(); err != nil {
 		return err
 	}
-	version, err := g.deps.Zone.Deploy(r.Context(), f, requestID(r, c))
+	id, err := requestID(r, c)
+	if err != nil {
+		return err
+	}
+	version, err := g.deps.Zone.Deploy(r.Context(), f, id)
 	if err != nil {
 		return err
 	}
 	return writeJSON(w, http.StatusOK, map[string]any{"name": f.Name, "version": version})
 }
 
+// maxChangeKey bounds the idempotency key of a deployment or removal, which the coordinator remembers.
+const maxChangeKey = 64
+
 // requestID makes a change safe to send again: the caller's idempotency key, or one of this request's own.
-func requestID(r *http.Request, c caller) string {
-	if k := r.Header.Get("Idempotency-Key"); k != "" && len(k) <= 64 {
-		return "k:" + k
+func requestID(r *http.Request, c caller) (string, error) {
+	k := r.Header.Get("Idempotency-Key")
+	if !printable(k, maxChangeKey) {
+		return "", fmt.Errorf("%w: header Idempotency-Key: want up to %d printable ASCII characters", api.ErrInvalid, maxChangeKey)
 	}
-	return c.id
+	if k == "" {
+		return c.id, nil
+	}
+	return "k:" + k, nil
 }
 
 func (g *Gateway) listFunctions(w http.ResponseWriter, _ *http.Request, c caller) error {
@@ -107,7 +118,11 @@ func (g *Gateway) getFunction(w http.ResponseWriter, r *http.Request, c caller) 
 }
 
 func (g *Gateway) deleteFunction(w http.ResponseWriter, r *http.Request, c caller) error {
-	if err := g.deps.Zone.Delete(r.Context(), c.tenant, r.PathValue("name"), requestID(r, c)); err != nil {
+	id, err := requestID(r, c)
+	if err != nil {
+		return err
+	}
+	if err := g.deps.Zone.Delete(r.Context(), c.tenant, r.PathValue("name"), id); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

@@ -175,7 +175,11 @@ func (g *Gateway) wrap(h handler, operator bool) http.Handler {
 		id := newID()
 		w.Header().Set("X-Request-Id", id)
 		defer func() {
-			if p := recover(); p != nil && p != http.ErrAbortHandler {
+			p := recover()
+			if p == http.ErrAbortHandler {
+				panic(p) // the server cuts the connection: half a body must not look whole
+			}
+			if p != nil {
 				g.deps.Log.Error("panic in handler", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
 				writeError(w, id, errors.New("internal error; see the zone's log"))
 			}

@@ -37,7 +37,7 @@ func (g *Gateway) invoke(w http.ResponseWriter, r *http.Request, c caller) error
 	if _, ok := g.deps.Zone.Function(inv.FunctionID()); !ok {
 		return fmt.Errorf("%w: no function %q of tenant %s (rubato functions lists them)", api.ErrNotFound, inv.Function, c.tenant)
 	}
-	if err := g.inputs(r.Context(), inv, r.Header.Get("X-Input")); err != nil {
+	if err := g.inputs(r.Context(), inv, strings.Join(r.Header.Values("X-Input"), ",")); err != nil {
 		return err
 	}
 	if err := g.body(w, r, inv); err != nil {
@@ -50,6 +50,9 @@ func (g *Gateway) invoke(w http.ResponseWriter, r *http.Request, c caller) error
 	g.metrics.observe(a, time.Since(began))
 	if inv.PayRef != "" {
 		g.discard(inv.PayRef)
+	}
+	if a.ResultRef != "" && inv.IdemKey == "" {
+		defer g.discard(a.ResultRef) // with a key, the answer is kept for callers that repeat it
 	}
 	return g.writeAnswer(w, r, c.id, a)
 }
@@ -92,12 +95,15 @@ func parse(h http.Header, c caller, name string) (*api.Invocation, error) {
 		}
 		inv.Priority = uint8(p)
 	}
-	for header, to := range map[string]*string{"Idempotency-Key": &inv.IdemKey, "X-Affinity-Key": &inv.Affinity} {
-		v := h.Get(header)
-		if len(v) > api.MaxKeyLen || strings.ContainsFunc(v, func(r rune) bool { return r < ' ' || r > '~' }) {
-			return nil, bad(header, v, fmt.Sprintf("up to %d printable ASCII characters", api.MaxKeyLen))
+	for _, f := range [...]struct {
+		header string
+		to     *string
+	}{{"Idempotency-Key", &inv.IdemKey}, {"X-Affinity-Key", &inv.Affinity}} {
+		v := h.Get(f.header)
+		if !printable(v, api.MaxKeyLen) {
+			return nil, bad(f.header, v, fmt.Sprintf("up to %d printable ASCII characters", api.MaxKeyLen))
 		}
-		*to = v
+		*f.to = v
 	}
 	if v := h.Get("traceparent"); v != "" {
 		if !validTrace(v) {
@@ -105,12 +111,26 @@ func parse(h http.Header, c caller, name string) (*api.Invocation, error) {
 		}
 		inv.Trace = v
 	}
-	if v := h.Get("Prefer"); v != "" {
-		for p := range strings.SplitSeq(v, ",") {
-			inv.Async = inv.Async || strings.TrimSpace(p) == "respond-async"
+	inv.Async = prefersAsync(h.Values("Prefer"))
+	return inv, nil
+}
+
+// prefersAsync looks for respond-async among preferences (RFC 7240: on one line or several, without regard to case,
+// possibly with parameters).
+func prefersAsync(lines []string) bool {
+	for _, line := range lines {
+		for p := range strings.SplitSeq(line, ",") {
+			name, _, _ := strings.Cut(p, ";")
+			if strings.EqualFold(strings.TrimSpace(name), "respond-async") {
+				return true
+			}
 		}
 	}
-	return inv, nil
+	return false
+}
+
+func printable(s string, most int) bool {
+	return len(s) <= most && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
 }
 
 // validTrace checks the shape of a W3C traceparent (version 00 or later ones that begin alike).

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"net/http"
 	"strconv"
@@ -32,15 +33,36 @@ func (g *Gateway) putArtifact(w http.ResponseWriter, r *http.Request, c caller) 
 	if info, err := g.deps.Objects.Stat(r.Context(), key); err == nil {
 		return writeJSON(w, http.StatusOK, map[string]any{"artifact": digest, "bytes": info.Bytes})
 	}
-	info, err := g.deps.Objects.Put(r.Context(), key, http.MaxBytesReader(w, r.Body, api.MaxArtifactBytes))
+	body := &verified{r: http.MaxBytesReader(w, r.Body, api.MaxArtifactBytes), sum: sha256.New(), want: digest}
+	info, err := g.deps.Objects.Put(r.Context(), key, body)
+	if body.bad != nil {
+		return body.bad
+	}
 	if err != nil {
 		return err
 	}
-	if info.Digest != digest {
-		g.discard(key)
-		return fmt.Errorf("%w: the artifact's SHA-256 is %s, not %s as its name says", api.ErrInvalid, info.Digest, digest)
-	}
 	return writeJSON(w, http.StatusCreated, map[string]any{"artifact": digest, "bytes": info.Bytes})
+}
+
+// verified fails instead of ending when what was read has not the digest that it should have, so that the store never
+// holds other bytes under an artifact's name, not even for a moment.
+type verified struct {
+	r    io.Reader
+	sum  hash.Hash
+	want string
+	bad  error
+}
+
+func (v *verified) Read(p []byte) (int, error) {
+	n, err := v.r.Read(p)
+	v.sum.Write(p[:n])
+	if err == io.EOF {
+		if got := hex.EncodeToString(v.sum.Sum(nil)); got != v.want {
+			v.bad = fmt.Errorf("%w: the artifact's SHA-256 is %s, not %s as its name says", api.ErrInvalid, got, v.want)
+			return n, v.bad
+		}
+	}
+	return n, err
 }
 
 func (g *Gateway) statArtifact(w http.ResponseWriter, r *http.Request, c caller) error {

@@ -1,6 +1,7 @@
 package nodeagent
 
 import (
+	"slices"
 	"sort"
 	"time"
 
@@ -60,11 +61,10 @@ func (n *Node) claim(now time.Time, r *run, out []Action) ([]Action, bool) {
 			warm = s
 		}
 	}
-	a := n.artifactFor(&r.m.Fn, r.fnKey)
 	if warm != nil {
 		r.start = api.SandboxWarm
 		r.sb, warm.run = warm, r
-		a.use = n.tick()
+		n.artifactFor(&r.m.Fn, r.fnKey).use = n.tick()
 		return out, true
 	}
 	need := r.m.Fn.MemoryMB
@@ -74,6 +74,7 @@ func (n *Node) claim(now time.Time, r *run, out []Action) ([]Action, bool) {
 	for n.cfg.MemoryMB-n.memUsed < need {
 		out = n.dropSandbox(n.coldestIdle(), out)
 	}
+	a := n.artifactFor(&r.m.Fn, r.fnKey)
 	switch a.state {
 	case artReady:
 		r.start = api.SandboxPrepared
@@ -231,8 +232,21 @@ func (n *Node) trim(out []Action) []Action {
 func (n *Node) dropObject(o *object, out []Action) []Action {
 	delete(n.objs, o.key)
 	n.bytes -= o.bytes
-	n.evicted = append(n.evicted, o.key)
+	n.gone(o.key)
 	return append(out, Action{Kind: ActDropObject, Key: o.key})
+}
+
+// gone and came keep the deltas to each key's last state: the zone takes over what came before what went.
+func (n *Node) gone(key string) {
+	n.newObjects = slices.DeleteFunc(n.newObjects, func(o api.Object) bool { return o.Key == key })
+	n.evicted = append(n.evicted, key)
+}
+
+func (n *Node) came(o *object) {
+	n.evicted = slices.DeleteFunc(n.evicted, func(k string) bool { return k == o.key })
+	if o.bytes >= api.LocalityBytes {
+		n.newObjects = append(n.newObjects, api.Object{Key: o.key, Bytes: o.bytes})
+	}
 }
 
 // flush empties everything that no running call uses.

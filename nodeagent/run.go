@@ -50,7 +50,14 @@ func (n *Node) accept(now time.Time, m *wire.Run, out []Action) []Action {
 	id := m.Call.ID
 	switch {
 	case n.runs[id] != nil:
-		return out // a repeated dispatch of what is running; its completion will come
+		// A repeated dispatch of what is running. A later attempt comes from a zone that took this node for lost: what
+		// runs serves it, and its completion must bear the attempt that the zone now waits for.
+		if r := n.runs[id]; m.Call.Attempt > r.m.Call.Attempt {
+			cp := *r.m // the shell reads the first one
+			cp.Epoch, cp.Seq, cp.Call.Attempt = m.Epoch, m.Seq, m.Call.Attempt
+			r.m = &cp
+		}
+		return out
 	case n.find(id, m.Call.Attempt) != nil:
 		n.find(id, m.Call.Attempt).sentAt = time.Time{}
 		return n.resend(now, out)
@@ -115,13 +122,11 @@ func (n *Node) objectFetched(now time.Time, ev *Event, out []Action) []Action {
 	if ev.Err != "" {
 		delete(n.objs, ev.Key)
 		n.bytes -= o.bytes
-		n.evicted = append(n.evicted, ev.Key)
+		n.gone(ev.Key)
 	} else {
 		o.here = true
 		n.fetchedBytes += o.bytes
-		if o.bytes >= api.LocalityBytes {
-			n.newObjects = append(n.newObjects, api.Object{Key: o.key, Bytes: o.bytes})
-		}
+		n.came(o)
 	}
 	for _, r := range waiting {
 		if n.runs[r.m.Call.ID] != r {

@@ -31,7 +31,7 @@ type call struct {
 
 	// While waiting: what it hopes for, and what it falls back on.
 	hope     *node
-	hopeF    bool // hope is a busy sandbox of its function, not any slot
+	hopeFn   string // key of the function whose busy sandbox it hopes for; empty: any slot
 	fallback *node
 	finishAt time.Time // predicted finish at hope
 	execBest float64   // predicted execution there, ms
@@ -44,8 +44,11 @@ type call struct {
 	// While running.
 	node       *node
 	dispatched time.Time
+	version    uint64 // of the function that the last dispatch carried
+	attempt    uint8  // dispatches so far; inv belongs to the event and stays as it came
 	missing    int64
 	refusals   int
+	losses     int    // executions lost with their nodes
 	rec        uint64 // sequence of its record in the ring
 }
 
@@ -79,8 +82,7 @@ func (z *Zone) arrive(now time.Time, ev *Event, out []Action) []Action {
 	if !z.canEverRun(f) {
 		return refuse(api.CodeInvalid, 0, "function %s wants %d MB: no node in service is that large", inv.Function, f.spec.MemoryMB)
 	}
-	inv.Version = f.spec.Version
-	c := &call{inv: inv, fn: f, arrived: now.Add(-duration(inv.WaitedMs)), since: now}
+	c := &call{inv: inv, fn: f, arrived: now.Add(-duration(inv.WaitedMs)), since: now, version: f.spec.Version, attempt: inv.Attempt}
 	c.soft, c.hard = deadlines(c.arrived, now, inv, f.spec)
 	z.calls[inv.ID] = c
 	z.counters.Accepted++
@@ -129,7 +131,7 @@ func (z *Zone) canEverRun(f *function) bool {
 func (z *Zone) slots() int {
 	s := 0
 	for _, n := range z.nodes {
-		if n.live {
+		if n.live && !n.draining {
 			s += n.slots
 		}
 	}
@@ -162,10 +164,11 @@ func (z *Zone) unwait(c *call) {
 }
 
 func (z *Zone) reserve(c *call, n *node, byFn bool) {
-	c.hope, c.hopeF = n, byFn
+	c.hope, c.hopeFn = n, ""
 	n.reserved++
 	if byFn {
-		n.reservedF[c.fn.key]++
+		c.hopeFn = c.fn.key
+		n.reservedF[c.hopeFn]++
 	}
 }
 
@@ -174,9 +177,9 @@ func (z *Zone) unreserve(c *call) {
 		return
 	}
 	c.hope.reserved--
-	if c.hopeF {
-		if c.hope.reservedF[c.fn.key]--; c.hope.reservedF[c.fn.key] <= 0 {
-			delete(c.hope.reservedF, c.fn.key)
+	if c.hopeFn != "" { // not fn.key: a new version may have been deployed since
+		if c.hope.reservedF[c.hopeFn]--; c.hope.reservedF[c.hopeFn] <= 0 {
+			delete(c.hope.reservedF, c.hopeFn)
 		}
 	}
 	c.hope = nil
@@ -195,7 +198,7 @@ func (c *call) account(now time.Time) {
 
 // requeue makes a call wait again after a refusal or a lost node.
 func (z *Zone) requeue(now time.Time, c *call, out []Action) []Action {
-	c.inv.Attempt++
+	c.attempt++
 	c.node, c.delaying, c.since = nil, false, now
 	z.wait(c)
 	return z.decide(now, c, out)
@@ -269,7 +272,7 @@ func (z *Zone) answer(now time.Time, c *call, a *wire.Answer, out []Action) []Ac
 	}
 	t.QueueMs, t.DelayMs = t.QueueMs+c.queueMs, t.DelayMs+c.delayMs
 	if c.state != callForwarded {
-		t.Decision, t.Version = c.kind, c.inv.Version
+		t.Decision, t.Version = c.kind, c.version
 	}
 	if c.node != nil {
 		t.Node = c.node.name
@@ -293,7 +296,7 @@ func (z *Zone) completion(now time.Time, m *wire.Completion, out []Action) []Act
 		return out
 	}
 	c := z.calls[m.ID]
-	mine := c != nil && c.state == callRunning && c.node == n && c.inv.Attempt == m.Attempt
+	mine := c != nil && c.state == callRunning && c.node == n && c.attempt == m.Attempt
 	if !mine {
 		z.counters.UnknownCompletions++
 	}

@@ -281,7 +281,7 @@ func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause poli
 	n := z.nodes[k.Node]
 	z.unwait(c)
 	c.state, c.node, c.dispatched, c.delaying = callRunning, n, now, false
-	c.missing = k.MissingBytes
+	c.missing, c.version = k.MissingBytes, c.fn.spec.Version
 	n.sentSeq++
 	n.sentAt = now
 	fetch := k.MissingBytes
@@ -325,8 +325,10 @@ func (z *Zone) run(c *call, n *node, k *policy.Candidate, timeout time.Duration,
 	if z.pred != nil {
 		version = z.pred.Version()
 	}
+	inv := *c.inv
+	inv.Version, inv.Attempt = c.version, c.attempt
 	return &wire.Run{
-		Epoch: z.epoch, Seq: n.sentSeq, Call: *c.inv, Fn: *c.fn.spec, TimeoutMs: max(timeout.Milliseconds(), 1),
+		Epoch: z.epoch, Seq: n.sentSeq, Call: inv, Fn: *c.fn.spec, TimeoutMs: max(timeout.Milliseconds(), 1),
 		Echo: api.Echo{
 			Function: c.fn.id, Runtime: c.fn.spec.Runtime, Node: n.name, Bins: append([]byte(nil), k.Est.Bins[:]...),
 			SchemaEpoch: api.SchemaEpoch, ModelVersion: version, Mu: k.Est.Mu, Sigma: k.Est.Sigma, UpperMs: k.Est.UpperMs,

@@ -232,9 +232,9 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 		n = newNode(hb.Node, int32(len(z.nodes)))
 		z.nodes, z.byName[hb.Node] = append(z.nodes, n), n
 	}
-	if fresh && n.boot != 0 && n.boot != hb.Boot {
-		out = z.lostRunning(now, n, "its node restarted", out)
-		n.sentSeq = 0
+	var lost []*running // with the node's last life; decided about once the new one is known
+	if n.boot != 0 && n.boot != hb.Boot {
+		lost, n.running, n.sentSeq = n.running, nil, 0
 	}
 	n.live, n.lastSeen, n.boot, n.draining = true, now, hb.Boot, hb.Draining
 	n.slots, n.memMB, n.linkMbps, n.class = hb.Slots, hb.MemMB, hb.LinkMbps, hb.Class
@@ -248,6 +248,7 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 		n.apply(now, hb)
 		z.adoptForeign(now, n, hb)
 	}
+	out = z.lostRunning(now, n, lost, "its node restarted", out)
 	return z.slotFreed(now, n, out)
 }
 
@@ -295,7 +296,10 @@ func (z *Zone) tick(now time.Time, out []Action) []Action {
 			n.live = false
 			z.counters.NodesLost++
 			out = append(out, Action{Kind: ActNodeLost, Node: n.name})
-			out = z.lostRunning(now, n, "its node was lost", out)
+			lost := n.running
+			n.running = nil
+			out = z.lostRunning(now, n, lost, "its node was lost", out)
+			z.hopeLost(n)
 			n.sandboxes = n.sandboxes[:0]
 			clear(n.objects)
 		}
@@ -309,16 +313,24 @@ func (z *Zone) tick(now time.Time, out []Action) []Action {
 	return z.issueGrants(now, out)
 }
 
-// lostRunning ends or retries every call that ran on n.
-func (z *Zone) lostRunning(now time.Time, n *node, why string, out []Action) []Action {
-	lost := n.running
-	n.running = nil
+// hopeLost: calls that wait for n, or have it as their fallback, must decide anew, since n is gone.
+func (z *Zone) hopeLost(n *node) {
+	for _, w := range z.waiting {
+		if w.hope == n || w.fallback == n {
+			z.redo = append(z.redo, w)
+		}
+	}
+}
+
+// lostRunning ends or retries the calls that ran on n and were lost with it.
+func (z *Zone) lostRunning(now time.Time, n *node, lost []*running, why string, out []Action) []Action {
 	for _, r := range lost {
 		c := z.calls[r.id]
 		if c == nil || c.state != callRunning || c.node != n {
 			continue
 		}
-		if c.inv.Retryable() && int(c.inv.Attempt)+1 < z.cfg.MaxAttempts && z.mayRetry() {
+		if c.inv.Retryable() && c.losses+1 < z.cfg.MaxAttempts && z.mayRetry() {
+			c.losses++
 			z.counters.Retries++
 			out = z.requeue(now, c, out)
 			continue

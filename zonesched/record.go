@@ -106,7 +106,7 @@ func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choi
 	if d.Kind == api.DecisionDelayed.String() {
 		return
 	}
-	d.Function, d.Version, d.At, d.Policy = c.fn.id, c.inv.Version, now, z.rule.Name()
+	d.Function, d.Version, d.At, d.Policy = c.fn.id, c.fn.spec.Version, now, z.rule.Name()
 	d.Clause, d.ThresholdMs, d.WaitedMs, d.Propensity = ch.Clause.String(), ch.ThresholdMs, pc.WaitedMs, ch.Propensity
 	d.DeadlineMs = finite(pc.DeadlineMs)
 	d.Kind = [...]api.DecisionKind{policy.Run: c.kind, policy.Delay: api.DecisionDelayed, policy.Queue: api.DecisionQueued}[ch.Verb].String()

@@ -192,7 +192,7 @@ func (z *Zone) settle(now time.Time, out []Action) []Action {
 		todo := z.redo
 		z.redo = nil
 		for _, c := range todo {
-			if c.state == callWaiting {
+			if c.state == callWaiting && z.calls[c.inv.ID] == c { // not answered by an earlier round
 				out = z.decide(now, c, out)
 			}
 		}

@@ -117,7 +117,6 @@ func New(cfg Config, deps Deps) (*Daemon, error) {
 func (d *Daemon) Run(ctx context.Context) error {
 	subs, err := d.open(map[string]messaging.Handler{wire.SubjectDigest: d.onDigest, wire.SubjectUpdate: d.onUpdate})
 	if err != nil {
-		d.stop()
 		return errors.Join(err, d.close())
 	}
 	announce := time.NewTicker(d.cfg.AnnounceEvery)
@@ -140,7 +139,6 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	d.closeSubs(subs)
 	d.closeSubs(d.leadSubs)
-	d.stop()
 	err = d.close()
 	d.tasks.Wait()
 	return err
@@ -149,6 +147,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 // Kill ends the replica at once, without handing leadership over. For chaos tests.
 func (d *Daemon) Kill() { d.stop() }
 
+// close hands leadership over, unless the replica was killed, and ends what still runs.
 func (d *Daemon) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
 	defer cancel()
@@ -157,6 +156,7 @@ func (d *Daemon) close() error {
 			d.deps.Log.Debug("leadership not transferred", "err", err)
 		}
 	}
+	d.stop()
 	return d.log.Close(ctx)
 }
 

@@ -30,6 +30,7 @@ func (d *Daemon) carryOut(a *nodeagent.Action) {
 		if err := saveEpoch(filepath.Join(d.cfg.Dir, epochFile), a.Epoch); err != nil {
 			// Going on would let a lower epoch back in after a restart: better to be a dead node.
 			d.deps.Log.Error("epoch not persisted; the node stops", "node", d.cfg.Name, "err", err)
+			d.failed = fmt.Errorf("noded persist epoch %v: %w", a.Epoch, err)
 			d.cancel()
 		}
 	case nodeagent.ActFetch:
@@ -95,7 +96,8 @@ func (d *Daemon) send(subject string, v any) {
 }
 
 func (d *Daemon) complete(c *wire.Completion) {
-	if t := d.timers[c.ID]; t != nil {
+	// A refusal or a repetition may be of another attempt than the one that runs: that one keeps its deadline.
+	if t := d.timers[c.ID]; t != nil && !c.Resent && c.Outcome != api.OutcomeRefused {
 		t.Stop()
 		delete(d.timers, c.ID)
 	}

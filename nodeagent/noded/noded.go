@@ -89,6 +89,7 @@ type Daemon struct {
 	cancels map[string]context.CancelCauseFunc
 	acts    []nodeagent.Action
 	timers  map[string]*time.Timer
+	failed  error // why the daemon stopped itself
 
 	view chan func(*nodeagent.Node)
 }
@@ -162,6 +163,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 			t := time.NewTimer(d.cfg.DrainTimeout)
 			defer t.Stop()
 			give = t.C
+		case <-d.ctx.Done(): // killed, or the epoch could not be kept
+			d.shutdown(subs)
+			return d.failed
 		case <-give:
 			d.deps.Log.Warn("node stops with calls unfinished", "node", d.cfg.Name, "running", d.core.InUse())
 			d.shutdown(subs)
@@ -249,6 +253,9 @@ func (d *Daemon) subscribe() ([]messaging.Subscription, error) {
 	} {
 		sub, err := d.deps.Bus.Subscribe(s.subject, "", s.handle)
 		if err != nil {
+			for _, opened := range subs {
+				err = errors.Join(err, opened.Stop())
+			}
 			return nil, fmt.Errorf("noded subscribe %s: %w", s.subject, err)
 		}
 		subs = append(subs, sub)
@@ -313,6 +320,9 @@ func (d *Daemon) onLogs(m *messaging.Msg) {
 func (d *Daemon) step(ev nodeagent.Event) {
 	d.acts = d.core.Step(time.Now(), &ev, d.acts[:0])
 	for i := range d.acts {
+		if d.ctx.Err() != nil {
+			break // the epoch was not kept: nothing may happen under it
+		}
 		d.carryOut(&d.acts[i])
 	}
 	clear(d.acts)

@@ -341,6 +341,8 @@ func (g *learning) propose(version uint64, digest string) {
 			if g.d.leads() {
 				g.d.batch = append(g.d.batch, wire.Record{AdoptVersion: version, AdoptDigest: digest})
 				g.d.flushSamples()
+			} else {
+				g.adopting.CompareAndSwap(version, version-1) // should this scheduler lead again
 			}
 		})
 	})

@@ -79,7 +79,7 @@ func (d *Daemon) Invoke(ctx context.Context, inv *api.Invocation) *wire.Answer {
 			ans = d.invokeAtLeader(ctx, r, inv)
 		}
 		// Only what certainly did not run is tried again, once leadership has changed or soon.
-		if !ans.Refused || ans.Code != api.CodeUnavailable || try >= maxLeaderTries {
+		if !ans.Refused || ans.Code != api.CodeUnavailable || try >= maxLeaderTries || !d.ready.Load() {
 			return ans
 		}
 		if !waitRole(ctx, r) {
@@ -141,10 +141,12 @@ func (d *Daemon) invokeAtLeader(ctx context.Context, r *role, inv *api.Invocatio
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stop := make(chan struct{})
-	defer close(stop)
-	// A leader that dies takes the call with it: its callers learn so when the next one is elected.
-	d.task(func() {
+	stop, ended := make(chan struct{}), make(chan struct{})
+	defer func() { close(stop); <-ended }()
+	// A leader that dies takes the call with it: its callers learn so when the next one is elected. The goroutine is
+	// this call's, not Run's: a door may still be here when Run waits for its own.
+	go func() {
+		defer close(ended)
 		select {
 		case <-r.changed:
 			cancel(errLeaderLost)
@@ -152,7 +154,7 @@ func (d *Daemon) invokeAtLeader(ctx context.Context, r *role, inv *api.Invocatio
 		case <-d.ctx.Done():
 			cancel(errLeaderLost)
 		}
-	})
+	}()
 	ans := d.request(ctx, wire.SubjectLeader(d.cfg.Zone, "invoke"), &wire.Invoke{Call: *inv})
 	switch {
 	case errors.Is(context.Cause(ctx), errLeaderLost) && ans.Code != api.CodeOK && !ans.Refused:
