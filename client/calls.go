@@ -3,6 +3,8 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -103,6 +105,21 @@ func (c *Client) Result(ctx context.Context, id string) (State, error) {
 	return s, err
 }
 
+// RawResult opens the bare bytes that a finished asynchronous call answered, however large; the caller closes it. A call
+// that failed is its error.
+func (c *Client) RawResult(ctx context.Context, id string) (io.ReadCloser, error) {
+	h := http.Header{"Accept": {"application/octet-stream"}}
+	resp, err := c.do(ctx, request{method: http.MethodGet, path: "/v1/invocations/" + url.PathEscape(id), header: h, again: true})
+	if err != nil {
+		return nil, err
+	}
+	if resp.Header.Get("Content-Type") != "application/octet-stream" {
+		resp.Body.Close()
+		return nil, fmt.Errorf("%w: invocation %s has not ended", api.ErrUnavailable, id)
+	}
+	return resp.Body, nil
+}
+
 // Cancel stops a call.
 func (c *Client) Cancel(ctx context.Context, id string) error {
 	return c.json(ctx, request{method: http.MethodDelete, path: "/v1/invocations/" + url.PathEscape(id), again: true}, nil)
@@ -127,6 +144,15 @@ type Function struct {
 // PutArtifact stores an artifact under its SHA-256 (hex).
 func (c *Client) PutArtifact(ctx context.Context, digest string, size int64, open func() (io.Reader, error)) error {
 	return c.json(ctx, request{method: http.MethodPut, path: "/v1/artifacts/" + digest, body: open, size: size, again: true}, nil)
+}
+
+// HasArtifact reports whether the tenant put an artifact with this SHA-256 before.
+func (c *Client) HasArtifact(ctx context.Context, digest string) (bool, error) {
+	err := c.get(ctx, "/v1/artifacts/"+url.PathEscape(digest), nil)
+	if errors.Is(err, api.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Deploy makes a new version of a function whose artifact was put before.
@@ -156,6 +182,13 @@ func (c *Client) Functions(ctx context.Context) ([]Function, error) {
 	var out []Function
 	err := c.get(ctx, "/v1/functions", &out)
 	return out, err
+}
+
+// Function returns the current version of one.
+func (c *Client) Function(ctx context.Context, name string) (Function, error) {
+	var f Function
+	err := c.get(ctx, "/v1/functions/"+url.PathEscape(name), &f)
+	return f, err
 }
 
 // Delete removes a function.

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -41,9 +42,15 @@ func WithTenant(tenant string) Option { return func(c *Client) { c.tenant = tena
 // WithHTTPClient replaces the HTTP client.
 func WithHTTPClient(h *http.Client) Option { return func(c *Client) { c.http = h } }
 
+// dialTimeout is how long a door may take to be reached before the next one is tried.
+const dialTimeout = 3 * time.Second
+
 // New makes a client of the front doors at the given base URLs; the first one that answers serves.
 func New(base []string, opts ...Option) (*Client, error) {
-	c := &Client{http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: 50 * time.Second}}}
+	c := &Client{http: &http.Client{Transport: &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		MaxIdleConnsPerHost: 64, IdleConnTimeout: 50 * time.Second, ExpectContinueTimeout: time.Second,
+	}}}
 	for _, b := range base {
 		u, err := url.Parse(strings.TrimRight(b, "/"))
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
@@ -109,22 +116,39 @@ func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
 	if r.again {
 		tries = maxTries
 	}
-	return backoff.Retry(ctx, func() (*http.Response, error) {
+	var last error // what the door said, without the retrier's own words
+	resp, err := backoff.Retry(ctx, func() (*http.Response, error) {
 		resp, err := c.once(ctx, r)
+		last = err
 		var e *Error
 		switch {
 		case err == nil:
 			return resp, nil
-		case errors.As(err, &e) && (e.Status == http.StatusTooManyRequests || e.Status == http.StatusServiceUnavailable):
-			if e.retry > 0 && r.again {
-				return nil, errors.Join(err, &backoff.RetryAfterError{Duration: e.retry})
-			}
+		case !errors.As(err, &e):
 			return nil, err
-		case errors.As(err, &e):
+		case e.Status != http.StatusTooManyRequests && e.Status != http.StatusServiceUnavailable:
 			return nil, backoff.Permanent(err)
+		case e.retry > 0:
+			return nil, &backoff.RetryAfterError{Duration: e.retry}
 		}
 		return nil, err
 	}, backoff.WithMaxTries(tries), backoff.WithMaxElapsedTime(maxElapsed), backoff.WithBackOff(backoff.NewExponentialBackOff()))
+	switch {
+	case err == nil:
+		return resp, nil
+	case ctx.Err() != nil:
+		return nil, ended(ctx, last)
+	}
+	return nil, last
+}
+
+// ended says that the caller's context ended, and what was wrong until then.
+func ended(ctx context.Context, last error) error {
+	kind := api.ErrCanceled
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		kind = api.ErrDeadline
+	}
+	return fmt.Errorf("%w: %w; the last try: %w", kind, ctx.Err(), last)
 }
 
 // once tries the doors in order until one can be reached.
@@ -148,6 +172,9 @@ func (c *Client) once(ctx context.Context, r request) (*http.Response, error) {
 		if r.size > 0 {
 			req.ContentLength = r.size
 		}
+		if r.size > askFirst {
+			req.Header.Set("Expect", "100-continue")
+		}
 		if c.token != "" {
 			req.Header.Set("Authorization", "Bearer "+c.token)
 		}
@@ -166,9 +193,14 @@ func (c *Client) once(ctx context.Context, r request) (*http.Response, error) {
 	return nil, fmt.Errorf("%w: no front door answers (is `rubato up` running? --server names another): %w", api.ErrUnavailable, errors.Join(errs...))
 }
 
+// askFirst is the size above which a body is sent only once the door asks for it: one that has the artifact already, or
+// refuses it, answers at once and none of it travels. It costs one round trip.
+const askFirst = 256 << 10
+
+// isDial says that no connection came about, so that the request cannot have arrived.
 func isDial(err error) bool {
-	var op interface{ Timeout() bool }
-	return strings.Contains(err.Error(), "dial ") && (!errors.As(err, &op) || !op.Timeout())
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
 }
 
 // checked turns an answer above 299 into an Error.

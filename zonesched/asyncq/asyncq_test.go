@@ -1,0 +1,228 @@
+package asyncq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/api/wire"
+	"github.com/rubato-faas/rubato/internal/natstest"
+)
+
+type bed struct {
+	t   *testing.T
+	ctx context.Context
+	q   *Queue
+}
+
+func newBed(t *testing.T, change func(*Config)) *bed {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	t.Cleanup(cancel)
+	nc, err := nats.Connect(natstest.Start(t).ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := DefaultConfig()
+	cfg.Zone = "z"
+	if change != nil {
+		change(&cfg)
+	}
+	q, err := Open(ctx, js, cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &bed{t, ctx, q}
+}
+
+func call(id string) *api.Invocation {
+	return &api.Invocation{ID: id, Tenant: "t", Function: "f", Async: true, Payload: []byte("p")}
+}
+
+func (b *bed) accept(id string) {
+	b.t.Helper()
+	if err := b.q.Accept(b.ctx, call(id)); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// serve hands items to the returned channel until stop, which waits.
+func (b *bed) serve() (items chan *Item, stop func()) {
+	items = make(chan *Item, 64)
+	ctx, cancel := context.WithCancel(b.ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- b.q.Serve(ctx, func(i *Item) { items <- i }) }()
+	stop = func() {
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			b.t.Errorf("serve ended with %v", err)
+		}
+	}
+	return items, stop
+}
+
+func (b *bed) next(items chan *Item) *Item {
+	b.t.Helper()
+	select {
+	case i := <-items:
+		return i
+	case <-b.ctx.Done():
+		b.t.Fatal("no call was handed out")
+		return nil
+	}
+}
+
+func (b *bed) result(id string) (*wire.Answer, bool, error) { return b.q.Result(b.ctx, "t", id) }
+
+func TestAcceptServeDone(t *testing.T) {
+	b := newBed(t, nil)
+	if _, _, err := b.result("i1"); !errors.Is(err, api.ErrNotFound) {
+		t.Fatalf("an unknown call: %v", err)
+	}
+	b.accept("i1")
+	b.accept("i1") // the door repeated itself
+	if a, pending, err := b.result("i1"); a != nil || !pending || err != nil {
+		t.Fatalf("before it ran: %v %v %v", a, pending, err)
+	}
+	items, stop := b.serve()
+	it := b.next(items)
+	if it.Call.ID != "i1" || !it.Call.Async || string(it.Call.Payload) != "p" {
+		t.Fatalf("handed out %+v", it.Call)
+	}
+	if err := it.Done(b.ctx, &wire.Answer{ID: "i1", Result: []byte("first")}); err != nil {
+		t.Fatal(err)
+	}
+	if a, pending, err := b.result("i1"); pending || err != nil || string(a.Result) != "first" {
+		t.Fatalf("after it ran: %+v %v %v", a, pending, err)
+	}
+	b.accept("i2")
+	if it := b.next(items); it.Call.ID != "i2" {
+		t.Fatalf("%s was handed out twice", it.Call.ID)
+	}
+	stop()
+}
+
+func TestFirstTerminalRecordWins(t *testing.T) {
+	b := newBed(t, nil)
+	b.accept("i1")
+	items, stop := b.serve()
+	defer stop()
+	it := b.next(items)
+	for _, r := range []string{"first", "second"} {
+		if err := it.Done(b.ctx, &wire.Answer{ID: "i1", Result: []byte(r)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if a, _, err := b.result("i1"); err != nil || string(a.Result) != "first" {
+		t.Fatalf("record %+v: %v", a, err)
+	}
+}
+
+func TestLostWorkersCallIsHandedOutAgain(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.AckWait = 200 * time.Millisecond })
+	b.accept("i1")
+	items, stop := b.serve()
+	b.next(items)
+	stop() // the worker dies with the call
+	items, stop = b.serve()
+	defer stop()
+	it := b.next(items)
+	if it.Call.ID != "i1" {
+		t.Fatalf("handed out %s", it.Call.ID)
+	}
+	it.Return(0)
+	if again := b.next(items); again.Call.ID != "i1" {
+		t.Fatalf("handed out %s", again.Call.ID)
+	}
+}
+
+// A call whose record was written, but whose acknowledgement was lost, does not run again.
+func TestEndedCallIsNotHandedOutAgain(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.AckWait = 200 * time.Millisecond })
+	b.accept("i1")
+	items, stop := b.serve()
+	b.next(items)
+	data, err := wire.Encode(&wire.Answer{ID: "i1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.q.records.Create(b.ctx, recordKey("t", "i1"), data); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	items, stop = b.serve()
+	defer stop()
+	for { // until the stream is empty: it was taken out without being handed out
+		info, err := b.q.stream.Info(b.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case it := <-items:
+			t.Fatalf("%s ran again", it.Call.ID)
+		default:
+		}
+		if info.State.Msgs == 0 {
+			return
+		}
+	}
+}
+
+func TestExtendKeepsTheCall(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.AckWait = 400 * time.Millisecond })
+	b.accept("i1")
+	items, stop := b.serve()
+	defer stop()
+	it := b.next(items)
+	alive := time.NewTicker(50 * time.Millisecond)
+	defer alive.Stop()
+	for range 20 { // two and a half times AckWait
+		select {
+		case <-alive.C:
+			it.Extend()
+		case <-items:
+			t.Fatal("a call that is being worked on was handed out again")
+		}
+	}
+}
+
+func TestFullQueueRefuses(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.MaxPending = 3 })
+	for i := range 3 {
+		b.accept(fmt.Sprint("i", i))
+	}
+	if err := b.q.Accept(b.ctx, call("i3")); !errors.Is(err, api.ErrOverloaded) {
+		t.Fatalf("above the limit: %v", err)
+	}
+}
+
+func TestUnreadableCallIsDroppedAndTheNextServed(t *testing.T) {
+	b := newBed(t, nil)
+	if _, err := b.q.js.Publish(b.ctx, b.q.subject("t", "bad"), []byte{0xff}); err != nil {
+		t.Fatal(err)
+	}
+	b.accept("i1")
+	items, stop := b.serve()
+	defer stop()
+	if it := b.next(items); it.Call.ID != "i1" {
+		t.Fatalf("handed out %s", it.Call.ID)
+	}
+}
+
+func TestZoneMustBeNamed(t *testing.T) {
+	if _, err := Open(context.Background(), nil, DefaultConfig(), slog.New(slog.DiscardHandler)); !errors.Is(err, api.ErrInvalid) {
+		t.Fatalf("no zone: %v", err)
+	}
+}
