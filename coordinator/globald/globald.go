@@ -246,7 +246,7 @@ func (d *Daemon) carryOut(a coordinator.Action) {
 	case coordinator.Wake:
 		d.wake.Reset(a.After)
 	case coordinator.ProposeShares:
-		d.commit(catalog.Command{Kind: catalog.PutShares, Shares: a.Shares})
+		d.commit(catalog.Command{Kind: catalog.PutShares, Shares: a.Shares}, nil)
 	case coordinator.Merge:
 		d.task(func() {
 			err := d.merge(a.Updates)
@@ -263,13 +263,17 @@ func (d *Daemon) carryOut(a coordinator.Action) {
 	}
 }
 
-// commit proposes beside the loop; what came of it comes back as a change of the catalogue.
-func (d *Daemon) commit(cmd catalog.Command) {
+// commit proposes beside the loop; what came of it comes back as a change of the catalogue. then, if given, runs on the
+// loop afterwards, whatever came of it.
+func (d *Daemon) commit(cmd catalog.Command, then func()) {
 	d.task(func() {
 		ctx, cancel := context.WithTimeout(d.ctx, requestTimeout)
 		defer cancel()
 		if r, err := d.log.Apply(ctx, cmd); err != nil || r.Code != api.CodeOK {
 			d.deps.Log.Debug("not committed", "command", cmd.String(), "code", r.Code, "message", r.Message, "err", err)
+		}
+		if then != nil {
+			d.call(then)
 		}
 	})
 }
@@ -290,7 +294,6 @@ func (d *Daemon) catalogChanged() {
 	clear(d.known)
 	for _, z := range zones {
 		d.known[z] = true
-		delete(d.adding, z)
 	}
 	d.step(&coordinator.Event{Kind: coordinator.ZonesChanged, Zones: zones})
 	d.step(&coordinator.Event{Kind: coordinator.SharesChanged, Shares: shares})

@@ -35,7 +35,8 @@ func (d *Daemon) onDigest(m *messaging.Msg) {
 	d.call(func() {
 		if d.leads && !d.known[g.Zone] && !d.adding[g.Zone] && len(d.adding) < api.MaxZones {
 			d.adding[g.Zone] = true
-			d.commit(catalog.Command{Kind: catalog.PutZone, Zone: &catalog.Zone{Name: g.Zone, Tier: g.Tier, Region: g.Region}})
+			d.commit(catalog.Command{Kind: catalog.PutZone, Zone: &catalog.Zone{Name: g.Zone, Tier: g.Tier, Region: g.Region}},
+				func() { delete(d.adding, g.Zone) }) // refused, its next digest tries again
 		}
 		d.step(&coordinator.Event{Kind: coordinator.DigestArrived, Digest: *g})
 	})

@@ -79,7 +79,7 @@ func (d *Daemon) Invoke(ctx context.Context, inv *api.Invocation) *wire.Answer {
 			ans = d.invokeAtLeader(ctx, r, inv)
 		}
 		// Only what certainly did not run is tried again, once leadership has changed or soon.
-		if !ans.Refused || ans.Code != api.CodeUnavailable || try >= maxLeaderTries || !d.ready.Load() {
+		if !ans.Refused || ans.Code != api.CodeUnavailable || try >= maxLeaderTries || !d.ready.Load() || d.ctx.Err() != nil {
 			return ans
 		}
 		if !waitRole(ctx, r) {
@@ -135,11 +135,11 @@ func (d *Daemon) invokeHere(ctx context.Context, inv *api.Invocation) *wire.Answ
 	}
 }
 
-func (d *Daemon) invokeAtLeader(ctx context.Context, r *role, inv *api.Invocation) *wire.Answer {
+func (d *Daemon) invokeAtLeader(caller context.Context, r *role, inv *api.Invocation) *wire.Answer {
 	if r.Leader == "" {
 		return refusal(inv.ID, api.CodeUnavailable, "zone "+d.cfg.Zone+" has no leader", 500)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := context.WithCancelCause(caller)
 	defer cancel(nil)
 	stop, ended := make(chan struct{}), make(chan struct{})
 	defer func() { close(stop); <-ended }()
@@ -162,7 +162,7 @@ func (d *Daemon) invokeAtLeader(ctx context.Context, r *role, inv *api.Invocatio
 			return refusal(inv.ID, api.CodeUnavailable, "the zone's leader changed", 100)
 		}
 		return &wire.Answer{ID: inv.ID, Code: api.CodeUnavailable, Message: "the zone's leader was lost while it worked on the call; it may or may not have run", RetryMs: 100}
-	case ctx.Err() != nil && ans.Code != api.CodeOK:
+	case caller.Err() != nil && ans.Code != api.CodeOK: // not for a lost leader: the next one would stop the repetition
 		d.send(wire.SubjectLeader(d.cfg.Zone, "cancel"), &wire.Cancel{ID: inv.ID})
 	}
 	return ans
@@ -228,10 +228,11 @@ func (d *Daemon) leave(id string) {
 	}
 }
 
-// abandon answers everybody when the loop ends or leadership is lost.
+// abandon answers everybody when the loop ends or leadership is lost. Calls with an idempotency key go back to their
+// doors, which bring them to the next leader.
 func (d *Daemon) abandon(why string) {
-	for id := range d.waiters { // each gets its own answer: the order does not matter
-		d.answered(id, &wire.Answer{ID: id, Code: api.CodeUnavailable, Message: why + "; the call may or may not have run", RetryMs: 100})
+	for id, p := range d.waiters { // each gets its own answer: the order does not matter
+		d.answered(id, &wire.Answer{ID: id, Code: api.CodeUnavailable, Message: why + "; the call may or may not have run", RetryMs: 100, Refused: p.idem != ""})
 	}
 	d.unlead()
 }

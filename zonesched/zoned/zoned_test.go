@@ -1,0 +1,354 @@
+package zoned
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/api/wire"
+	"github.com/rubato-faas/rubato/zonesched"
+)
+
+func TestInvokeThroughLeaderAndFollower(t *testing.T) {
+	b := newBed(t)
+	lead, follow := b.scheduler("a", nil), b.scheduler("b", nil)
+	b.worker("n1", 2, lead, follow)
+	if !lead.leads() || follow.leads() {
+		t.Fatal("the first scheduler does not lead alone")
+	}
+	for i, s := range []*scheduler{lead, follow} {
+		if a := b.mustRun(s, fmt.Sprint("i", i)); a.Timing.Node != "n1" || a.Timing.Zone != "z" || a.Timing.Version != 1 {
+			t.Fatalf("timing %+v", a.Timing)
+		}
+	}
+	if a := follow.Invoke(b.ctx, invocation("none", func(i *api.Invocation) { i.Function = "nothing" })); a.Code != api.CodeNotFound {
+		t.Fatalf("an unknown function: %+v", a)
+	}
+}
+
+func TestLeaderLostInTheMiddle(t *testing.T) {
+	b := newBed(t)
+	lead, follow := b.scheduler("a", nil), b.scheduler("b", nil)
+	w := b.worker("n1", 4, lead, follow)
+	w.holdAll()
+	plain := b.ask(b.ctx, follow, invocation("plain"))
+	keyed := b.ask(b.ctx, follow, invocation("keyed", func(i *api.Invocation) { i.IdemKey = "k" }))
+	atLead := b.ask(b.ctx, lead, invocation("at-lead"))
+	b.until("all run", func() bool { return len(w.ran()) == 3 })
+	_, old, _ := lead.Leader()
+	lead.Kill()
+	b.until("the standby leads", follow.leads)
+	if _, e, _ := follow.Leader(); e.Compare(old) <= 0 {
+		t.Fatalf("epoch %v after %v", e, old)
+	}
+	for _, got := range []chan *wire.Answer{plain, atLead} {
+		if a := b.answer(got); a.Code != api.CodeUnavailable || a.Message == "" {
+			t.Fatalf("a call that was running: %+v", a)
+		}
+	}
+	// The call with a key may run again, and does so under the new leader.
+	b.until("the keyed call runs again", func() bool { return len(w.ran()) == 4 })
+	w.finish("keyed")
+	if a := b.answer(keyed); a.Code != api.CodeOK {
+		t.Fatalf("the keyed call: %+v", a)
+	}
+}
+
+// A leader whose lease ran out while it lives answers its callers and goes on as a standby.
+func TestLeaderThatLosesItsLeaseStepsDown(t *testing.T) {
+	b := newBed(t)
+	a, s := b.scheduler("a", nil), b.scheduler("b", nil)
+	w := b.worker("n1", 4, a, s)
+	w.holdAll()
+	got := b.ask(b.ctx, a, invocation("i1"))
+	b.until("it runs", func() bool { return len(w.ran()) == 1 })
+	b.reg.Kill("a")
+	if ans := b.answer(got); ans.Code != api.CodeUnavailable {
+		t.Fatalf("answer %+v", ans)
+	}
+	b.until("the other leads", s.leads)
+	got = b.ask(b.ctx, a, invocation("i2"))
+	b.until("i2 runs", func() bool { return len(w.ran()) == 2 })
+	w.finish("i2")
+	if ans := b.answer(got); ans.Code != api.CodeOK {
+		t.Fatalf("through the former leader: %+v", ans)
+	}
+}
+
+func (b *bed) sameModel(seq uint64, ss ...*scheduler) {
+	b.t.Helper()
+	b.until("equal models", func() bool {
+		first := ss[0].Model()
+		for _, s := range ss[1:] {
+			if m := s.Model(); m.Digest != first.Digest || m.Stats.Seq != first.Stats.Seq {
+				return false
+			}
+		}
+		return first.Stats.Seq >= seq
+	})
+}
+
+func TestStandbyLearnsWhatTheLeaderLearns(t *testing.T) {
+	b := newBed(t)
+	lead, follow := b.scheduler("a", nil), b.scheduler("b", nil)
+	w := b.worker("n1", 8, lead, follow)
+	for i := range 30 {
+		b.mustRun(lead, fmt.Sprint("i", i))
+	}
+	b.sameModel(30, lead, follow)
+	if n := len(w.ran()); n != 30 {
+		t.Fatalf("%d runs", n)
+	}
+	late := b.scheduler("c", nil)
+	if late.Model().Stats.Seq != 0 {
+		t.Fatal("a late standby knows what it has not heard")
+	}
+	b.mustRun(lead, "more") // a gap for the late one: it takes the checkpoint
+	b.sameModel(31, lead, follow, late)
+	// The stream goes on where it stood when the leader changes.
+	lead.Kill()
+	b.until("a standby leads", func() bool { return follow.leads() || late.leads() })
+	b.mustRun(follow, "after")
+	b.sameModel(32, follow, late)
+}
+
+func TestIdempotencyKeyJoinsAndRepeats(t *testing.T) {
+	b := newBed(t)
+	s := b.scheduler("a", nil)
+	w := b.worker("n1", 4, s)
+	w.holdAll()
+	keyed := func(i *api.Invocation) { i.IdemKey = "k" }
+	one := b.ask(b.ctx, s, invocation("i1", keyed))
+	b.until("it runs", func() bool { return len(w.ran()) == 1 })
+	two := b.ask(b.ctx, s, invocation("i2", keyed))
+	b.until("it is joined", func() bool {
+		joined := 0
+		if err := s.view(b.ctx, func() { joined = len(s.waiters["i1"].tell) }); err != nil {
+			t.Fatal(err)
+		}
+		return joined == 2
+	})
+	w.finish("i1")
+	for _, got := range []chan *wire.Answer{one, two} {
+		if a := b.answer(got); a.Code != api.CodeOK || a.ID != "i1" {
+			t.Fatalf("answer %+v", a)
+		}
+	}
+	if a := s.Invoke(b.ctx, invocation("i3", keyed)); a.Code != api.CodeOK || string(a.Result) != "did i1" {
+		t.Fatalf("repeated: %+v", a)
+	}
+	if n := len(w.ran()); n != 1 {
+		t.Fatalf("ran %d times", n)
+	}
+}
+
+func TestCallerWhoLeavesCancels(t *testing.T) {
+	b := newBed(t)
+	lead, follow := b.scheduler("a", nil), b.scheduler("b", nil)
+	w := b.worker("n1", 4, lead, follow)
+	w.holdAll()
+	for i, s := range []*scheduler{lead, follow} {
+		id := fmt.Sprint("i", i)
+		ctx, cancel := context.WithCancel(b.ctx)
+		got := b.ask(ctx, s, invocation(id))
+		b.until(id+" runs", func() bool { return len(w.ran()) == i+1 })
+		cancel()
+		if a := b.answer(got); a.Code == api.CodeOK {
+			t.Fatalf("%s: %+v", id, a)
+		}
+		b.until(id+" is stopped on its node", func() bool { return strings.Contains(strings.Join(w.canceled(), " "), id) })
+	}
+}
+
+func TestGracefulStopAnswersEverybody(t *testing.T) {
+	b := newBed(t)
+	s := b.scheduler("a", nil)
+	w := b.worker("n1", 4, s)
+	w.holdAll()
+	got := b.ask(b.ctx, s, invocation("i1"))
+	b.until("it runs", func() bool { return len(w.ran()) == 1 })
+	s.stop()
+	b.until("it takes no more", func() bool { return s.Ready() != nil })
+	if a := s.Invoke(b.ctx, invocation("i2")); a.Code != api.CodeUnavailable || !a.Refused {
+		t.Fatalf("a call to a stopping scheduler: %+v", a)
+	}
+	w.finish("i1")
+	if a := b.answer(got); a.Code != api.CodeOK {
+		t.Fatalf("the call that ran: %+v", a)
+	}
+	s.wait()
+}
+
+func TestStopGivesUpOnCallsThatDoNotEnd(t *testing.T) {
+	b := newBed(t)
+	s := b.scheduler("a", func(c *Config, _ *Deps) { c.DrainTimeout = 50 * time.Millisecond })
+	w := b.worker("n1", 4, s)
+	w.holdAll()
+	got := b.ask(b.ctx, s, invocation("i1"))
+	b.until("it runs", func() bool { return len(w.ran()) == 1 })
+	s.stop()
+	if a := b.answer(got); a.Code != api.CodeUnavailable {
+		t.Fatalf("answer %+v", a)
+	}
+	s.wait()
+}
+
+// step is one recorded step of a core.
+type step struct {
+	now  time.Time
+	ev   zonesched.Event
+	acts []string
+}
+
+func (s *step) String() string { return s.ev.String() + " -> " + strings.Join(s.acts, "; ") }
+
+func strs(acts []zonesched.Action) []string {
+	out := make([]string, len(acts))
+	for i := range acts {
+		out[i] = acts[i].String()
+	}
+	return out
+}
+
+// TestReplay records a daemon's events and feeds them to a fresh core: it must do the very same.
+func TestReplay(t *testing.T) {
+	b := newBed(t)
+	var tape []step // written on the loop, read after its end
+	var cfg zonesched.Config
+	s := b.scheduler("a", func(c *Config, d *Deps) {
+		cfg = c.Sched
+		d.Tap = func(now time.Time, ev *zonesched.Event, acts []zonesched.Action) {
+			tape = append(tape, step{now, *ev, strs(acts)})
+		}
+	})
+	b.worker("n1", 2, s)
+	b.worker("n2", 1, s)
+	b.mustRun(s, "first")
+	b.until("the core has a model", func() bool {
+		known := false
+		if err := s.view(b.ctx, func() { known = s.Forest() != nil }); err != nil {
+			t.Fatal(err)
+		}
+		return known
+	})
+	var all []chan *wire.Answer
+	for i := range 60 {
+		all = append(all, b.ask(b.ctx, s, invocation(fmt.Sprint("i", i))))
+	}
+	for _, got := range all {
+		if a := b.answer(got); a.Code != api.CodeOK {
+			t.Fatalf("answer %+v", a)
+		}
+	}
+	s.Kill()
+	s.wait()
+	cfg.Zone, cfg.Region = "z", "local"
+	core, err := zonesched.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := map[zonesched.EventKind]int{}
+	for i := range tape {
+		kinds[tape[i].ev.Kind]++
+		again := step{tape[i].now, tape[i].ev, strs(core.Step(tape[i].now, &tape[i].ev, nil))}
+		if got, want := again.String(), tape[i].String(); got != want {
+			t.Fatalf("step %d:\n got %s\nwant %s", i, got, want)
+		}
+	}
+	if kinds[zonesched.EvArrive] != 61 || kinds[zonesched.EvCompletion] < 60 || kinds[zonesched.EvModel] == 0 {
+		t.Fatalf("the tape is thin: %v", kinds)
+	}
+}
+
+func TestCatalogueSurvivesWithoutTheCoordinator(t *testing.T) {
+	b := newBed(t)
+	dir := t.TempDir()
+	at := func(c *Config, _ *Deps) { c.Dir = dir }
+	first := b.scheduler("a", at)
+	first.stop()
+	first.wait()
+	b.quiet()
+	again := b.scheduler("a2", at) // waits until it knows the function
+	b.worker("n1", 1, again)
+	b.mustRun(again, "i1")
+}
+
+func TestQueriesAreAnsweredByTheLeader(t *testing.T) {
+	b := newBed(t)
+	lead, follow := b.scheduler("a", nil), b.scheduler("b", nil)
+	b.worker("n1", 2, lead, follow)
+	b.mustRun(lead, "i1")
+	raw, err := follow.Query(b.ctx, "explain", "i1")
+	var e Explanation
+	if err := errors.Join(err, json.Unmarshal(raw, &e)); err != nil {
+		t.Fatal(err)
+	}
+	if e.ID != "i1" || !e.Ended || !strings.Contains(e.Words, "n1") {
+		t.Fatalf("explanation %+v", e)
+	}
+	if _, err := follow.Query(b.ctx, "policy", "fixed-delay,250ms"); err != nil {
+		t.Fatal(err)
+	}
+	var z ZoneView
+	raw, err = follow.Query(b.ctx, "zone", "")
+	if err := errors.Join(err, json.Unmarshal(raw, &z)); err != nil {
+		t.Fatal(err)
+	}
+	if z.Leader != "a" || z.Policy != "fixed-delay" || z.Counters.Answered != 1 {
+		t.Fatalf("zone %+v", z)
+	}
+	for arg, want := range map[[2]string]error{
+		{"explain", "unheard-of"}: api.ErrNotFound, {"decisions", "x"}: api.ErrInvalid, {"nonsense", ""}: api.ErrInvalid, {"policy", "best"}: api.ErrInvalid,
+	} {
+		if _, err := follow.Query(b.ctx, arg[0], arg[1]); !errors.Is(err, want) {
+			t.Errorf("%v: %v, want %v", arg, err, want)
+		}
+	}
+}
+
+func TestAsynchronousCallsNeedAQueue(t *testing.T) {
+	b := newBed(t)
+	s := b.scheduler("a", nil)
+	if err := s.InvokeAsync(b.ctx, invocation("i1")); !errors.Is(err, api.ErrInvalid) {
+		t.Fatalf("without a queue: %v", err)
+	}
+	if _, _, err := s.Result(b.ctx, "t", "i1"); !errors.Is(err, api.ErrNotFound) {
+		t.Fatalf("without a queue: %v", err)
+	}
+}
+
+func TestWakesReplaceAndRemove(t *testing.T) {
+	var w wakes
+	t0 := time.Unix(0, 0)
+	w.set("a", 1, t0.Add(3*time.Second))
+	w.set("b", 1, t0.Add(2*time.Second))
+	w.set("a", 2, t0.Add(time.Second))
+	if w.Len() != 2 || w.wait(t0) != time.Second {
+		t.Fatalf("%d wakes, the next in %v", w.Len(), w.wait(t0))
+	}
+	w.remove("a")
+	w.remove("a")
+	if w.Len() != 1 || w.wait(t0) != 2*time.Second {
+		t.Fatalf("%d wakes, the next in %v", w.Len(), w.wait(t0))
+	}
+}
+
+func TestKeptAnswersAreBounded(t *testing.T) {
+	a := newAnswers()
+	now := time.Unix(0, 0)
+	for i := range 2 * idemMax {
+		a.put(fmt.Sprint("k", i), &wire.Answer{Result: make([]byte, 10)}, now)
+	}
+	if len(a.byKey) != idemMax || a.bytes != 10*idemMax || a.get("k0", now) != nil {
+		t.Fatalf("%d answers of %d bytes", len(a.byKey), a.bytes)
+	}
+	last := fmt.Sprint("k", 2*idemMax-1)
+	if a.get(last, now) == nil || a.get(last, now.Add(idemKeep+1)) != nil {
+		t.Fatal("an answer must be there until its time is over")
+	}
+}
