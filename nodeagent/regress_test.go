@@ -1,0 +1,75 @@
+package nodeagent
+
+import (
+	"testing"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/api/wire"
+)
+
+// The zone took this node for lost and sends the call again while its first attempt still runs: the completion serves
+// the attempt that the zone waits for.
+func TestLaterAttemptIsServedByWhatRuns(t *testing.T) {
+	b := newBed(t, nil)
+	b.run("i1", "f")
+	sb := b.up("f")
+	if b.run("i1", "f", func(m *wire.Run) { m.Call.Attempt, m.Seq = 1, 9 }); len(b.acts) != 0 || b.n.InUse() != 1 {
+		t.Fatalf("it was begun again: %v", b.acts)
+	}
+	if c := b.finish("i1", sb); c.Attempt != 1 || c.Seq != 9 || c.Outcome != api.OutcomeOK {
+		t.Fatalf("completion %+v", c)
+	}
+}
+
+func TestRefusedCallLeavesNothing(t *testing.T) {
+	b := newBed(t, nil)
+	b.run("big", "f", func(m *wire.Run) { m.Fn.MemoryMB = 301 })
+	if len(b.n.arts) != 0 || len(b.n.Heartbeat(b.now).Sandboxes) != 0 {
+		t.Fatalf("%d artifacts noted for a call that was refused", len(b.n.arts))
+	}
+}
+
+// An object that was evicted and fetched again between two completions is reported as being there.
+func TestDeltasTellTheLastState(t *testing.T) {
+	b := newBed(t, nil)
+	with := func(k string) func(*wire.Run) {
+		return func(m *wire.Run) { m.Call.Inputs = []api.Object{{Key: k, Bytes: 8 << 20}} }
+	}
+	b.run("i1", "f", with("x"))
+	b.step(Event{Kind: EvFetched, Key: "x"})
+	sb := b.up("f")
+	b.finish("i1", sb)
+	b.step(Event{Kind: EvFlush})
+	b.run("i2", "f", with("x"))
+	b.step(Event{Kind: EvFetched, Key: "x"})
+	c := b.finish("i2", b.up("f"))
+	if len(c.Evicted) != 0 || len(c.Objects) != 1 || c.Objects[0].Key != "x" {
+		t.Fatalf("evicted %v, came %v", c.Evicted, c.Objects)
+	}
+}
+
+func TestTimeoutWhilePreparingOrStarting(t *testing.T) {
+	for _, reach := range []ActionKind{ActFetchArtifact, ActPrepare, ActStart} {
+		b := newBed(t, nil)
+		b.run("i1", "f")
+		gen, digest := b.want(ActDeadline).Gen, b.want(ActFetchArtifact).Digest
+		if reach != ActFetchArtifact {
+			b.step(Event{Kind: EvArtifact, Digest: digest})
+		}
+		if reach == ActStart {
+			b.step(Event{Kind: EvPrepared, Digest: digest})
+		}
+		b.want(reach)
+		b.step(Event{Kind: EvDeadline, ID: "i1", Gen: gen})
+		if c := b.want(ActComplete).Completion; c.Outcome != api.OutcomeTimeout || b.n.InUse() != 0 {
+			t.Fatalf("in %s: %+v", actionNames[reach], c)
+		}
+		if reach == ActStart { // what was begun serves the next call
+			b.step(Event{Kind: EvStarted, Sandbox: 1})
+			b.run("i2", "f")
+			b.want(ActExec)
+		} else if b.n.MemUsedMB() != 0 {
+			t.Fatalf("in %s: %d MB claimed by nothing", actionNames[reach], b.n.MemUsedMB())
+		}
+	}
+}

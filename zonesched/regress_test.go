@@ -1,0 +1,177 @@
+package zonesched
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/api/wire"
+)
+
+// A call whose plan broke twice in one step is answered once, though it waits in the list of plans to be redone twice.
+func TestBrokenPlansAreDecidedOnceAnswered(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 1, 1)
+	b.invoke("i1", "f")
+	b.invoke("i2", "f", func(i *api.Invocation) { i.BudgetMs = 100 })
+	c := b.z.calls["i2"]
+	b.z.redo = append(b.z.redo, c, c)
+	b.after(200 * time.Millisecond)
+	b.z.settle(b.now, nil) // the first round answers
+	b.z.redo = append(b.z.redo, c)
+	if acts := b.z.settle(b.now, nil); len(acts) != 0 {
+		t.Fatalf("an answered call was decided again: %v", text(acts))
+	}
+	if n := b.z.Counters().Answered; n != 1 {
+		t.Fatalf("answered %d times", n)
+	}
+}
+
+func TestNewVersionWhileACallWaits(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 1, 1)
+	b.node("cold", 1, 0)
+	b.invoke("i1", "f")
+	b.invoke("i2", "f") // held back for a's sandbox
+	n := b.z.byName["a"]
+	if n.reservedF["t/f@1"] != 1 {
+		t.Fatalf("reservations %v", n.reservedF)
+	}
+	next, _ := b.z.Function("t/f")
+	next.Version = 2
+	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{next}})
+	w := b.z.calls["i2"]
+	b.step(&Event{Kind: EvWake, ID: "i2", Gen: w.gen})
+	a := find(b.acts, ActRun, "i2")
+	if a == nil {
+		b.done("i1", "a")
+		a = find(b.acts, ActRun, "i2")
+	}
+	if a == nil || a.Run.Fn.Version != 2 || a.Run.Call.Version != 2 {
+		t.Fatalf("dispatch %+v", a)
+	}
+	if len(n.reservedF) != 0 || n.reserved != 0 {
+		t.Fatalf("reservations that nobody holds: %v, %d", n.reservedF, n.reserved)
+	}
+	b.done("i2", a.Node, func(c *wire.Completion) { c.Sandboxes = nil })
+	if ans := b.answered("i2", api.CodeOK); ans.Timing.Version != 2 {
+		t.Fatalf("ran version 2, reported %d", ans.Timing.Version)
+	}
+}
+
+// The new life of a node gets nothing that was decided from what its last one held.
+func TestRestartedNode(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 1, 1)
+	b.invoke("i1", "f", func(i *api.Invocation) { i.Async = true })
+	b.ran("i1", "a")
+	b.after(100 * time.Millisecond)
+	b.step(&Event{Kind: EvHeartbeat, Heartbeat: &wire.Heartbeat{Zone: "z", Node: "a", Boot: 2, Epoch: b.z.Epoch(), Slots: 1, MemMB: 1000}})
+	a := find(b.acts, ActRun, "i1")
+	if a == nil || a.Run.Seq != 1 || a.Run.Call.Attempt != 1 || a.Run.Echo.Sandbox != api.SandboxNone {
+		t.Fatalf("driven again as %v", text(b.acts))
+	}
+	b.done("i1", "a", func(c *wire.Completion) { c.Boot, c.Attempt = 2, 1 })
+	b.answered("i1", api.CodeOK)
+	if !b.z.Quiet() || b.z.nodes[0].free() != 1 {
+		t.Fatal("the slot was not given back")
+	}
+}
+
+func TestRefusalsAreNotExecutions(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 1, 1)
+	b.node("b", 1, 1)
+	b.invoke("i1", "f", func(i *api.Invocation) { i.Async = true })
+	on := func() string { return b.z.calls["i1"].node.name }
+	for i := range uint8(4) { // more than MaxAttempts
+		b.done("i1", on(), func(c *wire.Completion) { c.Attempt, c.Outcome, c.Code = i, api.OutcomeRefused, api.CodeOverloaded })
+		b.after(time.Second)
+		b.node("a", 1, 1)
+		b.node("b", 1, 1)
+		b.step(&Event{Kind: EvTick})
+	}
+	lost, other := on(), "a"
+	if lost == "a" {
+		other = "b"
+	}
+	b.after(2 * time.Second)
+	b.node(other, 1, 1)
+	b.after(1500 * time.Millisecond)
+	b.step(&Event{Kind: EvTick})
+	b.ran("i1", other)
+}
+
+func TestEventsStayAsTheyCame(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 1, 1)
+	b.node("b", 1, 1)
+	inv := &api.Invocation{ID: "i1", Tenant: "t", Function: "f"}
+	b.step(&Event{Kind: EvArrive, Call: inv})
+	b.done("i1", find(b.acts, ActRun, "i1").Node, func(c *wire.Completion) { c.Outcome = api.OutcomeRefused })
+	if find(b.acts, ActRun, "i1").Run.Call.Attempt != 1 {
+		t.Fatalf("after a refusal: %v", text(b.acts))
+	}
+	if inv.Attempt != 0 || inv.Version != 0 {
+		t.Fatal("the core changed its event: a replay of it would differ")
+	}
+}
+
+func TestDrainingZoneRefuses(t *testing.T) {
+	b := newBed(t, nil)
+	b.step(&Event{Kind: EvHeartbeat, Heartbeat: &wire.Heartbeat{Zone: "z", Node: "a", Boot: 1, Epoch: b.z.Epoch(), Slots: 1, MemMB: 1000, Draining: true}})
+	b.invoke("i1", "f")
+	if a := b.answered("i1", api.CodeUnavailable); !strings.Contains(a.Message, "no node") {
+		t.Fatalf("answer %+v", a)
+	}
+}
+
+// A call that waits for a node decides anew when the node is lost, and not when its wake comes.
+func TestLostHopeIsDecidedAnew(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("cold", 1, 0)
+	b.node("warm", 1, 1)
+	b.invoke("i1", "f")
+	b.invoke("i2", "f")
+	b.ran("i2", "")
+	n := b.z.byName["warm"]
+	n.lastSeen = b.now.Add(-time.Minute)
+	b.step(&Event{Kind: EvTick})
+	b.ran("i2", "cold")
+}
+
+func TestDelayOffAndDeadlineThatIsMissedAnyway(t *testing.T) {
+	b := newBed(t, nil)
+	off, _ := b.z.Function("t/f")
+	off.Version, off.DelayOff = 2, true
+	late, _ := b.z.Function("t/deadline")
+	late.Version, late.Objective.Deadline = 2, time.Millisecond
+	b.node("cold", 1, 0)
+	b.step(&Event{Kind: EvHeartbeat, Heartbeat: &wire.Heartbeat{Zone: "z", Node: "warm", Boot: 1, Epoch: b.z.Epoch(), Slots: 1, MemMB: 1000, Sandboxes: []wire.SandboxReport{
+		{Function: "t/f@2", State: api.SandboxPrepared, Idle: 1, MemoryMB: 100}, {Function: "t/deadline@2", State: api.SandboxPrepared, Idle: 1, MemoryMB: 100}}}})
+	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{off, late}})
+	b.invoke("i1", "deadline")
+	b.ran("i1", "warm")
+	b.invoke("late", "deadline")
+	b.ran("late", "") // a cold start would not save it
+	b.invoke("off", "f")
+	b.ran("off", "cold")
+	// That was the fallback of the call that waits: it knows at once, and queues.
+	if c := b.z.calls["late"]; c.delaying || c.fallback != nil || find(b.acts, ActWake, "late") == nil {
+		t.Fatalf("the fallback's loss went unnoticed: %v", text(b.acts))
+	}
+}
+
+func TestFreedSlotGoesToTheHighestResponseRatio(t *testing.T) {
+	b := newBed(t, nil)
+	in := api.ObjectOf("t", "big", 8<<20, strings.Repeat("d", 64))
+	b.node("a", 1, 1)
+	b.invoke("i1", "f")
+	b.invoke("long", "f", func(i *api.Invocation) { i.Inputs = []api.Object{in} }) // 800 ms of fetching
+	b.after(5 * time.Millisecond)
+	b.invoke("short", "f")
+	b.after(5 * time.Millisecond)
+	b.done("i1", "a")
+	b.ran("short", "a")
+}
