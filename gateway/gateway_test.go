@@ -129,6 +129,7 @@ const (
 type door struct {
 	t     testing.TB
 	z     *zone
+	cfg   Config
 	store objectstore.Store
 	h     http.Handler
 }
@@ -139,15 +140,21 @@ func newDoor(t testing.TB, auth string) *door {
 		answer: ok, accepted: map[string]*api.Invocation{}, records: map[string]*wire.Answer{},
 		deployed: map[string]api.Function{"acme/f": {Tenant: "acme", Name: "f", Version: 1}, "default/f": {Tenant: "default", Name: "f", Version: 1}},
 	}}
-	cfg := DefaultConfig()
-	cfg.Auth = auth
-	cfg.Tokens = []Token{{acmeToken, "acme", false}, {otherToken, "other", false}, {opToken, "ops", true}}
-	g, err := New(cfg, Deps{Zone: d.z, Objects: d.store, Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()})
+	d.cfg = DefaultConfig()
+	d.cfg.Auth = auth
+	d.cfg.Tokens = []Token{{acmeToken, "acme", false}, {otherToken, "other", false}, {opToken, "ops", true}}
+	d.rewire(t)
+	return d
+}
+
+// rewire makes the door anew, after its store or configuration was changed.
+func (d *door) rewire(t testing.TB) {
+	t.Helper()
+	g, err := New(d.cfg, Deps{Zone: d.z, Objects: d.store, Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	d.h = g.Handler()
-	return d
 }
 
 // do sends a request; headers are "Name: value".
