@@ -18,7 +18,7 @@ const (
 	FnSpread
 	// FnCount is log2(1 + samples of the function).
 	FnCount
-	// FnColdGap is FnSlow of cold calls minus that of warm ones, in ln units.
+	// FnColdGap is ln of (time to bring up a sandbox from nothing / run time).
 	FnColdGap
 	// FnSizeExponent is the function's slope of ln run time over log2 input bytes.
 	FnSizeExponent
@@ -122,7 +122,9 @@ type Estimate struct {
 	Mu, Sigma float64
 	// UpperMs is the calibrated bound at the request's alpha, in milliseconds; +Inf means "do not wait under a deadline".
 	UpperMs float64
-	Source  Source
+	// AveragesMu is what averages alone say, in ln ms: the forest predicts the difference.
+	AveragesMu float64
+	Source     Source
 	// Bins is the row that produced the estimate; a dispatch carries it so that the sample learns what was known.
 	Bins Bins
 }
@@ -161,6 +163,7 @@ type Echo struct {
 	SchemaEpoch  uint32       `msgpack:"se"`
 	ModelVersion uint64       `msgpack:"mv"`
 	Mu           float64      `msgpack:"mu"`
+	AveragesMu   float64      `msgpack:"am,omitempty"`
 	Sigma        float64      `msgpack:"sg"`
 	UpperMs      float64      `msgpack:"u"`
 	Alpha        float64      `msgpack:"al"`
@@ -169,6 +172,7 @@ type Echo struct {
 	Sandbox      SandboxState `msgpack:"sb"` // as assumed when deciding
 	MissingBytes int64        `msgpack:"mb"` // as assumed when deciding
 	InputBytes   int64        `msgpack:"ib"`
+	LinkMbps     float64      `msgpack:"lm,omitempty"` // of the node; 0: no limit
 	Propensity   float64      `msgpack:"pp"`
 }
 
@@ -215,5 +219,6 @@ func (s *Sample) Usable() bool {
 		s.Outcome != OutcomeCanceled && s.Outcome != OutcomeRefused && s.Outcome != OutcomeInternal
 }
 
-// SchemaEpoch is the feature schema that this program computes rows for.
-const SchemaEpoch = 1
+// SchemaEpoch is the feature schema that this program computes rows for. Rows of another feed averages, not the forest.
+// 2: trees learn ln(measured/averages), so a row needs the averages that went with it.
+const SchemaEpoch = 2

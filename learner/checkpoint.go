@@ -10,7 +10,7 @@ import (
 // MaxCheckpointBytes bounds a checkpoint: the limits of the parts keep it below.
 const (
 	MaxCheckpointBytes = 4 << 20
-	checkpointVersion  = 1
+	checkpointVersion  = 2
 )
 
 // Checkpoint encodes the whole state. A learner restored from it goes on exactly as this one would.
@@ -58,6 +58,7 @@ func (l *Learner) write(w *writer) {
 	w.pack([]ew{l.forestErr, l.averagesErr})
 	w.u64(uint64(bit(l.guarded)))
 	w.pack(l.rts[:])
+	w.pack([]cell{l.fetch})
 	writeTable(w, &l.fns)
 	writeTable(w, &l.nodes)
 	writeTable(w, &l.pairs)
@@ -80,6 +81,9 @@ func (l *Learner) read(r *reader) {
 	l.forestErr, l.averagesErr = errs[0], errs[1]
 	l.guarded = r.count(1) == 1
 	readArray(r, l.rts[:])
+	fetch := []cell{{}}
+	readArray(r, fetch)
+	l.fetch = fetch[0]
 	readTable(r, &l.fns)
 	readTable(r, &l.nodes)
 	readTable(r, &l.pairs)

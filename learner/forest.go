@@ -46,6 +46,7 @@ type Forest struct {
 	nodes table[nodeStat]
 	pairs table[nodeStat]
 	rts   [runtimeClasses]rtStat
+	fetch cell
 	zone  [kinds][classes]float32
 	infos []TreeInfo
 }
@@ -67,7 +68,7 @@ func (l *Learner) Snapshot() *Forest {
 	f := &Forest{
 		seed: l.cfg.Seed, version: e.version, minForest: uint32(l.cfg.MinForest), lambda: e.lambda,
 		floor: .25 * e.absErr.Mean * e.absErr.Mean, guarded: l.guarded,
-		fns: l.fns.share(), nodes: l.nodes.share(), pairs: l.pairs.share(), rts: l.rts,
+		fns: l.fns.share(), nodes: l.nodes.share(), pairs: l.pairs.share(), rts: l.rts, fetch: l.fetch,
 	}
 	for k := range f.zone {
 		for c := range f.zone[k] {
@@ -137,26 +138,28 @@ func (f *Forest) Estimate(req *api.Request, cands []api.Candidate, out []api.Est
 	st := f.fns.get(fn)
 	var row api.Bins
 	requestBins(&row, req, st)
+	class := runtimeClass(req.Runtime)
+	avg := averagesOf(st, &f.rts[class], &f.fetch, class, req.InputBytes)
 	for i := range cands {
-		out[i] = api.Estimate{Bins: row}
-		f.nodeSide(&out[i].Bins, fn, &cands[i])
+		c := &cands[i]
+		mu := avg.of(c.Sandbox, c.MissingBytes, c.LinkMbps)
+		out[i] = api.Estimate{Bins: row, Mu: mu, AveragesMu: mu, Sigma: avg.sigma}
+		if avg.known {
+			out[i].Source = api.SourceAverages
+		}
+		f.nodeSide(&out[i].Bins, fn, c)
 	}
 	if st != nil && st.Count >= f.minForest && !f.guarded && len(f.base) > 0 {
 		for i := 0; i < len(cands); i += block {
 			f.score(out[i:min(i+block, len(cands))])
 		}
-	} else {
-		rt := &f.rts[runtimeClass(req.Runtime)]
-		for i := range cands {
-			fromAverages(st, rt, &cands[i], &out[i])
-		}
 	}
-	class := classOf(req.Alpha)
+	alpha := classOf(req.Alpha)
 	bounded := st != nil && st.Count >= f.minForest
 	for i := range cands {
 		e := &out[i]
 		e.UpperMs = math.Inf(1)
-		if q := boundQuantile(&f.zone, st, bit(cands[i].Delayed), class); bounded && q < noBound {
+		if q := boundQuantile(&f.zone, st, bit(cands[i].Delayed), alpha); bounded && q < noBound {
 			e.UpperMs = math.Exp(e.Mu + float64(q)*e.Sigma)
 		}
 	}
@@ -189,7 +192,8 @@ func (f *Forest) score(out []api.Estimate) {
 		}
 	}
 	for i := range out {
-		out[i].Mu, out[i].Source = mean[i], api.SourceForest
+		out[i].Mu += mean[i]
+		out[i].Source = api.SourceForest
 		out[i].Sigma = math.Sqrt(within[i] + max(square[i]-mean[i]*mean[i], 0) + f.floor + 1e-6)
 	}
 	if f.lambda == 0 {
@@ -200,13 +204,5 @@ func (f *Forest) score(out []api.Estimate) {
 		for i := range out {
 			out[i].Mu += w * float64(leaf[walk(shape, &out[i].Bins)].Mean)
 		}
-	}
-}
-
-func fromAverages(st *fnStat, rt *rtStat, c *api.Candidate, e *api.Estimate) {
-	var known bool
-	e.Mu, e.Sigma, known = averages(st, rt, cellOf(c.Sandbox, c.MissingBytes))
-	if known {
-		e.Source = api.SourceAverages
 	}
 }

@@ -9,7 +9,7 @@ import (
 // SchemaEpoch names the grid below. Rows of another epoch are not trained on: their bins mean something else.
 const SchemaEpoch uint32 = api.SchemaEpoch
 
-// grid holds the edges of each feature for SchemaEpoch 1: bin 0 is "missing", bin 1 + k holds the values with k
+// grid holds the edges of each feature for the current SchemaEpoch: bin 0 is "missing", bin 1 + k holds the values with k
 // edges at or below them. At most 62 edges give at most 64 bins. It is a constant in spirit: never written.
 var grid = func() (g [api.NumFeatures][]float32) {
 	lnMs := ramp(-3, 14, 62)
@@ -95,14 +95,18 @@ func log2OrMissing(x float64) float64 {
 func runtimeClass(r api.Runtime) int {
 	switch r {
 	case api.RuntimeProcess:
-		return 1
+		return runtimeProcess
 	case api.RuntimeWasm:
-		return 2
+		return runtimeWasm
 	}
 	return 0
 }
 
-const runtimeClasses = 3
+const (
+	runtimeProcess = 1
+	runtimeWasm    = 2
+	runtimeClasses = 3
+)
 
 // requestBins fills the request side of a row from the request and the function's statistics (nil: never seen).
 func requestBins(row *api.Bins, req *api.Request, st *fnStat) {

@@ -87,8 +87,8 @@ func TestForestFollowsDrift(t *testing.T) {
 func TestSourcesWithoutEnoughSamples(t *testing.T) {
 	w, l := newWorld(1, 6), testLearner(t, "a")
 	c := w.call()
-	if e := w.estimate(l, &c); e.Source != api.SourceNone || e.MedianMs() < 50-1e-6 || e.MedianMs() > 50*math.Exp(3.2)+1e-6 || !math.IsInf(e.UpperMs, 1) {
-		t.Errorf("nothing known: %+v, want 50 ms times the prior gap, of no source, without a bound", e)
+	if e := w.estimate(l, &c); e.Source != api.SourceNone || e.MedianMs() < 50-1e-6 || e.MedianMs() > 500 || !math.IsInf(e.UpperMs, 1) {
+		t.Errorf("nothing known: %+v, want 50 ms and what the prior adds, of no source, without a bound", e)
 	}
 	w.run(l, 500, nil)
 	c.req.Function = "t9/new"
@@ -96,19 +96,38 @@ func TestSourcesWithoutEnoughSamples(t *testing.T) {
 	if e.Source != api.SourceAverages || !math.IsInf(e.UpperMs, 1) || e.Bins[api.FnFast] != 0 || e.Bins[api.NodeSandbox] == 0 {
 		t.Errorf("a new function: %+v, want averages, no bound, missing statistics", e)
 	}
-	st, rt := &fnStat{}, &l.rts[1]
-	st.learn(5, math.NaN(), api.SandboxWarm, 0, 0)
-	warm, cold := cellOf(api.SandboxWarm, 0), cellOf(api.SandboxNone, 0)
-	mu, _, _ := averages(st, rt, cold)
-	if want := 5 + float64(rt.Cells[cold].Mean-rt.Cells[warm].Mean); math.Abs(mu-want) > 1e-5 {
-		t.Errorf("cold estimate of a function seen warm: %.3f, want its mean moved by the runtime's gap, %.3f", mu, want)
+}
+
+// Averages are made of parts: what was seen of one part serves every estimate that has it.
+func TestAveragesInParts(t *testing.T) {
+	rt := &rtStat{}
+	rt.learn(&parts{run: 0, init: math.Log(400), sandbox: api.SandboxNone})
+	rt.learn(&parts{run: 0, init: math.Log(40), sandbox: api.SandboxPrepared})
+	st := &fnStat{}
+	near := func(what string, mu, wantMs float64) {
+		t.Helper()
+		if got := math.Exp(mu); math.Abs(got-wantMs) > wantMs/1000 {
+			t.Errorf("%s: %.2f ms, want %.2f", what, got, wantMs)
+		}
 	}
-	for range 2 {
-		st.learn(9, math.NaN(), api.SandboxNone, 0, 0)
+	say := func(input int64) averages {
+		return averagesOf(st, rt, &cell{N: 1, Mean: float32(math.Log(2))}, runtimeProcess, input)
 	}
-	st.learn(9, math.NaN(), api.SandboxNone, 0, 0)
-	if mu, _, _ := averages(st, rt, cold); math.Abs(mu-9) > 1e-5 {
-		t.Errorf("own cell: %.3f, want 9", mu)
+	st.learn(&parts{run: math.Log(100), init: math.NaN(), sandbox: api.SandboxWarm, inputLog: log2p(1 << 20)})
+	a := say(1 << 20)
+	near("warm", a.of(api.SandboxWarm, 0, 1000), 100)
+	near("cold, seen of the runtime only", a.of(api.SandboxNone, 0, 1000), 500)
+	near("1 MB over 1 Gbit/s, twice as slow as ideal", a.of(api.SandboxWarm, 1e6, 1000), 116)
+	st.learn(&parts{run: math.Log(100), init: math.Log(800), sandbox: api.SandboxNone, inputLog: log2p(1 << 20)})
+	a = say(1 << 20)
+	near("cold, seen", a.of(api.SandboxNone, 0, 1000), 900)
+	near("prepared: moved by the runtime's gap", a.of(api.SandboxPrepared, 0, 1000), 180)
+	for range 50 {
+		st.learn(&parts{run: math.Log(100), init: math.NaN(), sandbox: api.SandboxWarm, inputLog: 20})
+		st.learn(&parts{run: math.Log(800), init: math.NaN(), sandbox: api.SandboxWarm, inputLog: 23})
+	}
+	if a := say(1 << 22); a.run < 350 || a.run > 450 {
+		t.Errorf("run grows linearly with the input: %.0f ms for 4 MB, want about 400", a.run)
 	}
 }
 

@@ -25,6 +25,7 @@ type Learner struct {
 	nodes   table[nodeStat]
 	pairs   table[nodeStat]
 	rts     [runtimeClasses]rtStat
+	fetch   cell // ln(measured/ideal) of fetches
 	hots    table[hot]
 	tenants [tenantSketch]uint32 // hashes of the first tenants seen; 0: free
 
@@ -101,20 +102,18 @@ func (l *Learner) Learn(s *api.Sample) {
 	if s.Outcome == api.OutcomeCrash {
 		return
 	}
-	rt := &l.rts[runtimeClass(e.Runtime)]
-	mu, _, known := averages(st, rt, cellOf(e.Sandbox, e.MissingBytes))
 	if row, ok := rowOf(e); ok {
-		l.train(e, row, y, mu, int(st.Count) >= l.cfg.MinForest)
+		l.train(e, row, y-e.AveragesMu, int(st.Count) >= l.cfg.MinForest)
 	}
-	if known {
-		st.Dev.add(math.Abs(y - mu))
+	if st.SizeN > 0 && math.Abs(e.AveragesMu) <= maxMean {
+		st.Dev.add(math.Abs(y - e.AveragesMu))
 	}
-	l.learnAverages(s, fn, st, rt, y)
+	l.learnAverages(s, fn, st, y)
 }
 
 // rowOf checks the row that the decision was made with.
 func rowOf(e *api.Echo) (row api.Bins, ok bool) {
-	if e.SchemaEpoch != SchemaEpoch {
+	if e.SchemaEpoch != SchemaEpoch || !(math.Abs(e.AveragesMu) <= maxMean) {
 		return row, false
 	}
 	copy(row[:], e.Bins)
@@ -126,12 +125,13 @@ func rowOf(e *api.Echo) (row api.Bins, ok bool) {
 	return row, true
 }
 
-// train lets the forest predict the row, judges it beside the averages, and then learns the row.
-func (l *Learner) train(e *api.Echo, row api.Bins, y, averagesMu float64, mature bool) {
+// train lets the forest predict the row, judges it beside the averages, and then learns the row: y is
+// ln(measured/averages), with the averages as they were when deciding.
+func (l *Learner) train(e *api.Echo, row api.Bins, y float64, mature bool) {
 	p := l.ens.predict(&row)
 	if p.known && mature {
 		l.forestErr.add(math.Abs(y-p.mu), guardMemory)
-		l.averagesErr.add(math.Abs(y-averagesMu), guardMemory)
+		l.averagesErr.add(math.Abs(y), guardMemory)
 		if l.forestErr.N >= guardSamples {
 			limit := guardOn
 			if l.guarded {
@@ -143,15 +143,14 @@ func (l *Learner) train(e *api.Echo, row api.Bins, y, averagesMu float64, mature
 	l.ens.learn(&l.win, row, y, p, l.tenantOf(e.Function))
 }
 
-func (l *Learner) learnAverages(s *api.Sample, fn uint64, st *fnStat, rt *rtStat, y float64) {
+func (l *Learner) learnAverages(s *api.Sample, fn uint64, st *fnStat, y float64) {
 	e := &s.Echo
-	run := math.NaN()
-	if s.RunMs > 0 {
-		run = math.Log(s.RunMs)
+	p := partsOf(s)
+	st.learn(&p)
+	l.rts[runtimeClass(e.Runtime)].learn(&p)
+	if e.MissingBytes > 0 && s.FetchMs > 0 {
+		l.fetch.add(min(max(math.Log(s.FetchMs/idealFetchMs(e.MissingBytes, e.LinkMbps)), -1), 3))
 	}
-	st.learn(y, run, e.Sandbox, e.MissingBytes, e.InputBytes)
-	rt.All.add(y)
-	rt.Cells[cellOf(e.Sandbox, e.MissingBytes)].add(y)
 	if e.Source == api.SourceNone || e.Node == "" || !(math.Abs(e.Mu) <= maxMean) {
 		return
 	}

@@ -81,7 +81,7 @@ func (w *world) sample(c *call, e *api.Estimate) *api.Sample {
 	s.Echo = api.Echo{
 		Function: c.req.Function, Runtime: c.req.Runtime, Node: c.cand.Node, Bins: e.Bins[:], SchemaEpoch: SchemaEpoch,
 		Mu: e.Mu, Sigma: e.Sigma, UpperMs: e.UpperMs, Alpha: c.req.Alpha, Source: e.Source, Sandbox: c.cand.Sandbox,
-		MissingBytes: c.cand.MissingBytes, InputBytes: c.req.InputBytes, Propensity: 1,
+		MissingBytes: c.cand.MissingBytes, InputBytes: c.req.InputBytes, LinkMbps: c.cand.LinkMbps, AveragesMu: e.AveragesMu, Propensity: 1,
 	}
 	if w.delayed {
 		s.Echo.Kind = api.DecisionDelayed
@@ -124,8 +124,7 @@ func (w *world) errors(l *Learner, n int) (forest, avg float64) {
 		var out [1]api.Estimate
 		f.Estimate(&c.req, []api.Candidate{c.cand}, out[:])
 		forest += math.Abs(out[0].Mu - truth)
-		mu, _, _ := averages(f.fns.get(hash(f.seed, c.req.Function)), &f.rts[1], cellOf(c.cand.Sandbox, c.cand.MissingBytes))
-		avg += math.Abs(mu - truth)
+		avg += math.Abs(out[0].AveragesMu - truth)
 	}
 	return forest / float64(n), avg / float64(n)
 }
