@@ -18,13 +18,22 @@ import (
 // times longer with its input remote than local, all others less. The largest ratio measured on real clouds is 3.5.
 const remoteOverLocal = 2.8
 
-// calibrate measures how long each function with inputs takes per byte on this machine, with nothing else running, and
-// chooses the link speed from the quickest.
-func calibrate(ctx context.Context, o DemoOptions, loads []*load) (mbps float64, err error) {
+// referenceSecondsPerByte is how long wordcount, the function that takes most of the host's time, takes per byte on the
+// machine that the arrival rates were chosen for.
+const referenceSecondsPerByte = 15e-9
+
+// calibration is what the demo adapts to the machine: the speed of the nodes' links, and the scale of the arrival
+// rates, so that a slow machine is as busy as a fast one and queueing for the host does not drown everything else.
+type calibration struct{ linkMbps, rate float64 }
+
+// calibrate measures how long each function with inputs takes per byte on this machine, with nothing else running. It
+// chooses the link speed from the quickest, and the rate from wordcount.
+func calibrate(ctx context.Context, o DemoOptions, loads []*load) (c calibration, err error) {
 	dir, err := os.MkdirTemp("", "rubato-calibrate-*")
 	if err != nil {
-		return 0, err
+		return c, err
 	}
+	c.rate = 1
 	defer os.RemoveAll(dir)
 	for _, l := range loads {
 		if len(l.objects) == 0 {
@@ -32,11 +41,15 @@ func calibrate(ctx context.Context, o DemoOptions, loads []*load) (mbps float64,
 		}
 		perByte, err := secondsPerByte(ctx, filepath.Join(dir, l.function), filepath.Join(o.Functions, l.example), l, o)
 		if err != nil {
-			return 0, fmt.Errorf("demo measure %s: %w", l.function, err)
+			return c, fmt.Errorf("demo measure %s: %w", l.function, err)
 		}
-		mbps = max(mbps, 8/1e6/((remoteOverLocal-1)*perByte))
+		o.Log.Debug("measured", "function", l.function, "ns_per_byte", perByte*1e9)
+		c.linkMbps = max(c.linkMbps, 8/1e6/((remoteOverLocal-1)*perByte))
+		if l.example == "wordcount" {
+			c.rate = min(1, referenceSecondsPerByte/perByte)
+		}
 	}
-	return mbps, nil
+	return c, nil
 }
 
 // secondsPerByte is the quickest of five warm runs over one of the function's objects.

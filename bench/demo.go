@@ -32,12 +32,14 @@ type DemoOptions struct {
 	Functions string
 	// Duration of the arrivals in each of the six runs.
 	Duration time.Duration
-	// Rate scales all arrival rates (1: as designed for two cores).
+	// Rate scales all arrival rates (1: as designed for two cores; a slow machine gets fewer calls by itself).
 	Rate float64
 	Seed uint64
 	// Only names the policies to run; empty runs all.
 	Only []string
-	Log  *slog.Logger
+	// Calls, if not nil, gets one CSV line per call of every run.
+	Calls io.Writer
+	Log   *slog.Logger
 	// Progress hears how far the demo is: calls done of total over all runs, and what it does now.
 	Progress func(done, total int, doing string)
 }
@@ -86,6 +88,7 @@ type Model struct {
 // Fairness is how the comparison was made.
 type Fairness struct {
 	LinkMbps     float64            `json:"link_mbps"`
+	Rate         float64            `json:"rate"`              // scale of the arrival rates, below 1 on a slow machine
 	RemoteRatio  map[string]float64 `json:"remote_over_local"` // by function, measured
 	HostCPU      map[string]float64 `json:"host_cpu"`          // share, by run
 	FixedWaitsMs []float64          `json:"fixed_waits_ms"`
@@ -123,18 +126,26 @@ type run struct {
 	cpu    float64
 }
 
+// name is the policy, with its wait if it has one.
+func (r *run) name() string {
+	if r.wait > 0 {
+		return r.policy + " " + r.wait.String()
+	}
+	return r.policy
+}
+
 // Demo runs every policy on the same arrivals, each on a cluster of its own that starts empty.
 func Demo(ctx context.Context, o DemoOptions) (*DemoResult, error) {
 	loads := demoLoads()
-	for _, l := range loads {
-		l.ratePerS *= o.Rate
-	}
-	arr := arrivals(loads, 2, o.Duration, o.Seed)
 	o.Progress(0, 1, "measuring functions")
-	link, err := calibrate(ctx, o, loads)
+	cal, err := calibrate(ctx, o, loads)
 	if err != nil {
 		return nil, err
 	}
+	for _, l := range loads {
+		l.ratePerS *= o.Rate * cal.rate
+	}
+	arr := arrivals(loads, 2, o.Duration, o.Seed)
 	runs := []*run{{policy: "round-robin"}, {policy: "least-loaded"}}
 	for _, w := range fixedWaits {
 		runs = append(runs, &run{policy: "fixed-delay", wait: w})
@@ -150,17 +161,19 @@ func Demo(ctx context.Context, o DemoOptions) (*DemoResult, error) {
 	res := &DemoResult{Env: environment()}
 	total := len(arr) * len(runs)
 	for i, r := range runs {
-		name := r.policy
-		if r.wait > 0 {
-			name += " " + r.wait.String()
-		}
+		name := r.name()
 		progress := func(done int) { o.Progress(i*len(arr)+done, total, name) }
 		progress(0)
-		if err := o.runPolicy(ctx, r, loads, data, arr, link, progress, res); err != nil {
+		if err := o.runPolicy(ctx, r, loads, data, arr, cal.linkMbps, progress, res); err != nil {
 			return nil, fmt.Errorf("demo %s: %w", name, err)
 		}
 	}
-	summarise(res, runs, loads, link)
+	summarise(res, runs, loads, cal)
+	if o.Calls != nil {
+		if err := writeCalls(o.Calls, runs); err != nil {
+			return nil, fmt.Errorf("demo calls: %w", err)
+		}
+	}
 	return res, nil
 }
 

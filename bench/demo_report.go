@@ -1,10 +1,12 @@
 package bench
 
 import (
+	"encoding/csv"
 	"fmt"
 	"io"
 	"runtime"
 	"sort"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -15,14 +17,13 @@ func environment() map[string]any {
 }
 
 // summarise makes the table: the best fixed wait stands for its policy.
-func summarise(res *DemoResult, runs []*run, loads []*load, link float64) {
+func summarise(res *DemoResult, runs []*run, loads []*load, cal calibration) {
 	f := &res.Fairness
-	f.LinkMbps, f.HostCPU = link, map[string]float64{}
+	f.LinkMbps, f.Rate, f.HostCPU = cal.linkMbps, cal.rate, map[string]float64{}
 	best := -1
 	for i, r := range runs {
-		name := r.policy
+		name := r.name()
 		if r.wait > 0 {
-			name += " " + r.wait.String()
 			m := row(r, "all", loads).MeanMs
 			f.FixedWaitsMs = append(f.FixedWaitsMs, float64(r.wait)/float64(time.Millisecond))
 			f.FixedMeansMs = append(f.FixedMeansMs, m)
@@ -46,7 +47,7 @@ func summarise(res *DemoResult, runs []*run, loads []*load, link float64) {
 	}
 	f.RemoteRatio = remoteRatios(runs, loads)
 	f.Notes = []string{
-		"arrivals are open-loop (Poisson, the same for every policy) and every call is timed from its scheduled arrival",
+		"arrivals are open-loop (Poisson, ramping up over five seconds, the same for every policy) and every call is timed from its scheduled arrival",
 		"every run has a cluster of its own that starts empty: no sandbox, no cached object, no compiled module, no model",
 		"rubato starts untrained, and the calls it learns from count",
 		"fixed-delay is the best, afterwards, of three waits, each run in full",
@@ -89,7 +90,7 @@ func row(r *run, function string, loads []*load) PolicyRow {
 }
 
 // remoteRatios is, by function with inputs, the median of execution with the input fetched over that with it at hand,
-// both in warm sandboxes, over all runs.
+// both in warm sandboxes and alone on their node, over all runs: what locality is worth, without what contention adds.
 func remoteRatios(runs []*run, loads []*load) map[string]float64 {
 	out := map[string]float64{}
 	for _, l := range loads {
@@ -97,7 +98,7 @@ func remoteRatios(runs []*run, loads []*load) map[string]float64 {
 		for _, r := range runs {
 			for i := range r.calls {
 				c := &r.calls[i]
-				if c.arrival == nil || c.arrival.load != l || !c.ok || c.start != "warm" {
+				if c.arrival == nil || c.arrival.load != l || !c.ok || c.start != "warm" || !r.alone(c) {
 					continue
 				}
 				if c.fetched > 0 {
@@ -112,6 +113,47 @@ func remoteRatios(runs []*run, loads []*load) map[string]float64 {
 		}
 	}
 	return out
+}
+
+// alone reports whether no other call was on c's node while it was.
+func (r *run) alone(c *call) bool {
+	from, to := c.span()
+	for i := range r.calls {
+		o := &r.calls[i]
+		if o == c || o.arrival == nil || o.node != c.node {
+			continue
+		}
+		if f, t := o.span(); f < to && from < t {
+			return false
+		}
+	}
+	return true
+}
+
+// span is when the call was on its node, in ms of the run.
+func (c *call) span() (from, to float64) {
+	to = float64(c.arrival.at)/float64(time.Millisecond) + c.e2eMs
+	return to - c.execMs(), to
+}
+
+// writeCalls prints every call of every run, for those who want to do their own sums.
+func writeCalls(w io.Writer, runs []*run) error {
+	cw := csv.NewWriter(w)
+	_ = cw.Write([]string{"policy", "at_ms", "zone", "function", "id", "status", "decision", "start", "node", "e2e_ms", "queue_ms", "delay_ms", "fetch_ms", "init_ms", "run_ms", "fetched_bytes", "input"})
+	num := func(x float64) string { return strconv.FormatFloat(x, 'f', 3, 64) }
+	for _, r := range runs {
+		for i := range r.calls {
+			c := &r.calls[i]
+			if c.arrival == nil {
+				continue
+			}
+			a := c.arrival
+			_ = cw.Write([]string{r.name(), num(float64(a.at) / 1e6), strconv.Itoa(a.zone), a.load.function, c.id, strconv.Itoa(c.status), c.decision, c.start, c.node,
+				num(c.e2eMs), num(c.queueMs), num(c.delayMs), num(c.fetchMs), num(c.initMs), num(c.runMs), strconv.FormatInt(c.fetched, 10), a.input})
+		}
+	}
+	cw.Flush()
+	return cw.Error()
 }
 
 // WriteText prints the demo's result for people.
@@ -141,7 +183,8 @@ func (res *DemoResult) WriteText(w io.Writer) error {
 	for _, n := range f.Notes {
 		p("  - %s\n", n)
 	}
-	p("  - nodes' link to the object store: %.0f Mbit/s; execution with remote over local input, measured: %s (largest seen on real clouds: 3.5)\n", f.LinkMbps, ratios(f.RemoteRatio))
+	p("  - nodes' link to the object store: %.0f Mbit/s; execution with remote over local input, alone on a node, measured: %s (largest seen on real clouds: 3.5)\n", f.LinkMbps, ratios(f.RemoteRatio))
+	p("  - arrival rates are scaled by %.2f to the speed of this machine\n", f.Rate)
 	p("  - fixed-delay waits tried: %v ms, means %.1f ms; the best, %.0f ms, stands in the table\n", f.FixedWaitsMs, f.FixedMeansMs, f.BestWaitMs)
 	p("  - host CPU in use:")
 	for _, k := range sortedKeys(f.HostCPU) {

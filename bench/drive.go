@@ -26,6 +26,7 @@ type call struct {
 	runMs    float64
 	start    string
 	decision string
+	node     string
 	fetched  int64
 	missed   bool
 }
@@ -95,6 +96,7 @@ func invoke(ctx context.Context, hc *http.Client, door, token string, a *arrival
 	}
 	h := resp.Header
 	c.id, c.start, c.decision = h.Get("X-Request-Id"), h.Get("X-Start-Type"), h.Get("X-Decision")
+	c.node = h.Get("X-Node")
 	c.fetched, _ = strconv.ParseInt(h.Get("X-Fetched-Bytes"), 10, 64) // absent: nothing fetched
 	t := serverTiming(h.Get("Server-Timing"))
 	c.queueMs, c.delayMs, c.fetchMs, c.initMs, c.runMs = t["queue"], t["delay"], t["fetch"], t["init"], t["run"]

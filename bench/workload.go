@@ -49,7 +49,7 @@ type arrival struct {
 }
 
 // demoLoads is the workload: three tenants, half the functions with deadlines, two that are heavy on data, one whose
-// start is expensive, three that are light.
+// start is expensive, three that are light. Small calls are the most frequent, as on real platforms.
 func demoLoads() []*load {
 	return []*load{
 		{
@@ -65,14 +65,14 @@ func demoLoads() []*load {
 			objects: pictures("pictures/", 8, 900, 600), payload: func(*rand.Rand) string { return `{}` },
 		},
 		{
-			function: "matmul", example: "matmul", tenant: "lab", role: roleLight, ratePerS: 3, memoryMB: 128,
+			function: "matmul", example: "matmul", tenant: "lab", role: roleLight, ratePerS: 8, memoryMB: 128,
 			payload: func(rng *rand.Rand) string { return fmt.Sprintf(`{"n":%d}`, 40+rng.IntN(100)) },
 		},
 		{
-			function: "htmlrender", example: "htmlrender", tenant: "shop", role: roleInit, ratePerS: 3, memoryMB: 192, payload: page,
+			function: "htmlrender", example: "htmlrender", tenant: "shop", role: roleInit, ratePerS: 8, memoryMB: 192, payload: page,
 		},
 		{
-			function: "score", example: "matmul", tenant: "shop", role: roleLight, ratePerS: 3, deadline: 500 * time.Millisecond, memoryMB: 128,
+			function: "score", example: "matmul", tenant: "shop", role: roleLight, ratePerS: 8, deadline: 500 * time.Millisecond, memoryMB: 128,
 			payload: func(rng *rand.Rand) string { return fmt.Sprintf(`{"n":%d}`, 20+rng.IntN(60)) },
 		},
 	}
@@ -117,8 +117,12 @@ func page(rng *rand.Rand) string {
 	return s
 }
 
-// arrivals draws a Poisson stream per function over dur; every policy gets the same one. Calls knock at the zones in
-// equal shares, objects are drawn by Zipf's law (exponent 0.9, between what blob traces show for hot and cold data).
+// rampUp is how long the load takes from nothing to its full rate, linearly: a platform's load does not begin at its
+// peak, and on one host the cold starts of all functions at once would queue for its cores and drown everything else.
+const rampUp = 5 * time.Second
+
+// arrivals draws a Poisson stream per function over dur, thinned while the load ramps up; every policy gets the same
+// one. Calls knock at the zones in equal shares, objects are drawn by Zipf's law (exponent 0.9, between what blob traces show for hot and cold data).
 func arrivals(loads []*load, zones int, dur time.Duration, seed uint64) []arrival {
 	var out []arrival
 	for i, l := range loads {
@@ -132,6 +136,9 @@ func arrivals(loads []*load, zones int, dur time.Duration, seed uint64) []arriva
 		// Which object is popular has nothing to do with its size.
 		order := rng.Perm(len(l.objects))
 		for t := rng.ExpFloat64() / l.ratePerS; t < dur.Seconds(); t += rng.ExpFloat64() / l.ratePerS {
+			if rng.Float64()*rampUp.Seconds() > t {
+				continue
+			}
 			a := arrival{at: time.Duration(t * float64(time.Second)), zone: rng.IntN(zones), load: l}
 			if l.payload != nil {
 				a.payload = l.payload(rng)

@@ -29,7 +29,7 @@ func functionsDir() string {
 func newDemo() *cobra.Command {
 	o := bench.DefaultDemoOptions()
 	var short bool
-	var check, output, level string
+	var check, output, level, calls string
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Start a cluster, drive a real workload under every policy, print what was gained",
@@ -53,6 +53,14 @@ no cached object, no compiled module, no model. It needs no root, no network and
 			if o.Log, err = ops.NewLogger(cmd.ErrOrStderr(), level, "text"); err != nil {
 				return err
 			}
+			if calls != "" {
+				f, err := os.Create(calls)
+				if err != nil {
+					return err
+				}
+				defer f.Close()
+				o.Calls = f
+			}
 			done := showProgress(&o, cmd.ErrOrStderr())
 			res, err := bench.Demo(cmd.Context(), o)
 			done(err == nil)
@@ -73,6 +81,7 @@ no cached object, no compiled module, no model. It needs no root, no network and
 	f.Float64Var(&o.Rate, "rate", o.Rate, "scale of the arrival rates")
 	f.Uint64Var(&o.Seed, "seed", o.Seed, "seed of arrivals and draws")
 	f.StringSliceVar(&o.Only, "policies", nil, "run only these (default: all)")
+	f.StringVar(&calls, "calls", "", "also write every call of every run to this CSV file")
 	f.BoolVar(&short, "short", false, "runs of at most ten seconds, for a quick look: too short to learn much")
 	f.StringVar(&check, "check", "", "check a document that demo -o json wrote: every call served, the model merged and used")
 	return cmd
