@@ -209,7 +209,7 @@ func (l *Learner) readHots(r *reader) {
 // write writes the rows from the oldest to the newest.
 func (w *window) write(to *writer) {
 	n := w.len()
-	rows := make([]byte, 0, n*int(api.NumFeatures))
+	rows := make([]byte, 0, n*maxFeatures)
 	target, resid, tenants := make([]float32, n), make([]float32, n), make([]uint32, n)
 	for k := range n {
 		i := w.back(n - 1 - k)
@@ -226,11 +226,11 @@ func (w *window) write(to *writer) {
 func (w *window) read(r *reader) {
 	total := r.u64()
 	r.check(total < 1<<62, "rows")
-	rows := r.bytes(len(w.rows) * int(api.NumFeatures))
+	rows := r.bytes(len(w.rows) * maxFeatures)
 	target, resid := unpack[float32](r, len(w.rows)), unpack[float32](r, len(w.rows))
 	tenants := unpack[uint32](r, len(w.rows))
 	n := len(target)
-	r.check(uint64(n) == min(total, uint64(len(w.rows))) && len(resid) == n && len(tenants) == n && len(rows) == n*int(api.NumFeatures), "length of the window")
+	r.check(uint64(n) == min(total, uint64(len(w.rows))) && len(resid) == n && len(tenants) == n && len(rows) == n*maxFeatures, "length of the window")
 	if r.err != nil {
 		return
 	}
@@ -239,7 +239,7 @@ func (w *window) read(r *reader) {
 	}
 	w.total = total - uint64(n)
 	for k := range n {
-		w.push(api.Bins(rows[k*int(api.NumFeatures):]), target[k], resid[k], tenants[k])
+		w.push(row(rows[k*maxFeatures:]), target[k], resid[k], tenants[k])
 	}
 }
 
@@ -257,7 +257,7 @@ func (e *ensemble) write(w *writer, win *window) {
 	}
 	w.u64(uint64(len(e.pool)))
 	for _, t := range e.pool {
-		b, err := EncodeTree(t)
+		b, err := EncodeTree(t.Tree)
 		w.keep(err)
 		w.bytes(b)
 	}
@@ -322,7 +322,7 @@ func (e *ensemble) readPool(r *reader) {
 		if r.err != nil {
 			return
 		}
-		t, err := DecodeTree(b)
+		t, err := decodeTree(b, len(e.grid.edges))
 		if err != nil {
 			r.fail("%v", err)
 			return

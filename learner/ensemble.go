@@ -3,8 +3,6 @@ package learner
 import (
 	"math"
 	"slices"
-
-	"github.com/rubato-faas/rubato/api"
 )
 
 // horizons are the shares of the window that own trees look back, in parts of W; slots get them 3:2:2:1. The pool's
@@ -56,7 +54,8 @@ type ensemble struct {
 	version uint64
 	own     []local
 	resid   []local
-	pool    []*Tree
+	grid    *Grid
+	pool    []pooled
 	picks   []pick
 	weights []float64 // of picks; they sum to 1
 
@@ -74,8 +73,8 @@ type ensemble struct {
 	ownMu  []float32
 }
 
-func (e *ensemble) init(cfg Config) {
-	e.cfg = cfg
+func (e *ensemble) init(cfg Config, g *Grid) {
+	e.cfg, e.grid = cfg, g
 	e.own, e.resid = make([]local, cfg.Trees), make([]local, cfg.ResidualTrees)
 	e.preds = make([]float32, scoreRows*cfg.Trees)
 	e.leafAt = make([]int, cfg.Trees+cfg.ResidualTrees)
@@ -93,19 +92,18 @@ type prediction struct {
 	groupN    [groups]int
 }
 
-func (e *ensemble) predict(row *api.Bins) prediction {
+func (e *ensemble) predict(x *row) prediction {
 	var p prediction
 	for i := range e.own {
 		if t := &e.own[i]; t.alive() {
-			e.leafAt[i] = walk(t.shape, row)
+			e.leafAt[i] = walk(t.shape, x)
 			e.ownMu[i] = t.leaf[e.leafAt[i]].Mean
 		}
 	}
 	for k, c := range e.picks {
 		v, g := 0., e.group(c)
 		if c.pool {
-			t := e.pool[c.i]
-			v = float64(t.leaf[walk(t.shape, row)].Mean)
+			v = e.pool[c.i].says(x)
 		} else {
 			v = float64(e.ownMu[c.i])
 		}
@@ -119,7 +117,7 @@ func (e *ensemble) predict(row *api.Bins) prediction {
 	n := 0
 	for i := range e.resid {
 		if t := &e.resid[i]; t.alive() {
-			at := walk(t.shape, row)
+			at := walk(t.shape, x)
 			e.leafAt[len(e.own)+i] = at
 			p.resid += float64(t.leaf[at].Mean)
 			n++
@@ -140,7 +138,7 @@ func (e *ensemble) group(c pick) int {
 }
 
 // learn takes a row with the prediction made for it.
-func (e *ensemble) learn(w *window, row api.Bins, y float64, p prediction, tenant uint32) {
+func (e *ensemble) learn(w *window, x row, y float64, p prediction, tenant uint32) {
 	if p.known {
 		e.judge(y, p)
 		if e.residFrom == 0 {
@@ -152,7 +150,7 @@ func (e *ensemble) learn(w *window, row api.Bins, y float64, p prediction, tenan
 		r = float32(y - p.stage1)
 	}
 	copy(e.preds[int(w.total%scoreRows)*len(e.own):][:len(e.own)], e.ownMu)
-	w.push(row, float32(y), r, tenant)
+	w.push(x, float32(y), r, tenant)
 	e.follow(w.total, float32(y), r)
 	e.regrow(w)
 	switch w.total {
@@ -304,7 +302,7 @@ func (e *ensemble) growResid(w *window, i int) {
 
 func (e *ensemble) grown(w *window, slot, span int, g growth) local {
 	g.draw = rng(mix(mix(e.cfg.Seed+uint64(slot)) ^ w.total))
-	g.rows = w.rows
+	g.rows, g.width = w.rows, len(e.grid.edges)
 	e.idx = w.bootstrap(e.idx, &g.draw, span, min(span, bootstrapRows))
 	g.idx = e.idx
 	t := local{born: w.total}

@@ -35,7 +35,7 @@ func (l *Learner) Export(max int) []*Tree {
 func (l *Learner) exportTree(i int) (*Tree, error) {
 	w := &l.win
 	g := growth{
-		rows: w.rows, target: w.target, tenants: w.tenants, leaves: exportLeaves, minLeaf: ExportMinLeaf,
+		rows: w.rows, width: len(l.ens.grid.edges), target: w.target, tenants: w.tenants, leaves: exportLeaves, minLeaf: ExportMinLeaf,
 		minTenants: l.tenantsSeen(), draw: rng(mix(mix(l.cfg.Seed+uint64(i)+1e6) ^ w.total)),
 	}
 	span := w.len()
@@ -53,7 +53,7 @@ func (l *Learner) exportTree(i int) (*Tree, error) {
 	}
 	g.idx = g.idx[:n]
 	shape, leaves := new(grower).grow(&g)
-	return newTree(l.cfg.Zone, w.total, shape, leaves)
+	return newTree(l.cfg.Zone, w.total, l.ens.grid, shape, leaves)
 }
 
 // Scorecard is what a zone thinks of the pool: its error with each pooled tree on its own recent rows.
@@ -85,8 +85,9 @@ func (l *Learner) Scorecard() Scorecard {
 	c := Scorecard{Zone: l.cfg.Zone, Seq: l.seq}
 	m := min(l.win.len(), scoreRows)
 	c.Samples = uint64(m)
-	for _, t := range e.pool {
-		if n := e.newer(t, &l.win, m); n >= pickRows {
+	for i := range e.pool {
+		t := &e.pool[i]
+		if n := e.newer(t.Tree, &l.win, m); n >= pickRows {
 			c.Scores = append(c.Scores, Score{t.digest, quantise(poolError(t, &l.win, n))})
 		}
 	}

@@ -77,8 +77,8 @@ func (l *Learner) Snapshot() *Forest {
 	}
 	for k, c := range e.picks {
 		if c.pool {
-			t := e.pool[c.i]
-			f.base = append(f.base, flat{t.shape, t.leaf, e.weights[k]})
+			t := &e.pool[c.i]
+			f.base = append(f.base, flat{t.at, t.leaf, e.weights[k]})
 			f.infos = append(f.infos, t.Info())
 		} else {
 			f.base = append(f.base, e.own[c.i].flat(e.weights[k]))
@@ -136,14 +136,14 @@ func (f *Forest) Estimate(req *api.Request, cands []api.Candidate, out []api.Est
 	}
 	fn := hash(f.seed, req.Function)
 	st := f.fns.get(fn)
-	var row api.Bins
-	requestBins(&row, req, st)
+	var bins api.Bins
+	requestBins(&bins, req, st)
 	class := runtimeClass(req.Runtime)
 	avg := averagesOf(st, &f.rts[class], &f.fetch, class, req.InputBytes)
 	for i := range cands {
 		c := &cands[i]
 		mu := avg.of(c.Sandbox, c.MissingBytes, c.LinkMbps)
-		out[i] = api.Estimate{Bins: row, Mu: mu, AveragesMu: mu, Sigma: avg.sigma}
+		out[i] = api.Estimate{Bins: bins, Mu: mu, AveragesMu: mu, Sigma: avg.sigma}
 		if avg.known {
 			out[i].Source = api.SourceAverages
 		}
@@ -166,14 +166,14 @@ func (f *Forest) Estimate(req *api.Request, cands []api.Candidate, out []api.Est
 }
 
 // nodeSide fills the candidate's features.
-func (f *Forest) nodeSide(row *api.Bins, fn uint64, c *api.Candidate) {
-	nodeBins(row, c)
+func (f *Forest) nodeSide(to *api.Bins, fn uint64, c *api.Candidate) {
+	nodeBins(to, c)
 	node := hash(f.seed, c.Node)
 	if s := f.nodes.get(node); s != nil {
-		row[api.NodeResidual] = bin(api.NodeResidual, float64(s.Mean))
+		to[api.NodeResidual] = bin(api.NodeResidual, float64(s.Mean))
 	}
 	if s := f.pairs.get(pairKey(fn, node)); s != nil {
-		row[api.FnNodeResidual] = bin(api.FnNodeResidual, float64(s.Mean))
+		to[api.FnNodeResidual] = bin(api.FnNodeResidual, float64(s.Mean))
 	}
 }
 
@@ -181,10 +181,14 @@ func (f *Forest) nodeSide(row *api.Bins, fn uint64, c *api.Candidate) {
 // trees, and half the forest's recent error squared as a floor: without it bounds of tight leaves were far too low.
 func (f *Forest) score(out []api.Estimate) {
 	var mean, square, within [block]float64
+	var rows [block]row
+	for i := range out {
+		copy(rows[i][:], out[i].Bins[:])
+	}
 	for t := range f.base {
 		shape, leaf, w := f.base[t].shape, f.base[t].leaf, f.base[t].weight
 		for i := range out {
-			o := &leaf[walk(shape, &out[i].Bins)]
+			o := &leaf[walk(shape, &rows[i])]
 			v := float64(o.Mean)
 			mean[i] += w * v
 			square[i] += w * v * v
@@ -202,7 +206,7 @@ func (f *Forest) score(out []api.Estimate) {
 	for t := range f.resid {
 		shape, leaf, w := f.resid[t].shape, f.resid[t].leaf, f.resid[t].weight
 		for i := range out {
-			out[i].Mu += w * float64(leaf[walk(shape, &out[i].Bins)].Mean)
+			out[i].Mu += w * float64(leaf[walk(shape, &rows[i])].Mean)
 		}
 	}
 }

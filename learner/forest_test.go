@@ -52,6 +52,12 @@ func TestEstimateDoesNotDependOnCompany(t *testing.T) {
 	}
 }
 
+func predictBins(l *Learner, e *api.Estimate) prediction {
+	var x row
+	copy(x[:], e.Bins[:])
+	return l.ens.predict(&x)
+}
+
 // TestEstimateMatchesLearner: what the snapshot says is what the learner judges itself by.
 func TestEstimateMatchesLearner(t *testing.T) {
 	w, l := newWorld(1, 6), testLearner(t, "a")
@@ -59,7 +65,7 @@ func TestEstimateMatchesLearner(t *testing.T) {
 	for range 50 {
 		c := w.call()
 		e := w.estimate(l, &c)
-		if p := l.ens.predict(&e.Bins); e.Source == api.SourceForest && math.Abs(e.AveragesMu+p.mu-e.Mu) > 1e-9 {
+		if p := predictBins(l, &e); e.Source == api.SourceForest && math.Abs(e.AveragesMu+p.mu-e.Mu) > 1e-9 {
 			t.Fatalf("snapshot says %.12f, learner %.12f", e.Mu, e.AveragesMu+p.mu)
 		}
 	}
@@ -105,7 +111,7 @@ func TestHarmfulTreesAreNotPicked(t *testing.T) {
 		for k := range leaves {
 			leaves[k].Mean = float32(-3 + i%2*17)
 		}
-		tr, err := newTree("mallory", uint64(i), shape, leaves)
+		tr, err := newTree("mallory", uint64(i), zoneGrid, shape, leaves)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -169,7 +175,7 @@ func TestExportedTreesKeepPrivacy(t *testing.T) {
 		rows := make([]int, len(tr.leaf))
 		for k := range l.win.len() {
 			i := l.win.back(k)
-			at := walk(tr.shape, &l.win.rows[i])
+			at := walk(tr.compile(zoneGrid), &l.win.rows[i])
 			if rows[at]++; tenants[at] == nil {
 				tenants[at] = map[uint32]bool{}
 			}

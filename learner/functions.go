@@ -129,17 +129,17 @@ func (st *fnStat) slope() float64 {
 }
 
 // bins fills the function's features.
-func (st *fnStat) bins(row *api.Bins) {
-	row[api.FnCount] = bin(api.FnCount, math.Log2(1+float64(st.Count)))
+func (st *fnStat) bins(to *api.Bins) {
+	to[api.FnCount] = bin(api.FnCount, math.Log2(1+float64(st.Count)))
 	if st.SizeN == 0 {
 		return
 	}
-	row[api.FnFast] = bin(api.FnFast, float64(st.Fast))
-	row[api.FnSlow] = bin(api.FnSlow, float64(st.Slow))
-	row[api.FnSpread] = bin(api.FnSpread, float64(st.Spread))
-	row[api.FnSizeExponent] = bin(api.FnSizeExponent, st.slope())
+	to[api.FnFast] = bin(api.FnFast, float64(st.Fast))
+	to[api.FnSlow] = bin(api.FnSlow, float64(st.Slow))
+	to[api.FnSpread] = bin(api.FnSpread, float64(st.Spread))
+	to[api.FnSizeExponent] = bin(api.FnSizeExponent, st.slope())
 	if c := &st.Init[api.SandboxNone]; c.N > 0 {
-		row[api.FnColdGap] = bin(api.FnColdGap, float64(c.Mean-st.Slow))
+		to[api.FnColdGap] = bin(api.FnColdGap, float64(c.Mean-st.Slow))
 	}
 }
 

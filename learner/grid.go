@@ -9,9 +9,19 @@ import (
 // SchemaEpoch names the grid below. Rows of another epoch are not trained on: their bins mean something else.
 const SchemaEpoch uint32 = api.SchemaEpoch
 
-// grid holds the edges of each feature for the current SchemaEpoch: bin 0 is "missing", bin 1 + k holds the values with k
-// edges at or below them. At most 62 edges give at most 64 bins. It is a constant in spirit: never written.
-var grid = func() (g [api.NumFeatures][]float32) {
+// maxFeatures is the width of a row inside the forest: a zone uses api.NumFeatures of it, a Regressor what its stream has.
+const maxFeatures = 32
+
+// row is one quantised row.
+type row [maxFeatures]uint8
+
+// Grid holds the edges of each feature: bin 0 is "missing", bin 1 + k holds the values with k edges at or below them.
+// At most 62 edges give at most 64 bins. It is never written once it is in use.
+type Grid struct{ edges [][]float32 }
+
+// zoneGrid is the grid of the current SchemaEpoch.
+var zoneGrid = func() *Grid {
+	g := make([][]float32, api.NumFeatures)
 	lnMs := ramp(-3, 14, 62)
 	logBytes := ramp(.5, 31, 62) // .5 splits "none" from "one byte"
 	residual := ramp(-3, 3, 61)
@@ -29,7 +39,7 @@ var grid = func() (g [api.NumFeatures][]float32) {
 	g[api.NodeLink] = ramp(0, 17, 35)
 	g[api.NodeClass] = exact(62)
 	g[api.NodeResidual], g[api.FnNodeResidual] = residual, residual
-	return g
+	return &Grid{edges: g}
 }()
 
 // ramp is n edges from lo to hi at equal distances.
@@ -44,12 +54,15 @@ func ramp(lo, hi float64, n int) []float32 {
 // exact gives each of the integers 0..n-1 a bin of its own.
 func exact(n int) []float32 { return ramp(.5, float64(n)-1.5, n-1) }
 
+// bin quantises x on the zone's grid.
+func bin(f api.Feature, x float64) uint8 { return zoneGrid.bin(int(f), x) }
+
 // bin quantises x. NaN is missing.
-func bin(f api.Feature, x float64) uint8 {
+func (g *Grid) bin(f int, x float64) uint8 {
 	if x != x {
 		return 0
 	}
-	e := grid[f]
+	e := g.edges[f]
 	lo, hi := 0, len(e)
 	for lo < hi {
 		if m := (lo + hi) / 2; float64(e[m]) <= x {
@@ -65,19 +78,20 @@ func bin(f api.Feature, x float64) uint8 {
 const missingOnly = float32(-1e30)
 
 // threshold is the real value of the split "bin <= b goes left": a value goes left when it is missing or below it.
-func threshold(f api.Feature, b uint8) float32 {
-	if b == 0 || len(grid[f]) == 0 {
+func (g *Grid) threshold(f int, b uint8) float32 {
+	e := g.edges[f]
+	if b == 0 || len(e) == 0 {
 		return missingOnly
 	}
-	return grid[f][min(int(b), len(grid[f]))-1]
+	return e[min(int(b), len(e))-1]
 }
 
-// splitBin is the inverse of threshold on this epoch's grid; thresholds between two edges take the lower one.
-func splitBin(f api.Feature, t float32) uint8 {
-	if t < grid[f][0] {
+// splitBin is the inverse of threshold; thresholds between two edges take the lower one.
+func (g *Grid) splitBin(f int, t float32) uint8 {
+	if e := g.edges[f]; len(e) == 0 || t < e[0] {
 		return 0
 	}
-	return bin(f, float64(t)) - 1
+	return g.bin(f, float64(t)) - 1
 }
 
 // log2p is log2(1+n) for sizes; negative sizes count as none.
@@ -109,32 +123,32 @@ const (
 )
 
 // requestBins fills the request side of a row from the request and the function's statistics (nil: never seen).
-func requestBins(row *api.Bins, req *api.Request, st *fnStat) {
+func requestBins(to *api.Bins, req *api.Request, st *fnStat) {
 	if st != nil {
-		st.bins(row)
+		st.bins(to)
 	}
-	row[api.InputSize] = bin(api.InputSize, log2p(req.InputBytes))
-	row[api.PayloadSize] = bin(api.PayloadSize, log2p(req.PayloadBytes))
-	row[api.MemoryMB] = bin(api.MemoryMB, log2OrMissing(float64(req.MemoryMB)))
+	to[api.InputSize] = bin(api.InputSize, log2p(req.InputBytes))
+	to[api.PayloadSize] = bin(api.PayloadSize, log2p(req.PayloadBytes))
+	to[api.MemoryMB] = bin(api.MemoryMB, log2OrMissing(float64(req.MemoryMB)))
 	if c := runtimeClass(req.Runtime); c > 0 {
-		row[api.RuntimeClass] = bin(api.RuntimeClass, float64(c))
+		to[api.RuntimeClass] = bin(api.RuntimeClass, float64(c))
 	}
 	if req.Hour >= 0 && req.Hour < 24 {
-		row[api.HourOfDay] = bin(api.HourOfDay, float64(req.Hour))
+		to[api.HourOfDay] = bin(api.HourOfDay, float64(req.Hour))
 	}
 }
 
 // nodeBins fills the node side of a row, apart from the residuals.
-func nodeBins(row *api.Bins, c *api.Candidate) {
-	row[api.NodeSandbox] = bin(api.NodeSandbox, float64(c.Sandbox))
-	row[api.NodeMissing] = bin(api.NodeMissing, log2p(c.MissingBytes))
-	row[api.NodeLoad] = 0
+func nodeBins(to *api.Bins, c *api.Candidate) {
+	to[api.NodeSandbox] = bin(api.NodeSandbox, float64(c.Sandbox))
+	to[api.NodeMissing] = bin(api.NodeMissing, log2p(c.MissingBytes))
+	to[api.NodeLoad] = 0
 	if c.Slots > 0 {
-		row[api.NodeLoad] = bin(api.NodeLoad, float64(c.Running)/float64(c.Slots))
+		to[api.NodeLoad] = bin(api.NodeLoad, float64(c.Running)/float64(c.Slots))
 	}
-	row[api.NodeLink] = bin(api.NodeLink, log2OrMissing(c.LinkMbps))
-	row[api.NodeClass] = 0
+	to[api.NodeLink] = bin(api.NodeLink, log2OrMissing(c.LinkMbps))
+	to[api.NodeClass] = 0
 	if c.Class > 0 && c.Class < 62 {
-		row[api.NodeClass] = bin(api.NodeClass, float64(c.Class))
+		to[api.NodeClass] = bin(api.NodeClass, float64(c.Class))
 	}
 }

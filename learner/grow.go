@@ -32,14 +32,14 @@ type split struct {
 const leafMark = 255
 
 // walk finds the leaf of a row.
-func walk(shape []split, row *api.Bins) int {
+func walk(shape []split, r *row) int {
 	i := 0
 	for {
 		s := shape[i]
-		if s.feat >= uint8(api.NumFeatures) {
+		if s.feat >= maxFeatures {
 			return int(s.next)
 		}
-		if row[s.feat] <= s.bin {
+		if r[s.feat] <= s.bin {
 			i++
 		} else {
 			i = int(s.next)
@@ -69,7 +69,8 @@ func (l *leafStat) variance() float32 { return l.M2 / max(l.N, 1) }
 
 // growth is one order to grow a tree.
 type growth struct {
-	rows    []api.Bins
+	rows    []row
+	width   int // features in use
 	target  []float32
 	tenants []uint32 // for minTenants > 1 only
 	idx     []int32  // rows to use; reordered
@@ -85,7 +86,7 @@ type bucket struct{ n, sum float32 }
 // grower grows trees; it keeps its buffers between trees. Best first on the gain in variance over 64-bin
 // histograms, as gradient boosting libraries do it, because one pass over the rows serves all features.
 type grower struct {
-	hist  [api.NumFeatures][api.MaxBins]bucket
+	hist  [maxFeatures][api.MaxBins]bucket
 	nodes []growNode
 	heap  []int32
 	cand  []choice
@@ -126,7 +127,7 @@ func (b *grower) grow(g *growth) ([]split, []leafStat) {
 func varying(g *growth) []uint8 {
 	var live []uint8
 	first := &g.rows[g.idx[0]]
-	for f := range uint8(api.NumFeatures) {
+	for f := range uint8(g.width) {
 		if slices.ContainsFunc(g.idx, func(r int32) bool { return g.rows[r][f] != first[f] }) {
 			live = append(live, f)
 		}
@@ -159,10 +160,10 @@ func (b *grower) choose(g *growth, live []uint8, n growNode) choice {
 	idx := g.idx[n.from:n.to]
 	var sum float64
 	for _, r := range idx {
-		row, y := &g.rows[r], g.target[r]
+		x, y := &g.rows[r], g.target[r]
 		sum += float64(y)
 		for _, f := range feats {
-			h := &b.hist[f][row[f]&(api.MaxBins-1)]
+			h := &b.hist[f][x[f]&(api.MaxBins-1)]
 			h.n++
 			h.sum += y
 		}

@@ -133,14 +133,14 @@ func TestAveragesInParts(t *testing.T) {
 
 func TestGridRoundTrip(t *testing.T) {
 	for f := range api.NumFeatures {
-		if n := len(grid[f]); n == 0 || n > api.MaxBins-2 {
+		if n := len(zoneGrid.edges[f]); n == 0 || n > api.MaxBins-2 {
 			t.Errorf("%v has %d edges", f, n)
 		}
-		if bin(f, math.NaN()) != 0 || bin(f, math.Inf(-1)) != 1 || int(bin(f, math.Inf(1))) != len(grid[f])+1 {
+		if bin(f, math.NaN()) != 0 || bin(f, math.Inf(-1)) != 1 || int(bin(f, math.Inf(1))) != len(zoneGrid.edges[f])+1 {
 			t.Errorf("%v: missing and infinite values land in bins %d %d %d", f, bin(f, math.NaN()), bin(f, math.Inf(-1)), bin(f, math.Inf(1)))
 		}
-		for b := range uint8(len(grid[f]) + 1) {
-			if got := splitBin(f, threshold(f, b)); got != b {
+		for b := range uint8(len(zoneGrid.edges[f]) + 1) {
+			if got := zoneGrid.splitBin(int(f), zoneGrid.threshold(int(f), b)); got != b {
 				t.Errorf("%v: split at bin %d comes back as %d", f, b, got)
 			}
 		}

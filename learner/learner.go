@@ -75,7 +75,7 @@ func New(cfg Config) (*Learner, error) {
 	for k := range l.zoneBound {
 		l.zoneBound[k] = newACI(zoneScores)
 	}
-	l.ens.init(cfg)
+	l.ens.init(cfg, zoneGrid)
 	return l, nil
 }
 
@@ -102,8 +102,8 @@ func (l *Learner) Learn(s *api.Sample) {
 	if s.Outcome == api.OutcomeCrash {
 		return
 	}
-	if row, ok := rowOf(e); ok {
-		l.train(e, row, y-e.AveragesMu, int(st.Count) >= l.cfg.MinForest)
+	if x, ok := rowOf(e); ok {
+		l.train(e, x, y-e.AveragesMu, int(st.Count) >= l.cfg.MinForest)
 	}
 	if st.SizeN > 0 && math.Abs(e.AveragesMu) <= maxMean {
 		st.Dev.add(math.Abs(y - e.AveragesMu))
@@ -112,23 +112,23 @@ func (l *Learner) Learn(s *api.Sample) {
 }
 
 // rowOf checks the row that the decision was made with.
-func rowOf(e *api.Echo) (row api.Bins, ok bool) {
+func rowOf(e *api.Echo) (x row, ok bool) {
 	if e.SchemaEpoch != SchemaEpoch || !(math.Abs(e.AveragesMu) <= maxMean) {
-		return row, false
+		return x, false
 	}
-	copy(row[:], e.Bins)
-	for _, b := range row {
+	copy(x[:], e.Bins)
+	for _, b := range x {
 		if b >= api.MaxBins {
-			return row, false
+			return x, false
 		}
 	}
-	return row, true
+	return x, true
 }
 
 // train lets the forest predict the row, judges it beside the averages, and then learns the row: y is
 // ln(measured/averages), with the averages as they were when deciding.
-func (l *Learner) train(e *api.Echo, row api.Bins, y float64, mature bool) {
-	p := l.ens.predict(&row)
+func (l *Learner) train(e *api.Echo, x row, y float64, mature bool) {
+	p := l.ens.predict(&x)
 	if p.known && mature {
 		l.forestErr.add(math.Abs(y-p.mu), guardMemory)
 		l.averagesErr.add(math.Abs(y), guardMemory)
@@ -140,7 +140,7 @@ func (l *Learner) train(e *api.Echo, row api.Bins, y float64, mature bool) {
 			l.guarded = l.forestErr.Mean > limit*l.averagesErr.Mean
 		}
 	}
-	l.ens.learn(&l.win, row, y, p, l.tenantOf(e.Function))
+	l.ens.learn(&l.win, x, y, p, l.tenantOf(e.Function))
 }
 
 func (l *Learner) learnAverages(s *api.Sample, fn uint64, st *fnStat, y float64) {

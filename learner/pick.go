@@ -6,8 +6,6 @@ import (
 	"encoding/hex"
 	"math"
 	"slices"
-
-	"github.com/rubato-faas/rubato/api"
 )
 
 // localDigest names an own tree: its slot, its birth and its shape.
@@ -34,7 +32,7 @@ func (e *ensemble) setPool(trees []*Tree) {
 		}
 		if _, twice := at[t.digest]; !twice {
 			at[t.digest] = len(e.pool)
-			e.pool = append(e.pool, t)
+			e.pool = append(e.pool, pooled{t, t.compile(e.grid)})
 			nodes += len(t.shape)
 		}
 	}
@@ -71,11 +69,19 @@ func (e *ensemble) newer(t *Tree, w *window, m int) int {
 	return int(min(uint64(m), w.total-t.born))
 }
 
+// pooled is a tree of the pool, ready for this ensemble's grid.
+type pooled struct {
+	*Tree
+	at []split
+}
+
+func (t *pooled) says(x *row) float64 { return float64(t.leaf[walk(t.at, x)].Mean) }
+
 // poolError is the mean absolute error of a pool tree over the newest m rows, newer rows weighing more.
-func poolError(t *Tree, w *window, m int) float64 {
+func poolError(t *pooled, w *window, m int) float64 {
 	return weighted(m, func(k int) float64 {
 		i := w.back(k)
-		return float64(t.leaf[walk(t.shape, &w.rows[i])].Mean - w.target[i])
+		return t.says(&w.rows[i]) - float64(w.target[i])
 	})
 }
 
@@ -138,8 +144,9 @@ func (e *ensemble) best(w *window, m int) []pick {
 		err := weighted(m, func(k int) float64 { return float64(e.ownPred(w, k, i) - w.target[w.back(k)]) })
 		all = append(all, scored{pick{i: i}, err})
 	}
-	for i, t := range e.pool {
-		if n := e.newer(t, w, m); n == m || n >= pickRows {
+	for i := range e.pool {
+		t := &e.pool[i]
+		if n := e.newer(t.Tree, w, m); n == m || n >= pickRows {
 			all = append(all, scored{pick{pool: true, i: i}, poolError(t, w, n)})
 		}
 	}
@@ -165,33 +172,32 @@ func (e *ensemble) rejudge(w *window, m int) {
 	for k := range m {
 		var mean [groups]float64
 		var n [groups]int
-		row := w.back(m - 1 - k) // oldest first
+		at := w.back(m - 1 - k) // oldest first
 		for j, c := range e.picks {
-			v := e.said(w, c, m-1-k, &w.rows[row])
+			v := e.said(w, c, m-1-k, &w.rows[at])
 			said[k*len(e.picks)+j] = v
 			g := e.group(c)
 			mean[g], n[g] = mean[g]+v, n[g]+1
 		}
 		for g := range mean {
 			if n[g] > 0 {
-				e.groupErr[g].add(math.Abs(float64(w.target[row])-mean[g]/float64(n[g])), errMemory)
+				e.groupErr[g].add(math.Abs(float64(w.target[at])-mean[g]/float64(n[g])), errMemory)
 			}
 		}
 	}
 	e.weigh()
 	for k := range m {
-		row, p := w.back(m-1-k), 0.
+		at, p := w.back(m-1-k), 0.
 		for j := range e.picks {
 			p += e.weights[j] * said[k*len(e.picks)+j]
 		}
-		w.resid[row] = w.target[row] - float32(p)
+		w.resid[at] = w.target[at] - float32(p)
 	}
 }
 
-func (e *ensemble) said(w *window, c pick, k int, row *api.Bins) float64 {
+func (e *ensemble) said(w *window, c pick, k int, x *row) float64 {
 	if !c.pool {
 		return float64(e.ownPred(w, k, c.i))
 	}
-	t := e.pool[c.i]
-	return float64(t.leaf[walk(t.shape, row)].Mean)
+	return e.pool[c.i].says(x)
 }

@@ -148,7 +148,7 @@ func TestCheckpointOfAFullLearnerIsBounded(t *testing.T) {
 	var pool []*Tree
 	for i := range maxPool {
 		shape, leaves := chain(exportLeaves)
-		tr, err := newTree("a", uint64(i), shape, leaves)
+		tr, err := newTree("a", uint64(i), zoneGrid, shape, leaves)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"slices"
 
 	"github.com/rubato-faas/rubato/api"
 )
@@ -28,7 +29,7 @@ const (
 type Tree struct {
 	zone   string
 	born   uint64
-	shape  []split // compiled on this schema epoch's grid
+	shape  []split // without bins: compile finds them on a grid
 	leaf   []leafOut
 	thr    []float32 // one per split, in order
 	counts []uint8   // one per leaf: log2 of its samples
@@ -53,11 +54,11 @@ func (t *Tree) Info() TreeInfo {
 }
 
 // newTree makes a tree to be exported from what the grower returned.
-func newTree(zone string, born uint64, shape []split, leaves []leafStat) (*Tree, error) {
+func newTree(zone string, born uint64, g *Grid, shape []split, leaves []leafStat) (*Tree, error) {
 	t := &Tree{zone: zone, born: born, shape: shape}
 	for _, s := range shape {
 		if s.feat != leafMark {
-			t.thr = append(t.thr, threshold(api.Feature(s.feat), s.bin))
+			t.thr = append(t.thr, g.threshold(int(s.feat), s.bin))
 		}
 	}
 	for i := range leaves {
@@ -68,7 +69,7 @@ func newTree(zone string, born uint64, shape []split, leaves []leafStat) (*Tree,
 	if err != nil {
 		return nil, err
 	}
-	return DecodeTree(b) // both sides of the border are checked
+	return decodeTree(b, len(g.edges)) // both sides of the border are checked
 }
 
 // EncodeTree encodes t; equal trees have equal encodings.
@@ -96,7 +97,22 @@ func EncodeTree(t *Tree) ([]byte, error) {
 }
 
 // DecodeTree decodes and checks a tree from outside. It never allocates more than about twice len(b).
-func DecodeTree(b []byte) (*Tree, error) {
+func DecodeTree(b []byte) (*Tree, error) { return decodeTree(b, int(api.NumFeatures)) }
+
+// compile is the shape with the thresholds' bins on g.
+func (t *Tree) compile(g *Grid) []split {
+	shape, k := slices.Clone(t.shape), 0
+	for i := range shape {
+		if s := &shape[i]; s.feat != leafMark {
+			s.bin = g.splitBin(int(s.feat), t.thr[k])
+			k++
+		}
+	}
+	return shape
+}
+
+// decodeTree is DecodeTree for rows of another width.
+func decodeTree(b []byte, width int) (*Tree, error) {
 	if len(b) > MaxTreeBytes {
 		return nil, fmt.Errorf("learner decode tree: %w: %d bytes, limit %d", api.ErrTooLarge, len(b), MaxTreeBytes)
 	}
@@ -112,7 +128,7 @@ func DecodeTree(b []byte) (*Tree, error) {
 	t.counts = r.bytes(MaxTreeNodes)
 	err := r.end()
 	if err == nil {
-		err = t.build(feats, right)
+		err = t.build(feats, right, width)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("learner decode tree: %w", err)
@@ -130,7 +146,7 @@ func DecodeTree(b []byte) (*Tree, error) {
 }
 
 // build makes the shape from the decoded arrays and checks everything.
-func (t *Tree) build(feats []byte, right []uint16) error {
+func (t *Tree) build(feats []byte, right []uint16, width int) error {
 	bad := func(what string) error { return fmt.Errorf("%w: tree: %s", api.ErrInvalid, what) }
 	if err := api.CheckName("zone", t.zone); err != nil {
 		return err
@@ -146,8 +162,8 @@ func (t *Tree) build(feats []byte, right []uint16) error {
 		case f == leafMark && leaves < len(t.leaf):
 			t.shape[i] = split{feat: leafMark, next: uint16(leaves)}
 			leaves++
-		case f < uint8(api.NumFeatures) && k < splits:
-			t.shape[i] = split{feat: f, bin: splitBin(api.Feature(f), t.thr[k]), next: right[k]}
+		case int(f) < width && k < splits:
+			t.shape[i] = split{feat: f, next: right[k]}
 			k++
 		default:
 			return bad("unknown feature or wrong number of leaves")
@@ -185,7 +201,7 @@ func wellFormed(shape []split, leaves, depth int) bool {
 				return false
 			}
 			leaf++
-		case s.feat >= uint8(api.NumFeatures) || s.bin >= api.MaxBins || len(open) >= depth:
+		case s.feat >= maxFeatures || s.bin >= api.MaxBins || len(open) >= depth:
 			return false
 		default:
 			open = append(open, int(s.next))

@@ -24,7 +24,7 @@ func smallTree(t testing.TB) *Tree {
 		{feat: uint8(api.NodeSandbox), bin: 3, next: 4}, {feat: uint8(api.FnSlow), bin: 20, next: 3}, {feat: leafMark, next: 0}, {feat: leafMark, next: 1},
 		{feat: uint8(api.NodeMissing), bin: 0, next: 6}, {feat: leafMark, next: 2}, {feat: leafMark, next: 3},
 	}
-	tr, err := newTree("edge-1", 4711, shape, []leafStat{{20, 7, 2}, {40, 8, 4}, {64, 1.5, 6}, {1000, 2.25, 10}})
+	tr, err := newTree("edge-1", 4711, zoneGrid, shape, []leafStat{{20, 7, 2}, {40, 8, 4}, {64, 1.5, 6}, {1000, 2.25, 10}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,8 +51,8 @@ func TestTreeRoundTripAndGolden(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(back, tr) {
 		t.Errorf("tree does not survive its encoding: %v", err)
 	}
-	row := api.Bins{api.NodeSandbox: 4, api.NodeMissing: 5}
-	if v := back.leaf[walk(back.shape, &row)].Mean; v != 2.25 {
+	x := row{api.NodeSandbox: 4, api.NodeMissing: 5}
+	if v := back.leaf[walk(back.compile(zoneGrid), &x)].Mean; v != 2.25 {
 		t.Errorf("warm with something missing: %v, want 2.25", v)
 	}
 	if back.counts[0] != 4 || back.counts[3] != 9 {
@@ -90,7 +90,7 @@ func TestDecodeTreeRefusesWhatCouldHarm(t *testing.T) {
 		t.Errorf("too large: %v", err)
 	}
 	shape, leaves := comb(MaxTreeDepth + 2)
-	if _, err := newTree("a", 0, shape, leaves); !errors.Is(err, api.ErrInvalid) {
+	if _, err := newTree("a", 0, zoneGrid, shape, leaves); !errors.Is(err, api.ErrInvalid) {
 		t.Errorf("too deep: %v, want invalid", err)
 	}
 	// A length of four billion in a message of a few bytes must not be believed.
@@ -126,11 +126,11 @@ func FuzzDecodeTree(f *testing.F) {
 		if err != nil {
 			return
 		}
-		row := api.Bins{}
-		for i := range row {
-			row[i] = b[i%len(b)] % api.MaxBins
+		var x row
+		for i := range x {
+			x[i] = b[i%len(b)] % api.MaxBins
 		}
-		if k := walk(tr.shape, &row); k >= len(tr.leaf) {
+		if k := walk(tr.compile(zoneGrid), &x); k >= len(tr.leaf) {
 			t.Fatalf("leaf %d of %d", k, len(tr.leaf))
 		}
 	})
