@@ -41,7 +41,7 @@ type Config struct {
 	ResidualTrees int
 	// Pick is how many base trees, of the pool's and the own, predict (default 32).
 	Pick int
-	// Regrow is after how many rows one tree is grown anew once the warm-up is over (default 64). Fewer follow
+	// Regrow is after how many rows one tree is grown anew once the warm-up is over (default 48). Fewer follow
 	// drift faster; each costs one tree's growth, about 2 ms with a full window.
 	Regrow int
 	// MinForest is how many samples a function must have before the forest speaks for it (default 20); below, averages do.
@@ -50,7 +50,7 @@ type Config struct {
 
 // DefaultConfig is what a zone uses; Seed and Zone remain to be set.
 func DefaultConfig() Config {
-	return Config{Seed: 1, Zone: "local", Window: MaxWindow, Trees: 32, ResidualTrees: 16, Pick: 32, Regrow: 64, MinForest: 20}
+	return Config{Seed: 1, Zone: "local", Window: MaxWindow, Trees: 32, ResidualTrees: 16, Pick: 32, Regrow: 48, MinForest: 20}
 }
 
 // Validate reports every fault of c at once.

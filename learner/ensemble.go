@@ -15,16 +15,16 @@ const (
 	groups    = len(horizons) + 1
 	poolGroup = len(horizons)
 	// errMemory is over how many samples the errors of groups and gates are weighed.
-	errMemory = 100
-	// horizonTemper: a group's weight is exp(-4 (E/Ebest - 1)).
-	horizonTemper = 4
+	errMemory = 50
+	// horizonTemper: a group's weight is exp(-8 (E/Ebest - 1)).
+	horizonTemper = 8
 	// maxPool and maxPoolNodes bound the adopted pool, and with it the checkpoint.
 	maxPool      = 128
 	maxPoolNodes = 65536
 )
 
 // lambdas are the gate's positions: how much of the second stage is added.
-var lambdas = [...]float64{0, .25, .5, .75, 1}
+var lambdas = [...]float64{0, .25, .5, .75, 1, 1.25}
 
 // warmUp lists the rows at which all own trees are grown anew: with little data a tree is old within a few rows.
 var warmUp = []uint64{16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024}
@@ -90,6 +90,7 @@ type prediction struct {
 	hasResid  bool
 	groupMean [groups]float64
 	groupN    [groups]int
+	variance  float64 // within leaves and between trees of stage one
 }
 
 func (e *ensemble) predict(x *row) prediction {
@@ -100,20 +101,28 @@ func (e *ensemble) predict(x *row) prediction {
 			e.ownMu[i] = t.leaf[e.leafAt[i]].Mean
 		}
 	}
+	var square float64
 	for k, c := range e.picks {
-		v, g := 0., e.group(c)
+		var v, within float64
+		g := e.group(c)
 		if c.pool {
-			v = e.pool[c.i].says(x)
+			t := &e.pool[c.i]
+			l := &t.leaf[walk(t.at, x)]
+			v, within = float64(l.Mean), float64(l.Variance)
 		} else {
-			v = float64(e.ownMu[c.i])
+			v, within = float64(e.ownMu[c.i]), float64(e.own[c.i].leaf[e.leafAt[c.i]].variance())
 		}
-		p.stage1 += e.weights[k] * v
+		w := e.weights[k]
+		p.stage1 += w * v
+		square += w * v * v
+		p.variance += w * within
 		p.groupMean[g] += v
 		p.groupN[g]++
 	}
 	for g := range p.groupMean {
 		p.groupMean[g] /= float64(max(p.groupN[g], 1))
 	}
+	p.variance += max(square-p.stage1*p.stage1, 0)
 	n := 0
 	for i := range e.resid {
 		if t := &e.resid[i]; t.alive() {
@@ -295,7 +304,7 @@ func (e *ensemble) growResid(w *window, i int) {
 	if e.residFrom == 0 || w.total < e.residFrom+2*residMinLeaf {
 		return
 	}
-	span := int(min(w.total-e.residFrom, max(w.total/2, 512)))
+	span := int(min(w.total-e.residFrom, max(w.total*3/4, 512)))
 	span = min(span, w.len(), e.horizon(i+len(e.own)))
 	e.resid[i] = e.grown(w, i+len(e.own), span, growth{target: w.resid, leaves: residLeaves, minLeaf: residMinLeaf})
 }

@@ -12,8 +12,8 @@ const (
 	baseLeaves   = 512
 	residLeaves  = 256
 	exportLeaves = 256
-	baseMinLeaf  = 3
-	residMinLeaf = 8
+	baseMinLeaf  = 2
+	residMinLeaf = 4
 	// ExportMinLeaf is how many samples each leaf of a tree that leaves the zone rests on, at least.
 	ExportMinLeaf = 20
 	// bootstrapRows bounds the rows that one tree is grown from.
@@ -52,7 +52,7 @@ func walk(shape []split, r *row) int {
 type leafStat struct{ N, Mean, M2 float32 }
 
 // leafCap bounds a leaf's weight: beyond it old samples fade, so that a leaf follows while its tree ages.
-const leafCap = 64
+const leafCap = 12
 
 func (l *leafStat) add(y, k float32) {
 	l.N += k
