@@ -2,6 +2,7 @@ package learner
 
 import (
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/rubato-faas/rubato/api"
@@ -267,6 +268,11 @@ func (e *ensemble) write(w *writer, win *window) {
 		w.u64(uint64(bit(c.pool)))
 	}
 	w.pack(e.recent(win))
+	var job [2]uint64 // the rows are drawn again from the window
+	if e.job != nil {
+		job = [2]uint64{uint64(e.job.slot), e.job.born}
+	}
+	w.pack(job[:])
 }
 
 // recent lists the predictions of own slots for the newest rows, oldest first.
@@ -312,6 +318,20 @@ func (e *ensemble) read(r *reader, win *window) {
 		copy(e.preds[int((win.total-uint64(m-k))%scoreRows)*len(e.own):], recent[k*len(e.own):][:len(e.own)])
 	}
 	e.weigh()
+	e.readJob(r, win)
+}
+
+func (e *ensemble) readJob(r *reader, win *window) {
+	var job [2]uint64
+	readArray(r, job[:])
+	slot, born := int(min(job[0], math.MaxInt32)), job[1]
+	if born == 0 || r.err != nil {
+		return
+	}
+	ok := slot < len(e.own) || slot < len(e.own)+len(e.resid) && e.residReady(born)
+	if r.check(ok && e.ownFrom > 0 && born >= e.ownFrom && born <= win.total && win.total < born+uint64(e.cfg.Regrow), "job"); r.err == nil {
+		e.job = e.begin(win, slot, born)
+	}
 }
 
 func (e *ensemble) readPool(r *reader) {

@@ -65,7 +65,7 @@ func (c Config) Validate() error {
 	within("trees", c.Trees, 1, MaxTrees)
 	within("residual trees", c.ResidualTrees, 0, MaxTrees)
 	within("pick", c.Pick, 1, MaxTrees)
-	within("regrow", c.Regrow, 1, MaxWindow)
+	within("regrow", c.Regrow, 1, max(c.Window*3/4, 1))
 	within("min forest", c.MinForest, 1, 1000)
 	return errors.Join(errs...)
 }

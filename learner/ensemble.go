@@ -67,8 +67,7 @@ type ensemble struct {
 	lambda    float64
 	absErr    ew // |residual| of the whole forest
 
-	b      grower
-	idx    []int32
+	job    *Job  // under way; nil before the first trees
 	leafAt []int // scratch of predict: leaf of each own, then of each residual tree
 	ownMu  []float32
 }
@@ -240,88 +239,4 @@ func (e *ensemble) weigh() {
 	for k := range e.weights {
 		e.weights[k] /= sum
 	}
-}
-
-// regrow grows what is due at this row: all trees while warming up, then one at a time.
-func (e *ensemble) regrow(w *window) {
-	if slices.Contains(warmUp, w.total) {
-		first := e.ownFrom == 0
-		for i := range e.own {
-			e.growOwn(w, i)
-		}
-		if w.total >= residRows {
-			e.regrowResidual(w)
-		}
-		if first {
-			e.ownFrom = w.total
-			e.repick(w)
-		}
-		return
-	}
-	if w.total < warmUp[0] || w.total%uint64(e.cfg.Regrow) != 0 {
-		return
-	}
-	worst, most := 0, -1.
-	for i := range len(e.own) + len(e.resid) {
-		born := uint64(0)
-		if i < len(e.own) {
-			born = e.own[i].born
-		} else {
-			born = e.resid[i-len(e.own)].born
-		}
-		if a := float64(w.total-born) / math.Sqrt(float64(e.horizon(i))); a > most {
-			worst, most = i, a
-		}
-	}
-	if worst < len(e.own) {
-		e.growOwn(w, worst)
-	} else {
-		e.growResid(w, worst-len(e.own))
-	}
-}
-
-// horizon is how many rows back tree i looks at most (own slots first, then residual ones).
-func (e *ensemble) horizon(i int) int {
-	if i >= len(e.own) {
-		i -= len(e.own)
-	}
-	return max(e.cfg.Window/horizons[horizonOf[i%len(horizonOf)]], 32)
-}
-
-func (e *ensemble) growOwn(w *window, i int) {
-	e.own[i] = e.grown(w, i, min(w.len(), e.horizon(i)), growth{target: w.target, leaves: baseLeaves, minLeaf: baseMinLeaf})
-}
-
-func (e *ensemble) regrowResidual(w *window) {
-	for i := range e.resid {
-		e.growResid(w, i)
-	}
-}
-
-// growResid grows from the newer half of the residuals while there are few: the older ones are errors of forests
-// that knew next to nothing.
-func (e *ensemble) growResid(w *window, i int) {
-	if e.residFrom == 0 || w.total < e.residFrom+2*residMinLeaf {
-		return
-	}
-	span := int(min(w.total-e.residFrom, max(w.total*3/4, 512)))
-	span = min(span, w.len(), e.horizon(i+len(e.own)))
-	e.resid[i] = e.grown(w, i+len(e.own), span, growth{target: w.resid, leaves: residLeaves, minLeaf: residMinLeaf})
-}
-
-func (e *ensemble) grown(w *window, slot, span int, g growth) local {
-	g.draw = rng(mix(mix(e.cfg.Seed+uint64(slot)) ^ w.total))
-	g.rows, g.width = w.rows, len(e.grid.edges)
-	e.idx = w.bootstrap(e.idx, &g.draw, span, min(span, bootstrapRows))
-	g.idx = e.idx
-	t := local{born: w.total}
-	t.shape, t.leaf = e.b.grow(&g)
-	for i := range t.leaf {
-		if l := &t.leaf[i]; l.N > leafCap {
-			l.M2 *= leafCap / l.N
-			l.N = leafCap
-		}
-	}
-	t.digest = localDigest(slot, &t)
-	return t
 }

@@ -199,6 +199,9 @@ func (l *Learner) Adopt(version uint64, trees []*Tree) {
 		l.ens.regrowResidual(&l.win)
 		l.resetScores()
 	}
+	if l.win.total >= warmUp[0] {
+		l.ens.restart(&l.win)
+	}
 }
 
 // Digest is the SHA-256 of the whole state: equal for equal configs and streams.

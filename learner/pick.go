@@ -193,6 +193,9 @@ func (e *ensemble) rejudge(w *window, m int) {
 		}
 		w.resid[at] = w.target[at] - float32(p)
 	}
+	if e.job != nil && e.job.slot >= len(e.own) {
+		e.restart(w)
+	}
 }
 
 func (e *ensemble) said(w *window, c pick, k int, x *row) float64 {

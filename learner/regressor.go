@@ -61,6 +61,13 @@ func (r *Regressor) Learn(x []float64, y float64) {
 	}
 }
 
+// Build grows the tree that is due next, if any, instead of leaving it to a later Learn: for measuring it apart.
+func (r *Regressor) Build() {
+	if r.ens.job != nil {
+		r.ens.job.Build()
+	}
+}
+
 func (r *Regressor) quantise(x []float64) {
 	for f := range r.grid.edges {
 		r.x[f] = r.grid.bin(f, x[f])
@@ -86,7 +93,7 @@ func (r *Regressor) regrid() {
 		}
 		old.rebin(&r.win.rows[at], r.grid)
 	}
-	r.ens.regrid(r.grid)
+	r.ens.regrid(&r.win, r.grid)
 }
 
 // rebin moves a row to another grid by the midpoints of its bins.
@@ -116,7 +123,7 @@ func (g *Grid) mid(f int, b uint8) float64 {
 // moved is a split's bin on another grid.
 func (g *Grid) moved(f int, b uint8, to *Grid) uint8 { return to.splitBin(f, g.threshold(f, b)) }
 
-func (e *ensemble) regrid(g *Grid) {
+func (e *ensemble) regrid(w *window, g *Grid) {
 	for _, set := range [][]local{e.own, e.resid} {
 		for i := range set {
 			shape := slices.Clone(set[i].shape)
@@ -132,6 +139,7 @@ func (e *ensemble) regrid(g *Grid) {
 		e.pool[i].at = e.pool[i].compile(g)
 	}
 	e.grid = g
+	e.restart(w)
 }
 
 // sampler keeps a uniform sample of the rows (the sampleRows with the smallest hashes) and the first rows whole. Two

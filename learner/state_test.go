@@ -44,6 +44,37 @@ func poolFrom(t testing.TB, zone string, seed uint64, n, trees int) []*Tree {
 	return out
 }
 
+// TestJobsBuiltElsewhere: trees grown in the background, on time or not at all, make the same forest.
+func TestJobsBuiltElsewhere(t *testing.T) {
+	samples, pool := record(700), poolFrom(t, "b", 4, 100, 6)
+	a, b := testLearner(t, "a"), testLearner(t, "a")
+	var last *Job
+	built := make(chan struct{})
+	close(built)
+	jobs := 0
+	for i, s := range samples {
+		if a.JobDue() {
+			<-built
+		}
+		a.Learn(s)
+		if j := a.Job(); j != nil && j != last {
+			jobs++
+			over := make(chan struct{})
+			last, built = j, over
+			go func() { j.Build(); close(over) }()
+		}
+		b.Learn(s)
+		if i == 300 || i == 333 {
+			a.Adopt(uint64(i), pool)
+			b.Adopt(uint64(i), pool)
+		}
+	}
+	<-built
+	if jobs < 5 || a.Digest() != b.Digest() {
+		t.Errorf("%d jobs, digests %x and %x: want some, and equal ones", jobs, a.Digest(), b.Digest())
+	}
+}
+
 func TestSameStreamSameDigest(t *testing.T) {
 	samples, pool := record(700), poolFrom(t, "b", 4, 100, 6)
 	a, b := testLearner(t, "a"), testLearner(t, "a")

@@ -23,12 +23,3 @@ func (w *window) push(x row, y, resid float32, tenant uint32) {
 	w.rows[i], w.target[i], w.resid[i], w.tenants[i] = x, y, resid, tenant
 	w.total++
 }
-
-// bootstrap draws n of the newest span rows, with repetition.
-func (w *window) bootstrap(buf []int32, r *rng, span, n int) []int32 {
-	buf = buf[:0]
-	for range n {
-		buf = append(buf, int32(w.back(r.below(span))))
-	}
-	return buf
-}

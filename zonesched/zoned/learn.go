@@ -27,6 +27,8 @@ type learning struct {
 
 	// Owned by run.
 	l         *learner.Learner
+	job       *learner.Job  // last one given to the background
+	built     chan struct{} // closed when it is over
 	epoch     api.Epoch
 	published uint64
 	trees     map[string]*learner.Tree // of the adopted pool, by digest
@@ -141,10 +143,24 @@ func (g *learning) learn(b *wire.Batch) {
 		r := &b.Records[i]
 		switch {
 		case r.Sample != nil:
-			g.l.Learn(r.Sample)
+			g.learnSample(r.Sample)
 		case r.AdoptDigest != "":
 			g.adopt(r.AdoptVersion, r.AdoptDigest)
 		}
+	}
+}
+
+// learnSample learns one sample and lets the tree that is due next grow in the background: growing takes milliseconds,
+// and samples and questions would wait for it.
+func (g *learning) learnSample(s *api.Sample) {
+	if g.l.JobDue() && g.l.Job() == g.job {
+		<-g.built
+	}
+	g.l.Learn(s)
+	if j := g.l.Job(); j != nil && j != g.job {
+		built := make(chan struct{})
+		g.job, g.built = j, built
+		g.d.task(func() { j.Build(); close(built) })
 	}
 }
 
@@ -162,7 +178,7 @@ func (g *learning) catchUp(b *wire.Batch) bool {
 		})
 		for i := range b.Records {
 			if s := b.Records[i].Sample; s != nil {
-				g.l.Learn(s)
+				g.learnSample(s)
 			}
 		}
 		return false
