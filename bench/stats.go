@@ -45,7 +45,7 @@ func readCPU() (cpuTimes, bool) {
 	var t cpuTimes
 	for i, s := range f[1:] {
 		v, err := strconv.ParseFloat(s, 64)
-		if err != nil || i >= 8 { // guest time is counted in user time already
+		if err != nil || i >= 7 { // steal is others' time; guest time is counted in user time already
 			break
 		}
 		t.total += v

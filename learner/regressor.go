@@ -270,3 +270,31 @@ func edgesOf(sorted []float32) []float32 {
 	}
 	return e
 }
+
+// Sizes are bytes.
+type Sizes struct {
+	// Forest is what the trees that predict take on the wire, one object each; Learner is window, trees and what belongs
+	// to them, as kept in a checkpoint.
+	Forest, Learner int
+}
+
+// Sizes measures the forest as it is now.
+func (r *Regressor) Sizes() Sizes {
+	var s Sizes
+	for _, set := range [][]local{r.ens.own, r.ens.resid} {
+		for i := range set {
+			if !set[i].alive() {
+				continue
+			}
+			if t, err := newTree(r.ens.cfg.Zone, set[i].born, r.grid, set[i].shape, set[i].leaf); err == nil {
+				b, _ := EncodeTree(t) // it was encoded to make it
+				s.Forest += len(b)
+			}
+		}
+	}
+	w := newWriter(checkpointVersion)
+	r.win.write(w)
+	r.ens.write(w, &r.win)
+	s.Learner = w.buf.Len() + 4*len(r.sample.rows) + 8*len(r.sample.hash)
+	return s
+}

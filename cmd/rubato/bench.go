@@ -13,7 +13,7 @@ func newBench() *cobra.Command {
 		Use: "bench", Short: "Measure Rubato on this machine",
 		Long: "bench runs one benchmark and prints its figures: a table, or with -o json one document {bench, results, env}.",
 	}
-	cmd.AddCommand(newBenchInvoke())
+	cmd.AddCommand(newBenchInvoke(), newBenchLearn())
 	return cmd
 }
 
@@ -40,6 +40,38 @@ callers at once, and compares with calling the runtime directly. Callers and clu
 	f.IntVar(&o.Calls, "calls", o.Calls, "calls made one after another")
 	f.IntVar(&o.Callers, "callers", o.Callers, "callers at once for the saturation figure")
 	f.DurationVar(&o.Saturate, "saturate", o.Saturate, "length of the saturation run")
+	return cmd
+}
+
+func newBenchLearn() *cobra.Command {
+	o := bench.DefaultLearnOptions()
+	var output string
+	cmd := &cobra.Command{
+		Use: "learn", Short: "How well and how fast the forest learns a stream",
+		Long: `learn tests and then trains on streams: every row is predicted before its label is learned. A stream is a headerless CSV
+(.csv or .csv.gz), the last column the target, file order. A file <stream>.json beside it may say what columns mean:
+{"function": 0, "node": 4, "zone": 5, "node_side": [4, 6], "ln_ms": true}, numbered from 0. Without --data and --stream it
+generates its own: Friedman's function with abrupt and with gradual drift, and a serverless zone with deployments and
+throttled nodes. All streams are learned with the settings that a zone uses.`,
+		Example: "  rubato bench learn\n  rubato bench learn --data streams/ -o json\n  rubato bench learn --stream bike.csv --late",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			done := showProgress(&o.Progress, cmd.ErrOrStderr())
+			r, err := bench.Learn(cmd.Context(), o)
+			done(err == nil)
+			if err != nil {
+				return err
+			}
+			return writeReport(cmd, r, output)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&output, "output", "o", "table", "table or json")
+	f.StringVar(&o.Data, "data", "", "folder of CSV streams")
+	f.StringVar(&o.Stream, "stream", "", "a single CSV stream")
+	f.BoolVar(&o.Late, "late", false, "labels arrive after their own time; prints what that costs (late_cost)")
+	f.Float64Var(&o.Outstanding, "outstanding", o.Outstanding, "labels on their way on average, with --late")
+	f.Uint64Var(&o.Seed, "seed", o.Seed, "seed of the forest and of generated streams")
 	return cmd
 }
 

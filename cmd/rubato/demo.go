@@ -61,7 +61,7 @@ no cached object, no compiled module, no model. It needs no root, no network and
 				defer f.Close()
 				o.Calls = f
 			}
-			done := showProgress(&o, cmd.ErrOrStderr())
+			done := showProgress(&o.Progress, cmd.ErrOrStderr())
 			res, err := bench.Demo(cmd.Context(), o)
 			done(err == nil)
 			if err != nil {
@@ -94,10 +94,10 @@ func writeJSON(w io.Writer, v any) error {
 }
 
 // showProgress draws a bar on a terminal and prints a line per run elsewhere.
-func showProgress(o *bench.DemoOptions, w io.Writer) (done func(ok bool)) {
+func showProgress(hear *func(done, total int, doing string), w io.Writer) (done func(ok bool)) {
 	if !isTerminal(w) {
 		last := ""
-		o.Progress = func(n, total int, doing string) {
+		*hear = func(n, total int, doing string) {
 			if doing != last {
 				last = doing
 				fmt.Fprintf(w, "%3d %%  %s\n", 100*n/max(total, 1), doing)
@@ -110,7 +110,7 @@ func showProgress(o *bench.DemoOptions, w io.Writer) (done func(ok bool)) {
 	bar := p.AddBar(1, mpb.BarRemoveOnComplete(),
 		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return fmt.Sprintf("%-20s ", doing) })),
 		mpb.AppendDecorators(decor.Percentage(), decor.Elapsed(decor.ET_STYLE_GO, decor.WCSyncSpace)))
-	o.Progress = func(n, total int, what string) {
+	*hear = func(n, total int, what string) {
 		doing = what
 		bar.SetTotal(int64(total), false)
 		bar.SetCurrent(int64(n))
