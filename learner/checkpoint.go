@@ -249,6 +249,7 @@ func (e *ensemble) write(w *writer, win *window) {
 	w.u64(e.ownFrom)
 	w.u64(e.residFrom)
 	w.f64(e.lambda)
+	w.pack([]drift{e.drift})
 	w.pack(append(append(slices.Clone(e.groupErr[:]), e.gateErr[:]...), e.absErr))
 	for i := range e.own {
 		e.own[i].write(w)
@@ -291,6 +292,10 @@ func (e *ensemble) read(r *reader, win *window) {
 	e.version, e.ownFrom, e.residFrom, e.lambda = r.u64(), r.u64(), r.u64(), r.f64()
 	r.check(e.ownFrom <= win.total && e.residFrom <= win.total+1, "beginning of trees")
 	r.check(slices.Contains(lambdas[:], e.lambda), "gate")
+	d := []drift{{}}
+	readArray(r, d)
+	e.drift = d[0]
+	r.check(e.drift.Cut <= win.total && e.drift.Floor <= win.total && e.drift.Fast.Mean >= 0 && e.drift.Slow.Mean >= 0, "drift")
 	errs := make([]ew, len(e.groupErr)+len(e.gateErr)+1)
 	readArray(r, errs)
 	copy(e.groupErr[:], errs)
@@ -370,12 +375,14 @@ func (t *local) write(w *writer) {
 		nodes = append(nodes, s.feat, s.bin, byte(s.next), byte(s.next>>8))
 	}
 	w.u64(t.born)
+	w.u64(uint64(bit(t.fresh)))
 	w.bytes(nodes)
 	w.pack(t.leaf)
 }
 
 func (t *local) read(r *reader, slot int, total uint64) {
 	t.born = r.u64()
+	t.fresh = r.count(1) == 1
 	nodes := r.bytes(4 * MaxTreeNodes)
 	t.leaf = unpack[leafStat](r, MaxTreeNodes)
 	r.check(t.born <= total && len(nodes)%4 == 0, "tree")

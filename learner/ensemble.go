@@ -12,8 +12,9 @@ var horizons = [...]int{1, 3, 8, 32}
 var horizonOf = [...]uint8{0, 1, 2, 0, 3, 1, 2, 0}
 
 const (
-	groups    = len(horizons) + 1
-	poolGroup = len(horizons)
+	groups     = len(horizons) + 2
+	poolGroup  = len(horizons)
+	freshGroup = poolGroup + 1
 	// errMemory is over how many samples the errors of groups and gates are weighed.
 	errMemory = 50
 	// horizonTemper: a group's weight is exp(-8 (E/Ebest - 1)).
@@ -27,7 +28,7 @@ const (
 var lambdas = [...]float64{0, .25, .5, .75, 1, 1.25}
 
 // warmUp lists the rows at which all own trees are grown anew: with little data a tree is old within a few rows.
-var warmUp = []uint64{16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024}
+var warmUp = []uint64{16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1280, 1536}
 
 // residRows is from how many rows on there are residual trees.
 const residRows = 48
@@ -37,6 +38,7 @@ type local struct {
 	shape  []split // nil: not grown yet
 	leaf   []leafStat
 	born   uint64 // rows learned when grown
+	fresh  bool   // grown from rows after a drift only
 	digest string
 }
 
@@ -66,6 +68,7 @@ type ensemble struct {
 	gateErr   [len(lambdas)]ew
 	lambda    float64
 	absErr    ew // |residual| of the whole forest
+	drift     drift
 
 	job    *Job  // under way; nil before the first trees
 	leafAt []int // scratch of predict: leaf of each own, then of each residual tree
@@ -142,6 +145,9 @@ func (e *ensemble) group(c pick) int {
 	if c.pool {
 		return poolGroup
 	}
+	if e.own[c.i].fresh {
+		return freshGroup
+	}
 	return int(horizonOf[c.i%len(horizonOf)])
 }
 
@@ -160,6 +166,7 @@ func (e *ensemble) learn(w *window, x row, y float64, p prediction, tenant uint3
 	copy(e.preds[int(w.total%scoreRows)*len(e.own):][:len(e.own)], e.ownMu)
 	w.push(x, float32(y), r, tenant)
 	e.follow(w.total, float32(y), r)
+	e.watch(w)
 	e.regrow(w)
 	switch w.total {
 	case pickRows, 2 * pickRows, 4 * pickRows:
@@ -180,6 +187,7 @@ func (e *ensemble) judge(y float64, p prediction) {
 		}
 	}
 	e.absErr.add(math.Abs(y-p.mu), errMemory)
+	e.drift.add(math.Abs(y - p.mu))
 	if !p.hasResid {
 		return
 	}

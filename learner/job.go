@@ -21,7 +21,7 @@ func (j *Job) Build() {
 		return
 	}
 	j.built = true
-	j.tree = local{born: j.born}
+	j.tree.born = j.born
 	j.tree.shape, j.tree.leaf = j.b.grow(&j.g)
 	for i := range j.tree.leaf {
 		if l := &j.tree.leaf[i]; l.N > leafCap {
@@ -39,7 +39,7 @@ func (l *Learner) JobDue() bool { return l.ens.job != nil && l.win.total+1 >= l.
 
 // regrow does what is due at this row: in the warm-up all trees are grown on the spot, later one job at a time.
 func (e *ensemble) regrow(w *window) {
-	if dueInWarmUp(w.total) {
+	if dueInWarmUp(w.total - e.drift.Floor) {
 		first := e.ownFrom == 0
 		for i := range e.own {
 			e.own[i] = e.grown(w, i)
@@ -117,12 +117,14 @@ func (e *ensemble) residReady(total uint64) bool {
 func (e *ensemble) begin(w *window, i int, born uint64) *Job {
 	every := uint64(e.cfg.Regrow)
 	j := &Job{slot: i, born: born, due: born + every}
-	size := min(born, uint64(len(w.rows))-every)
+	j.tree.fresh = e.drift.fresh(i) && i < len(e.own)
+	size := min(born-e.drift.since(i), uint64(len(w.rows))-every)
 	target, leaves, minLeaf := w.target, baseLeaves, baseMinLeaf
 	if i >= len(e.own) {
 		target, leaves, minLeaf = w.resid, residLeaves, residMinLeaf
 		size = min(size, born-e.residFrom, max(born*3/4, 512))
 	}
+	size = max(size, min(born, uint64(warmUp[0])))
 	span := min(int(size), e.horizon(i))
 	g := &j.g
 	g.width, g.leaves, g.minLeaf = len(e.grid.edges), leaves, minLeaf
