@@ -131,6 +131,11 @@ const block = 64
 
 // Estimate fills out[i] for cands[i]; out must be at least as long. It allocates nothing.
 func (f *Forest) Estimate(req *api.Request, cands []api.Candidate, out []api.Estimate) {
+	f.estimate(req, cands, out, nil)
+}
+
+// estimate works in s, if there is one.
+func (f *Forest) estimate(req *api.Request, cands []api.Candidate, out []api.Estimate, s *Scratch) {
 	if len(out) < len(cands) { // apart, because the arguments of a message would be allocated each time
 		assert.That(false, "learner: %d estimates for %d candidates", len(out), len(cands))
 	}
@@ -150,8 +155,10 @@ func (f *Forest) Estimate(req *api.Request, cands []api.Candidate, out []api.Est
 		f.nodeSide(&out[i].Bins, fn, c)
 	}
 	if st != nil && st.Count >= f.minForest && !f.guarded && len(f.base) > 0 {
-		for i := 0; i < len(cands); i += block {
-			f.score(out[i:min(i+block, len(cands))])
+		if s != nil {
+			f.scoreSpecial(out[:len(cands)], s)
+		} else {
+			f.Score(out[:len(cands)])
 		}
 	}
 	alpha := classOf(req.Alpha)
@@ -177,10 +184,18 @@ func (f *Forest) nodeSide(to *api.Bins, fn uint64, c *api.Candidate) {
 	}
 }
 
+// Score adds what the forest says to estimates whose Bins are set and whose Mu is AveragesMu: Estimate without finding out
+// the features. All of out must share one request side. It walks every tree.
+func (f *Forest) Score(out []api.Estimate) {
+	for i := 0; i < len(out); i += block {
+		f.score(out[i:min(i+block, len(out))])
+	}
+}
+
 // score predicts up to block rows, which are in out[i].Bins. The variance is that within leaves, that between
 // trees, and half the forest's recent error squared as a floor: without it bounds of tight leaves were far too low.
 func (f *Forest) score(out []api.Estimate) {
-	var mean, square, within [block]float64
+	var all sums
 	var rows [block]row
 	for i := range out {
 		copy(rows[i][:], out[i].Bins[:])
@@ -188,25 +203,28 @@ func (f *Forest) score(out []api.Estimate) {
 	for t := range f.base {
 		shape, leaf, w := f.base[t].shape, f.base[t].leaf, f.base[t].weight
 		for i := range out {
-			o := &leaf[walk(shape, &rows[i])]
-			v := float64(o.Mean)
-			mean[i] += w * v
-			square[i] += w * v * v
-			within[i] += w * float64(o.Variance)
+			l := leaf[walk(shape, &rows[i])].weighed(w)
+			all[i].mean += l.mean
+			all[i].square += l.square
+			all[i].within += l.within
 		}
 	}
 	for i := range out {
-		out[i].Mu += mean[i]
-		out[i].Source = api.SourceForest
-		out[i].Sigma = math.Sqrt(within[i] + max(square[i]-mean[i]*mean[i], 0) + f.floor + 1e-6)
+		out[i].Source, out[i].Sigma = api.SourceForest, f.sigma(&all[i])
 	}
-	if f.lambda == 0 {
-		return
-	}
-	for t := range f.resid {
-		shape, leaf, w := f.resid[t].shape, f.resid[t].leaf, f.resid[t].weight
-		for i := range out {
-			out[i].Mu += w * float64(leaf[walk(shape, &rows[i])].Mean)
+	if f.lambda > 0 {
+		for t := range f.resid {
+			shape, leaf, w := f.resid[t].shape, f.resid[t].leaf, f.resid[t].weight
+			for i := range out {
+				all[i].mean += leaf[walk(shape, &rows[i])].weighed(w).mean
+			}
 		}
 	}
+	for i := range out {
+		out[i].Mu += all[i].mean
+	}
+}
+
+func (f *Forest) sigma(s *weighed) float64 {
+	return math.Sqrt(s.within + max(s.square-s.mean*s.mean, 0) + f.floor + 1e-6)
 }

@@ -13,7 +13,7 @@ func newBench() *cobra.Command {
 		Use: "bench", Short: "Measure Rubato on this machine",
 		Long: "bench runs one benchmark and prints its figures: a table, or with -o json one document {bench, results, env}.",
 	}
-	cmd.AddCommand(newBenchInvoke(), newBenchLearn())
+	cmd.AddCommand(newBenchInvoke(), newBenchLearn(), newBenchScore())
 	return cmd
 }
 
@@ -72,6 +72,32 @@ throttled nodes. All streams are learned with the settings that a zone uses.`,
 	f.BoolVar(&o.Late, "late", false, "labels arrive after their own time; prints what that costs (late_cost)")
 	f.Float64Var(&o.Outstanding, "outstanding", o.Outstanding, "labels on their way on average, with --late")
 	f.Uint64Var(&o.Seed, "seed", o.Seed, "seed of the forest and of generated streams")
+	return cmd
+}
+
+func newBenchScore() *cobra.Command {
+	o := bench.DefaultScoreOptions()
+	var output string
+	cmd := &cobra.Command{
+		Use: "score", Short: "Nanoseconds to score a candidate node with a full forest",
+		Long: `score grows a full forest and scores the candidates of one request, 10 to 1,000 of them, in three ways that give the
+same result: walking every tree, with a forest specialised for the request first, and with that at hand already.`,
+		Example: "  rubato bench score\n  rubato bench score -o json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			done := showProgress(&o.Progress, cmd.ErrOrStderr())
+			r, err := bench.Score(cmd.Context(), o)
+			done(err == nil)
+			if err != nil {
+				return err
+			}
+			return writeReport(cmd, r, output)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&output, "output", "o", "table", "table or json")
+	f.IntVar(&o.Samples, "samples", o.Samples, "samples to learn first")
+	f.Uint64Var(&o.Seed, "seed", o.Seed, "seed of the forest and of the candidates")
 	return cmd
 }
 

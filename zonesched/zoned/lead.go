@@ -143,7 +143,7 @@ func (d *Daemon) stepDown() {
 	d.core, d.wakes, d.batch, d.idem = core, wakes{}, nil, map[string]string{}
 	d.catalog.replay()
 	if f := d.learn.forest.Load(); f != nil {
-		d.step(&zonesched.Event{Kind: zonesched.EvModel, Predictor: f})
+		d.step(&zonesched.Event{Kind: zonesched.EvModel, Predictor: f.Estimator(d.learn.scratch)})
 	}
 }
 

@@ -24,6 +24,8 @@ type learning struct {
 	d      *Daemon
 	in     chan learnMail
 	forest atomic.Pointer[learner.Forest]
+	// scratch is the core's: only Estimate touches it, on the core's goroutine.
+	scratch *learner.Scratch
 
 	// Owned by run.
 	l         *learner.Learner
@@ -57,7 +59,7 @@ func newLearning(d *Daemon) (*learning, error) {
 	if err != nil {
 		return nil, fmt.Errorf("zoned learner: %w", err)
 	}
-	return &learning{d: d, in: make(chan learnMail, learnMailbox), l: l, trees: map[string]*learner.Tree{}}, nil
+	return &learning{d: d, in: make(chan learnMail, learnMailbox), l: l, scratch: learner.NewScratch(), trees: map[string]*learner.Tree{}}, nil
 }
 
 func (g *learning) put(m learnMail) bool {
@@ -121,7 +123,7 @@ func (g *learning) publish() {
 	g.published = g.l.Seq()
 	f := g.l.Snapshot()
 	g.forest.Store(f)
-	g.d.post(zonesched.Event{Kind: zonesched.EvModel, Predictor: f})
+	g.d.post(zonesched.Event{Kind: zonesched.EvModel, Predictor: f.Estimator(g.scratch)})
 }
 
 // learn takes the part of a batch that is new. A batch that begins beyond what is known means that something was lost:
