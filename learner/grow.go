@@ -2,6 +2,7 @@ package learner
 
 import (
 	"math"
+	"math/bits"
 	"slices"
 
 	"github.com/rubato-faas/rubato/api"
@@ -86,7 +87,8 @@ type bucket struct{ n, sum float32 }
 // grower grows trees; it keeps its buffers between trees. Best first on the gain in variance over 64-bin
 // histograms, as gradient boosting libraries do it, because one pass over the rows serves all features.
 type grower struct {
-	hist  [maxFeatures][api.MaxBins]bucket
+	hist  [maxFeatures][api.MaxBins]bucket // all zero between nodes
+	taken [maxFeatures]uint64              // bins in use, as bits
 	nodes []growNode
 	heap  []int32
 	cand  []choice
@@ -154,18 +156,17 @@ func (b *grower) choose(g *growth, live []uint8, n growNode) choice {
 		live[i], live[j] = live[j], live[i]
 	}
 	feats := live[:k]
-	for _, f := range feats {
-		b.hist[f] = [api.MaxBins]bucket{}
-	}
 	idx := g.idx[n.from:n.to]
 	var sum float64
 	for _, r := range idx {
 		x, y := &g.rows[r], g.target[r]
 		sum += float64(y)
 		for _, f := range feats {
-			h := &b.hist[f][x[f]&(api.MaxBins-1)]
+			k := x[f] & (api.MaxBins - 1)
+			h := &b.hist[f][k]
 			h.n++
 			h.sum += y
+			b.taken[f] |= 1 << k
 		}
 	}
 	b.cand = b.cand[:0]
@@ -188,20 +189,33 @@ func (b *grower) choose(g *growth, live []uint8, n growNode) choice {
 	return choice{}
 }
 
-// bestOf scans one histogram. Between two occupied bins the split lies in the middle, so that values never seen
+// inverse holds 1/n: a node has as many divisions as bins, and most nodes are small.
+var inverse = func() (inv [bootstrapRows + 1]float64) {
+	for n := 1; n < len(inv); n++ {
+		inv[n] = 1 / float64(n)
+	}
+	return inv
+}()
+
+func inv(n float64) float64 {
+	if i := int(n); i < len(inverse) {
+		return inverse[i]
+	}
+	return 1 / n
+}
+
+// bestOf scans one histogram, and leaves it empty. Between two occupied bins the split lies in the middle, so that values never seen
 // go to the nearer side; missing values are apart from all others.
 func (b *grower) bestOf(f uint8, n, sum, minLeaf float64) choice {
 	best := choice{gain: 1e-7 * n}
-	whole := sum * sum / n
+	whole := sum * sum * inv(n)
 	var ln, ls float64
 	last, found := -1, false
-	for k := range b.hist[f] {
+	for taken := b.taken[f]; taken != 0; taken &= taken - 1 {
+		k := bits.TrailingZeros64(taken)
 		h := &b.hist[f][k]
-		if h.n == 0 {
-			continue
-		}
 		if last >= 0 && ln >= minLeaf && n-ln >= minLeaf {
-			if gain := ls*ls/ln + (sum-ls)*(sum-ls)/(n-ln) - whole; gain > best.gain {
+			if gain := ls*ls*inv(ln) + (sum-ls)*(sum-ls)*inv(n-ln) - whole; gain > best.gain {
 				at := last
 				if last > 0 {
 					at = (last + k - 1) / 2
@@ -210,7 +224,9 @@ func (b *grower) bestOf(f uint8, n, sum, minLeaf float64) choice {
 			}
 		}
 		ln, ls, last = ln+float64(h.n), ls+float64(h.sum), k
+		*h = bucket{}
 	}
+	b.taken[f] = 0
 	if !found {
 		return choice{}
 	}
