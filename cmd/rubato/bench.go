@@ -13,7 +13,7 @@ func newBench() *cobra.Command {
 		Use: "bench", Short: "Measure Rubato on this machine",
 		Long: "bench runs one benchmark and prints its figures: a table, or with -o json one document {bench, results, env}.",
 	}
-	cmd.AddCommand(newBenchInvoke(), newBenchLearn(), newBenchScore())
+	cmd.AddCommand(newBenchInvoke(), newBenchLearn(), newBenchScore(), newBenchBound())
 	return cmd
 }
 
@@ -98,6 +98,33 @@ same result: walking every tree, with a forest specialised for the request first
 	f.StringVarP(&output, "output", "o", "table", "table or json")
 	f.IntVar(&o.Samples, "samples", o.Samples, "samples to learn first")
 	f.Uint64Var(&o.Seed, "seed", o.Seed, "seed of the forest and of the candidates")
+	return cmd
+}
+
+func newBenchBound() *cobra.Command {
+	o := bench.DefaultLearnOptions()
+	var output string
+	cmd := &cobra.Command{
+		Use: "bound", Short: "How well the calibrated bound keeps its promise on a stream",
+		Long: `bound tests and then trains on streams whose target is ln ms and counts how often the outcome exceeds the bound that was
+said before, at alpha .05 and .01: in the long run, in the worst 500 rows, for the worst function. Streams as for bench learn.`,
+		Example: "  rubato bench bound\n  rubato bench bound --data streams/ --seed 7 -o json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			done := showProgress(&o.Progress, cmd.ErrOrStderr())
+			r, err := bench.Bound(cmd.Context(), o)
+			done(err == nil)
+			if err != nil {
+				return err
+			}
+			return writeReport(cmd, r, output)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&output, "output", "o", "table", "table or json")
+	f.StringVar(&o.Data, "data", "", "folder of CSV streams")
+	f.StringVar(&o.Stream, "stream", "", "a single CSV stream")
+	f.Uint64Var(&o.Seed, "seed", o.Seed, "seed of the forest and of generated streams")
 	return cmd
 }
 
