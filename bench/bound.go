@@ -30,7 +30,7 @@ func Bound(ctx context.Context, o LearnOptions) (*Report, error) {
 		}
 		done += s.rows()
 	}
-	r.Notes = append(r.Notes, "rows before the bound is first finite are not counted; worst_function: functions with at least 200 rows; width is the median of bound over prediction, in ms")
+	r.Notes = append(r.Notes, "rows before the bound is first finite are not counted; worst_function: functions with at least 500 rows; width is the median of bound over prediction, in ms")
 	return r, nil
 }
 
@@ -70,7 +70,7 @@ func (t *tally) report(r *Report, name string) {
 	}
 	worstFn := 0.
 	for fn, n := range t.of {
-		if n >= 200 {
+		if n >= 500 {
 			worstFn = max(worstFn, float64(t.miss[fn])/float64(n))
 		}
 	}

@@ -126,20 +126,66 @@ func (l *Learner) calibrate(s *api.Sample, fn uint64, st *fnStat, y float64) {
 	}
 	score = min(max(score, -crashScore), crashScore)
 	own, zone := l.hotBound(fn)[kind], l.zoneBound[kind]
-	ownSpeaks := len(own.ring) >= ownScores
-	for _, a := range []*aci{own, zone} {
-		for c := range classes {
-			miss := failed || float32(score) > a.quantile(c)
-			if promised && c == 0 && classOf(e.Alpha) == 0 && (a == own) == ownSpeaks {
-				miss = missed
-			}
-			a.judge(c, miss)
-		}
-		a.add(float32(score))
+	var kept *bool // what came of the promise that was made
+	if promised && classOf(e.Alpha) == 0 {
+		kept = &missed
 	}
+	judge(own, zone, float32(score), failed, kept)
 	st.Scores[kind] = uint32(len(own.ring))
 	for c := range classes {
 		st.Quantile[kind][c] = own.quantile(c)
+	}
+}
+
+// speaks is the state whose quantile is said: the function's own once it has enough scores.
+func speaks(own, zone *aci) *aci {
+	if own != nil && len(own.ring) >= ownScores {
+		return own
+	}
+	return zone
+}
+
+// said is the quantile that a bound rests on: the speaking state's; for strict promises the larger of both, and so while the
+// zone misses more than it should (after a drift each function would have to find out for itself).
+func said(own, zone *aci, class int) float32 {
+	q := speaks(own, zone).quantile(class)
+	if leastOf(zone, class) {
+		q = max(q, zone.quantile(class))
+	}
+	return q
+}
+
+// leastOf reports whether nothing below the zone's quantile may be said.
+func leastOf(zone *aci, class int) bool {
+	return class == strict || zone.alpha[class] < stress*alphas[class]
+}
+
+// stress is the share of alpha below which alpha_t says that the zone misses too often.
+const stress = .5
+
+// judge shows an outcome to both states, which then learn its score. The state that spoke, and for strict promises both,
+// answer for what was said; the other for what it would have said. missed (may be nil) is what came of the promise
+// that was really made, which an older model may have spoken.
+func judge(own, zone *aci, score float32, failed bool, missed *bool) {
+	spoke := speaks(own, zone)
+	var miss [2][classes]bool
+	for i, a := range []*aci{own, zone} {
+		for c := range classes {
+			q := a.quantile(c)
+			if a == spoke || c == strict {
+				q = said(own, zone, c)
+			}
+			miss[i][c] = failed || score > q
+			if a == spoke && c != strict && missed != nil {
+				miss[i][c] = *missed
+			}
+		}
+	}
+	for i, a := range []*aci{own, zone} {
+		for c := range classes {
+			a.judge(c, miss[i][c])
+		}
+		a.add(score)
 	}
 }
 
@@ -173,15 +219,26 @@ func (l *Learner) resetScores() {
 	l.fns.each(func(_ uint64, st *fnStat) { st.Scores = [kinds]uint32{} })
 }
 
-// boundQuantile picks the quantile for an estimate: the larger of zone and function for strict promises, else the
-// function's own once it has enough scores, else the zone's.
-func boundQuantile(zone *[kinds][classes]float32, st *fnStat, kind, class int) float32 {
-	z := zone[kind][class]
-	if st == nil || st.Scores[kind] < ownScores {
-		return z
-	}
-	if own := st.Quantile[kind][class]; class != strict || own > z {
-		return own
+// zoneQuantiles are what a snapshot needs of the zone's states: their quantiles, and the least that said would say.
+type zoneQuantiles [kinds][classes]struct{ q, least float32 }
+
+func (l *Learner) zoneQuantiles() (z zoneQuantiles) {
+	for k, a := range l.zoneBound {
+		for c := range classes {
+			z[k][c].q, z[k][c].least = a.quantile(c), -noBound
+			if leastOf(a, c) {
+				z[k][c].least = z[k][c].q
+			}
+		}
 	}
 	return z
+}
+
+// said is said for a snapshot; st may be nil.
+func (z *zoneQuantiles) said(st *fnStat, kind, class int) float32 {
+	q := z[kind][class].q
+	if st != nil && st.Scores[kind] >= ownScores {
+		q = st.Quantile[kind][class]
+	}
+	return max(q, z[kind][class].least)
 }

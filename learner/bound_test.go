@@ -2,6 +2,7 @@ package learner
 
 import (
 	"math"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/rubato-faas/rubato/api"
@@ -104,15 +105,32 @@ func TestAlphaClasses(t *testing.T) {
 			t.Errorf("alpha %v is of class %d, want %d", alpha, got, want)
 		}
 	}
-	zone := [kinds][classes]float32{{2, 3}, {2, 3}}
-	st := &fnStat{Scores: [kinds]uint32{ownScores, ownScores - 1}, Quantile: [kinds][classes]float32{{1, 1}, {9, 9}}}
-	for _, c := range []struct {
-		kind, class int
-		want        float32
-	}{{0, 0, 1}, {0, strict, 3}, {1, 0, 2}, {1, strict, 3}} {
-		if got := boundQuantile(&zone, st, c.kind, c.class); got != c.want {
-			t.Errorf("kind %d class %d: %v, want %v", c.kind, c.class, got, c.want)
+	// What a snapshot says is what the learner judges itself by: own scores from 50 on, the zone's quantile at least for
+	// strict promises, and while the zone misses too often.
+	l, st, rnd := testLearner(t, "a"), &fnStat{}, rand.New(rand.NewPCG(1, 1))
+	for k := range kinds {
+		for range 200 {
+			l.zoneBound[k].add(float32(rnd.NormFloat64()))
 		}
+	}
+	own := newACI(hotScores)
+	for n := range 2 * ownScores {
+		own.add(float32(rnd.NormFloat64() / 2))
+		st.Scores[0] = uint32(len(own.ring))
+		for c := range classes {
+			st.Quantile[0][c] = own.quantile(c)
+		}
+		l.zoneBound[0].alpha[0] = alphas[0] * float64(n%3) / 2
+		z := l.zoneQuantiles()
+		for c := range classes {
+			if got, want := z.said(st, 0, c), said(own, l.zoneBound[0], c); got != want {
+				t.Fatalf("%d scores, class %d: snapshot says %v, learner %v", n+1, c, got, want)
+			}
+		}
+	}
+	z := l.zoneQuantiles()
+	if got := z.said(nil, 1, 0); got != l.zoneBound[1].quantile(0) {
+		t.Errorf("an unknown function: %v, want the zone's quantile", got)
 	}
 	a := newACI(100)
 	for i := range minScores {

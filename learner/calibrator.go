@@ -19,13 +19,11 @@ func NewCalibrator(seed uint64) *Calibrator {
 // Bound is what at most the share alpha (.05 or .01) of the key's outcomes exceeds in the long run, given the predicted
 // mean and spread.
 func (c *Calibrator) Bound(key uint64, alpha, mean, spread float64) float64 {
-	class := classOf(alpha)
-	q := c.zone.quantile(class)
-	if a := c.own.get(mix(c.seed ^ key)); a != nil && len((*a).ring) >= ownScores {
-		if own := (*a).quantile(class); class != strict || own > q {
-			q = own
-		}
+	var own *aci
+	if a := c.own.get(mix(c.seed ^ key)); a != nil {
+		own = *a
 	}
+	q := said(own, c.zone, classOf(alpha))
 	if q >= noBound {
 		return math.Inf(1)
 	}
@@ -43,10 +41,5 @@ func (c *Calibrator) Learn(key uint64, y, mean, spread float64) {
 		*a = newACI(hotScores)
 	}
 	score := float32(min(max((y-mean)/spread, -crashScore), crashScore))
-	for _, s := range []*aci{*a, c.zone} {
-		for class := range classes {
-			s.judge(class, score > s.quantile(class))
-		}
-		s.add(score)
-	}
+	judge(*a, c.zone, score, false, nil)
 }

@@ -47,7 +47,7 @@ type Forest struct {
 	pairs table[nodeStat]
 	rts   [runtimeClasses]rtStat
 	fetch cell
-	zone  [kinds][classes]float32
+	zone  zoneQuantiles
 	infos []TreeInfo
 }
 
@@ -70,11 +70,7 @@ func (l *Learner) Snapshot() *Forest {
 		floor: .25 * e.absErr.Mean * e.absErr.Mean, guarded: l.guarded,
 		fns: l.fns.share(), nodes: l.nodes.share(), pairs: l.pairs.share(), rts: l.rts, fetch: l.fetch,
 	}
-	for k := range f.zone {
-		for c := range f.zone[k] {
-			f.zone[k][c] = l.zoneBound[k].quantile(c)
-		}
-	}
+	f.zone = l.zoneQuantiles()
 	for k, c := range e.picks {
 		if c.pool {
 			t := &e.pool[c.i]
@@ -166,7 +162,7 @@ func (f *Forest) estimate(req *api.Request, cands []api.Candidate, out []api.Est
 	for i := range cands {
 		e := &out[i]
 		e.UpperMs = math.Inf(1)
-		if q := boundQuantile(&f.zone, st, bit(cands[i].Delayed), alpha); bounded && q < noBound {
+		if q := f.zone.said(st, bit(cands[i].Delayed), alpha); bounded && q < noBound {
 			e.UpperMs = math.Exp(e.Mu + float64(q)*e.Sigma)
 		}
 	}
