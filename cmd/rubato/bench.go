@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 
 	"github.com/rubato-faas/rubato/bench"
@@ -11,7 +9,8 @@ import (
 func newBench() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "bench", Short: "Measure Rubato on this machine",
-		Long: "bench runs one benchmark and prints its figures: a table, or with -o json one document {bench, results, env}.",
+		Long:    "bench runs one benchmark and prints its figures: a table, or with -o json one document {bench, results, env}.",
+		Example: "  rubato bench invoke -o json",
 	}
 	cmd.AddCommand(newBenchInvoke(), newBenchLearn(), newBenchScore(), newBenchBound())
 	return cmd
@@ -27,6 +26,9 @@ callers at once, and compares with calling the runtime directly. Callers and clu
 		Example: "  rubato bench invoke\n  rubato bench invoke -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
 			r, err := bench.Invoke(cmd.Context(), o)
 			if err != nil {
 				return err
@@ -34,8 +36,8 @@ callers at once, and compares with calling the runtime directly. Callers and clu
 			return writeReport(cmd, r, output)
 		},
 	}
+	addOutput(cmd, &output)
 	f := cmd.Flags()
-	f.StringVarP(&output, "output", "o", "table", "table or json")
 	f.StringVar(&o.Functions, "functions", functionsDir(), "folder with the built example functions")
 	f.IntVar(&o.Calls, "calls", o.Calls, "calls made one after another")
 	f.IntVar(&o.Callers, "callers", o.Callers, "callers at once for the saturation figure")
@@ -129,11 +131,8 @@ said before, at alpha .05 and .01: in the long run, in the worst 500 rows, for t
 }
 
 func writeReport(cmd *cobra.Command, r *bench.Report, output string) error {
-	switch output {
-	case "json":
+	if output == "json" {
 		return writeJSON(cmd.OutOrStdout(), r)
-	case "table":
-		return r.WriteText(cmd.OutOrStdout())
 	}
-	return fmt.Errorf("output %q: want table or json", output)
+	return r.WriteText(cmd.OutOrStdout())
 }

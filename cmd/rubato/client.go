@@ -57,33 +57,41 @@ func addClientCommands(root *cobra.Command) {
 		f.StringVar(&g.server, "server", env("RUBATO_SERVER", "http://127.0.0.1:7070"), "front doors, comma separated; the first that answers serves (RUBATO_SERVER)")
 		f.StringVar(&g.token, "token", "", "bearer token (default: RUBATO_TOKEN)")
 		f.StringVar(&g.tenant, "tenant", os.Getenv("RUBATO_TENANT"), "tenant, where the door asks for no token (RUBATO_TENANT)")
-		f.StringVarP(&g.output, "output", "o", "table", "table or json")
+		addOutput(c, &g.output)
 		f.DurationVar(&g.timeout, "timeout", time.Minute, "longest time for the whole command (0: none)")
-		_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
 		root.AddCommand(c)
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage("%v", err) })
+}
+
+// addOutput gives a command -o, with its completion; checkOutput refuses what is neither.
+func addOutput(cmd *cobra.Command, output *string) {
+	cmd.Flags().StringVarP(output, "output", "o", "table", "table or json")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
+}
+
+func checkOutput(output string) error {
+	if output != "table" && output != "json" {
+		return usage("--output %q: want table or json", output)
+	}
+	return nil
 }
 
 func (g *globals) client() (*client.Client, error) {
-	if g.output != "table" && g.output != "json" {
-		return nil, usage("--output %q: want table or json", g.output)
+	if err := checkOutput(g.output); err != nil {
+		return nil, err
+	}
+	if g.timeout < 0 {
+		return nil, usage("--timeout %v: want 0 or more", g.timeout)
 	}
 	token := g.token
 	if token == "" {
 		token = os.Getenv("RUBATO_TOKEN")
 	}
-	return client.New(strings.Split(g.server, ","), client.WithToken(token), client.WithTenant(g.tenant))
-}
-
-// args is cobra's check with our exit code.
-func args(check cobra.PositionalArgs) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, a []string) error {
-		if err := check(cmd, a); err != nil {
-			return usage("%v (see rubato %s --help)", err, cmd.Name())
-		}
-		return nil
+	c, err := client.New(strings.Split(g.server, ","), client.WithToken(token), client.WithTenant(g.tenant))
+	if err != nil {
+		return nil, usage("--server: %v", err)
 	}
+	return c, nil
 }
 
 // functionNames completes the names of deployed functions.

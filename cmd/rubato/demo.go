@@ -43,15 +43,15 @@ no cached object, no compiled module, no model. It needs no root, no network and
 			if check != "" {
 				return checkDemo(cmd.OutOrStdout(), check)
 			}
-			if output != "table" && output != "json" {
-				return fmt.Errorf("output %q: want table or json", output)
+			if err := checkOutput(output); err != nil {
+				return err
 			}
 			if short {
 				o.Duration = min(o.Duration, 10*time.Second)
 			}
 			var err error
 			if o.Log, err = ops.NewLogger(cmd.ErrOrStderr(), level, "text"); err != nil {
-				return err
+				return usage("--log: %v", err)
 			}
 			if calls != "" {
 				f, err := os.Create(calls)
@@ -73,8 +73,8 @@ no cached object, no compiled module, no model. It needs no root, no network and
 			return res.WriteText(cmd.OutOrStdout())
 		},
 	}
+	addOutput(cmd, &output)
 	f := cmd.Flags()
-	f.StringVarP(&output, "output", "o", "table", "table or json")
 	f.StringVar(&level, "log", "error", "log level of the clusters, on stderr: debug, info, warn or error")
 	f.StringVar(&o.Functions, "functions", functionsDir(), "folder with the built example functions")
 	f.DurationVar(&o.Duration, "duration", o.Duration, "length of each of the six runs")

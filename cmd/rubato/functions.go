@@ -38,7 +38,7 @@ func newDeploy(g *globals) *cobra.Command {
 	var timeout, deadline time.Duration
 	var environ []string
 	cmd := &cobra.Command{
-		Use: "deploy NAME ARTIFACT", Short: "Deploy a function, or a new version of one", Args: args(cobra.ExactArgs(2)),
+		Use: "deploy NAME ARTIFACT", Short: "Deploy a function, or a new version of one", Args: cobra.ExactArgs(2),
 		Long: `deploy uploads the artifact and makes it the newest version of the function. Calls that run go on with the version they
 began with. The runtime is guessed from the file: a WASM module runs in wazero (command or reactor), anything else is
 started as a process that speaks the AWS Lambda Runtime API.`,
@@ -101,7 +101,7 @@ func deploy(ctx context.Context, cmd *cobra.Command, g *globals, c *client.Clien
 
 func newFunctions(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use: "functions", Short: "List deployed functions", Args: args(cobra.NoArgs), Example: "  rubato functions -o json",
+		Use: "functions", Short: "List deployed functions", Args: cobra.NoArgs, Example: "  rubato functions -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return g.within(cmd, func(ctx context.Context, c *client.Client) error {
 				fns, err := c.Functions(ctx)
@@ -124,7 +124,7 @@ func newFunctions(g *globals) *cobra.Command {
 
 func newDelete(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use: "delete NAME", Short: "Remove a function", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: g.functionNames,
+		Use: "delete NAME", Short: "Remove a function", Args: cobra.ExactArgs(1), ValidArgsFunction: g.functionNames,
 		Long: "delete removes all versions of a function. Running calls end normally; waiting ones are answered not_found.", Example: "  rubato delete wordcount",
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return g.within(cmd, func(ctx context.Context, c *client.Client) error { return c.Delete(ctx, a[0]) })
@@ -135,7 +135,7 @@ func newDelete(g *globals) *cobra.Command {
 func newLogs(g *globals) *cobra.Command {
 	last := 20
 	cmd := &cobra.Command{
-		Use: "logs NAME", Short: "Show what a function's last calls wrote to stdout and stderr", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: g.functionNames,
+		Use: "logs NAME", Short: "Show what a function's last calls wrote to stdout and stderr", Args: cobra.ExactArgs(1), ValidArgsFunction: g.functionNames,
 		Long: "logs shows the captured output of the last calls in this zone; at most 16 KiB of each call are kept.", Example: "  rubato logs wordcount --last 5",
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return g.within(cmd, func(ctx context.Context, c *client.Client) error {

@@ -20,7 +20,7 @@ func newInvoke(g *globals) *cobra.Command {
 	var file string
 	var async, wait, verbose bool
 	cmd := &cobra.Command{
-		Use: "invoke NAME [PAYLOAD]", Short: "Call a function", Args: args(cobra.RangeArgs(1, 2)), ValidArgsFunction: g.functionNames,
+		Use: "invoke NAME [PAYLOAD]", Short: "Call a function", Args: cobra.RangeArgs(1, 2), ValidArgsFunction: g.functionNames,
 		Long: `invoke calls a function and prints its result. The payload is the argument, the file of --file, or standard input when
 the argument is "-". Input objects are named by --input. With --async the call is accepted and its id printed; --wait
 then waits for its result. The exit code is 3 when the function itself failed.`,
@@ -129,7 +129,7 @@ func printState(cmd *cobra.Command, g *globals, s client.State) error {
 
 func newResult(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use: "result ID", Short: "Look up what became of an asynchronous call", Args: args(cobra.ExactArgs(1)), Example: "  rubato result 01k9...",
+		Use: "result ID", Short: "Look up what became of an asynchronous call", Args: cobra.ExactArgs(1), Example: "  rubato result 01k9...",
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return g.within(cmd, func(ctx context.Context, c *client.Client) error {
 				s, err := c.Result(ctx, a[0])
@@ -144,7 +144,7 @@ func newResult(g *globals) *cobra.Command {
 
 func newCancel(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use: "cancel ID", Short: "Stop a call, down to its sandbox", Args: args(cobra.ExactArgs(1)), Example: "  rubato cancel 01k9...",
+		Use: "cancel ID", Short: "Stop a call, down to its sandbox", Args: cobra.ExactArgs(1), Example: "  rubato cancel 01k9...",
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return g.within(cmd, func(ctx context.Context, c *client.Client) error { return c.Cancel(ctx, a[0]) })
 		},

@@ -46,7 +46,7 @@ func (t *transfer) done() {
 
 func newPut(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use: "put KEY FILE", Short: "Store an input object", Args: args(cobra.ExactArgs(2)),
+		Use: "put KEY FILE", Short: "Store an input object", Args: cobra.ExactArgs(2),
 		Long:    "put stores a file under a key. Objects are immutable: the same content again is fine, other content is refused.",
 		Example: "  rubato put books/moby.txt moby.txt",
 		RunE: func(cmd *cobra.Command, a []string) error {
@@ -75,7 +75,7 @@ func newPut(g *globals) *cobra.Command {
 
 func newGet(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use: "get KEY [FILE]", Short: "Read an object, to a file or standard output", Args: args(cobra.RangeArgs(1, 2)), Example: "  rubato get books/moby.txt > moby.txt",
+		Use: "get KEY [FILE]", Short: "Read an object, to a file or standard output", Args: cobra.RangeArgs(1, 2), Example: "  rubato get books/moby.txt > moby.txt",
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return g.within(cmd, func(ctx context.Context, c *client.Client) (err error) {
 				body, n, err := c.Get(ctx, a[0])
@@ -107,7 +107,7 @@ func newGet(g *globals) *cobra.Command {
 func newObjects(g *globals) *cobra.Command {
 	limit := 1000
 	cmd := &cobra.Command{
-		Use: "objects [PREFIX]", Short: "List input objects", Args: args(cobra.MaximumNArgs(1)), Example: "  rubato objects books/",
+		Use: "objects [PREFIX]", Short: "List input objects", Args: cobra.MaximumNArgs(1), Example: "  rubato objects books/",
 		RunE: func(cmd *cobra.Command, a []string) error {
 			prefix := ""
 			if len(a) > 0 {
@@ -120,7 +120,7 @@ func newObjects(g *globals) *cobra.Command {
 				}
 				return g.show(cmd, objs, "KEY\tSIZE\tDIGEST", func(row func(...any)) {
 					for _, o := range objs {
-						row(o.Key, size(o.Bytes), o.Digest[:min(12, len(o.Digest))])
+						row(o.Key, size(o.Bytes), o.Digest[:12])
 					}
 				})
 			})
@@ -132,7 +132,7 @@ func newObjects(g *globals) *cobra.Command {
 
 func newRemove(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use: "rm KEY", Short: "Delete an input object", Args: args(cobra.ExactArgs(1)), Example: "  rubato rm books/moby.txt",
+		Use: "rm KEY", Short: "Delete an input object", Args: cobra.ExactArgs(1), Example: "  rubato rm books/moby.txt",
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return g.within(cmd, func(ctx context.Context, c *client.Client) error { return c.Remove(ctx, a[0]) })
 		},

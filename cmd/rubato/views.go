@@ -18,7 +18,7 @@ import (
 
 func newNodes(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use: "nodes", Short: "Show the zone's nodes: slots, memory, sandboxes, cached objects", Args: args(cobra.NoArgs), Example: "  rubato nodes",
+		Use: "nodes", Short: "Show the zone's nodes: slots, memory, sandboxes, cached objects", Args: cobra.NoArgs, Example: "  rubato nodes",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return g.within(cmd, func(ctx context.Context, c *client.Client) error {
 				var nodes []zonesched.NodeView
@@ -54,7 +54,7 @@ func nodeState(n *zonesched.NodeView) string {
 
 func newZones(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use: "zones", Short: "Show all zones as the coordinator sees them, and the shares between them", Args: args(cobra.NoArgs), Example: "  rubato zones -o json",
+		Use: "zones", Short: "Show all zones as the coordinator sees them, and the shares between them", Args: cobra.NoArgs, Example: "  rubato zones -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return g.within(cmd, func(ctx context.Context, c *client.Client) error {
 				var s globald.Status
@@ -80,7 +80,7 @@ func newZones(g *globals) *cobra.Command {
 
 func newModel(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use: "model", Short: "Show the zone's model: samples, version, trees, error against averages", Args: args(cobra.NoArgs), Example: "  rubato model",
+		Use: "model", Short: "Show the zone's model: samples, version, trees, error against averages", Args: cobra.NoArgs, Example: "  rubato model",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return g.within(cmd, func(ctx context.Context, c *client.Client) error {
 				var m zoned.ModelView
@@ -98,7 +98,7 @@ func newModel(g *globals) *cobra.Command {
 
 func newExplain(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use: "explain ID", Short: "Say in words why a call went where it went", Args: args(cobra.ExactArgs(1)),
+		Use: "explain ID", Short: "Say in words why a call went where it went", Args: cobra.ExactArgs(1),
 		Long:    "explain shows the decision about one of the zone's last calls: candidates, estimates, bounds, the clause that decided, and what then happened. invoke -v prints ids.",
 		Example: "  rubato explain 01k9...\n  rubato explain 01k9... -o json",
 		RunE: func(cmd *cobra.Command, a []string) error {
@@ -128,11 +128,16 @@ func newExplain(g *globals) *cobra.Command {
 func newTail(g *globals) *cobra.Command {
 	var n int
 	cmd := &cobra.Command{
-		Use: "tail", Short: "Watch decisions as they are made", Args: args(cobra.NoArgs),
-		Long:    "tail prints the zone's decisions as they are made, until interrupted or after -n of them. With -o json it prints one document a line.",
+		Use: "tail", Short: "Watch decisions as they are made", Args: cobra.NoArgs,
+		Long:    "tail prints the zone's decisions as they are made, until interrupted, after -n of them or after --timeout. With -o json it prints one document a line.",
 		Example: "  rubato tail\n  rubato tail -n 10 -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			g.timeout = 0
+			if n < 0 {
+				return usage("--number %d: want 0 or more", n)
+			}
+			if !cmd.Flags().Changed("timeout") {
+				g.timeout = 0 // what limits other commands by default would end a watch
+			}
 			return g.within(cmd, func(ctx context.Context, c *client.Client) error { return tail(ctx, cmd, g, c, n) })
 		},
 	}
@@ -194,7 +199,7 @@ func printDecision(cmd *cobra.Command, g *globals, d *zonesched.Decision) error 
 func newPolicy(g *globals) *cobra.Command {
 	var wait time.Duration
 	cmd := &cobra.Command{
-		Use: "policy NAME", Short: "Change the rule that the zone schedules by", Args: args(cobra.ExactArgs(1)),
+		Use: "policy NAME", Short: "Change the rule that the zone schedules by", Args: cobra.ExactArgs(1),
 		Long:    "policy changes the rule at once, until the zone's leader changes: rubato, round-robin, least-loaded or fixed-delay. It is how an operator falls back by one command.",
 		Example: "  rubato policy least-loaded\n  rubato policy fixed-delay --wait 100ms",
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -210,7 +215,7 @@ func newPolicy(g *globals) *cobra.Command {
 
 func newFlush(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use: "flush", Short: "Empty all sandboxes and caches of the zone's nodes", Args: args(cobra.NoArgs), Example: "  rubato flush",
+		Use: "flush", Short: "Empty all sandboxes and caches of the zone's nodes", Args: cobra.NoArgs, Example: "  rubato flush",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return g.within(cmd, func(ctx context.Context, c *client.Client) error { return c.Flush(ctx) })
 		},
