@@ -135,6 +135,9 @@ func (g *globals) show(cmd *cobra.Command, v any, heading string, rows func(row 
 	return table(cmd.OutOrStdout(), heading, rows)
 }
 
+// short is as much of a digest as tells two apart; a scheduler that has not begun to learn has none.
+func short(digest string) string { return digest[:min(12, len(digest))] }
+
 func ms(x float64) string { return fmt.Sprintf("%.1f", x) }
 
 func size(n int64) string {

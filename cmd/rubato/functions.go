@@ -95,7 +95,7 @@ func deploy(ctx context.Context, cmd *cobra.Command, g *globals, c *client.Clien
 	}
 	f.Version = version
 	return g.show(cmd, f, "FUNCTION\tVERSION\tRUNTIME\tARTIFACT", func(row func(...any)) {
-		row(f.Name, version, f.Runtime, f.Artifact[:12])
+		row(f.Name, version, f.Runtime, short(f.Artifact))
 	})
 }
 

@@ -67,7 +67,7 @@ func newPut(g *globals) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return g.show(cmd, o, "KEY\tSIZE\tDIGEST", func(row func(...any)) { row(o.Key, size(o.Bytes), o.Digest[:12]) })
+				return g.show(cmd, o, "KEY\tSIZE\tDIGEST", func(row func(...any)) { row(o.Key, size(o.Bytes), short(o.Digest)) })
 			})
 		},
 	}
@@ -120,7 +120,7 @@ func newObjects(g *globals) *cobra.Command {
 				}
 				return g.show(cmd, objs, "KEY\tSIZE\tDIGEST", func(row func(...any)) {
 					for _, o := range objs {
-						row(o.Key, size(o.Bytes), o.Digest[:12])
+						row(o.Key, size(o.Bytes), short(o.Digest))
 					}
 				})
 			})

@@ -89,7 +89,7 @@ func newModel(g *globals) *cobra.Command {
 				}
 				return g.show(cmd, m, "ZONE\tVERSION\tSAMPLES\tTREES own/foreign/residual\tERROR OVER AVERAGES\tGUARDED\tDIGEST", func(row func(...any)) {
 					s := m.Stats
-					row(m.Zone, s.Version, s.Usable, fmt.Sprintf("%d/%d/%d", s.Own, s.Foreign, s.Residual), fmt.Sprintf("%.2f", s.ErrorOverAverages), s.Guarded, m.Digest[:12])
+					row(m.Zone, s.Version, s.Usable, fmt.Sprintf("%d/%d/%d", s.Own, s.Foreign, s.Residual), fmt.Sprintf("%.2f", s.ErrorOverAverages), s.Guarded, short(m.Digest))
 				})
 			})
 		},
