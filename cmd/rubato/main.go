@@ -51,9 +51,10 @@ Begin with "rubato demo" (what is gained, in three minutes) or "rubato up" (a cl
 
 Exit codes: 0 done; 1 it failed; 2 wrong usage (unknown command, bad flag or argument); 3 the called function failed.`,
 		Example:      "  rubato up\n  rubato deploy wordcount bin/functions/wordcount --memory 256\n  rubato invoke wordcount --input books/one.txt -v",
+		Version:      currentBuild().String(),
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(newDemo(), newBench(), newUp())
+	root.AddCommand(newDemo(), newBench(), newUp(), newVersion())
 	addClientCommands(root)
 	strict(root)
 	return root
