@@ -90,8 +90,8 @@ func (i *Invocation) request(async bool) request {
 type State struct {
 	ID           string          `json:"id"`
 	State        string          `json:"state"`
-	Code         api.Code        `json:"code"`
-	Message      string          `json:"message"`
+	Code         api.Code        `json:"code,omitempty"`
+	Message      string          `json:"message,omitempty"`
 	Result       json.RawMessage `json:"result,omitempty"`
 	ResultBase64 []byte          `json:"result_base64,omitempty"`
 	Large        bool            `json:"large,omitempty"`

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,9 +24,13 @@ func newInvoke(g *globals) *cobra.Command {
 		Use: "invoke NAME [PAYLOAD]", Short: "Call a function", Args: cobra.RangeArgs(1, 2), ValidArgsFunction: g.functionNames,
 		Long: `invoke calls a function and prints its result. The payload is the argument, the file of --file, or standard input when
 the argument is "-". Input objects are named by --input. With --async the call is accepted and its id printed; --wait
-then waits for its result. The exit code is 3 when the function itself failed.`,
+then waits for its result. With -o json it prints what "rubato result -o json" prints: id, state, and the result or what
+went wrong. The exit code, with -o json too, is 3 when the function itself failed and 1 when the call did.`,
 		Example: "  rubato invoke matmul '{\"n\":200}'\n  rubato invoke wordcount --input books/moby.txt -v\n  echo hello | rubato invoke upper -\n  rubato invoke gzip '{\"level\":9}' --input logs/1.txt --async --wait",
 		RunE: func(cmd *cobra.Command, a []string) error {
+			if wait && !async {
+				return usage("--wait without --async: a call without --async always waits for its result")
+			}
 			i.Function = a[0]
 			var err error
 			if i.Payload, err = payload(cmd.InOrStdin(), a[1:], file); err != nil {
@@ -35,17 +40,7 @@ then waits for its result. The exit code is 3 when the function itself failed.`,
 				if async {
 					return invokeAsync(ctx, cmd, g, c, i, wait)
 				}
-				res, err := c.Invoke(ctx, i)
-				if err != nil {
-					return err
-				}
-				if verbose {
-					h := res.Header
-					fmt.Fprintf(cmd.ErrOrStderr(), "id %s\n%s on %s/%s, start %s, estimate by %s (model %s)\n%s\n", res.ID, h.Get("X-Decision"), h.Get("X-Zone"), h.Get("X-Node"),
-						h.Get("X-Start-Type"), h.Get("X-Estimate"), h.Get("X-Model-Version"), h.Get("Server-Timing"))
-				}
-				_, err = cmd.OutOrStdout().Write(res.Body)
-				return err
+				return invokeNow(ctx, cmd, g, c, i, verbose)
 			})
 		},
 	}
@@ -60,6 +55,30 @@ then waits for its result. The exit code is 3 when the function itself failed.`,
 	f.IntVar(&i.Priority, "priority", 0, "0-9")
 	f.BoolVarP(&verbose, "verbose", "v", false, "print where the call ran and where its time went, on stderr")
 	return cmd
+}
+
+func invokeNow(ctx context.Context, cmd *cobra.Command, g *globals, c *client.Client, i client.Invocation, verbose bool) error {
+	res, err := c.Invoke(ctx, i)
+	var told *client.Error
+	if errors.As(err, &told) && g.output == "json" {
+		s := client.State{ID: told.RequestID, State: "done", Code: told.Code, Message: told.Message, Result: told.Detail}
+		return errors.Join(writeJSON(cmd.OutOrStdout(), s), err)
+	}
+	if err != nil {
+		return err
+	}
+	if verbose {
+		h := res.Header
+		fmt.Fprintf(cmd.ErrOrStderr(), "id %s\n%s on %s/%s, start %s, estimate by %s (model %s)\n%s\n", res.ID, h.Get("X-Decision"), h.Get("X-Zone"), h.Get("X-Node"),
+			h.Get("X-Start-Type"), h.Get("X-Estimate"), h.Get("X-Model-Version"), h.Get("Server-Timing"))
+	}
+	if g.output == "json" {
+		s := client.State{ID: res.ID, State: "done"}
+		setResult(&s, res.Body)
+		return writeJSON(cmd.OutOrStdout(), s)
+	}
+	_, err = cmd.OutOrStdout().Write(res.Body)
+	return err
 }
 
 // payload is the argument, a file, or standard input.
@@ -93,7 +112,7 @@ func invokeAsync(ctx context.Context, cmd *cobra.Command, g *globals, c *client.
 			return err
 		}
 		if s.State != "pending" {
-			return printState(cmd, g, s)
+			return printState(ctx, cmd, g, c, s)
 		}
 		select {
 		case <-t.C:
@@ -103,40 +122,82 @@ func invokeAsync(ctx context.Context, cmd *cobra.Command, g *globals, c *client.
 	}
 }
 
-func printState(cmd *cobra.Command, g *globals, s client.State) error {
-	if g.output == "json" {
-		return writeJSON(cmd.OutOrStdout(), s)
-	}
+// printState prints what became of a call; one that failed is an error, however it is printed.
+func printState(ctx context.Context, cmd *cobra.Command, g *globals, c *client.Client, s client.State) error {
+	w := cmd.OutOrStdout()
+	failure := s.Code.Err(s.Message)
 	switch {
-	case s.State == "pending":
-		return table(cmd.OutOrStdout(), "ID\tSTATE", func(row func(...any)) { row(s.ID, s.State) })
-	case s.Code != api.CodeOK:
-		detail := ""
-		if json.Valid(s.Result) {
-			detail = " " + string(s.Result)
+	case g.output == "json":
+		if failure == nil && s.Large {
+			if err := fetchLarge(ctx, c, &s); err != nil {
+				return err
+			}
 		}
-		return s.Code.Err(s.Message + detail)
+		return errors.Join(writeJSON(w, s), failure)
+	case s.State == "pending":
+		return table(w, "ID\tSTATE", func(row func(...any)) { row(s.ID, s.State) })
+	case failure != nil && json.Valid(s.Result):
+		return fmt.Errorf("%w %s", failure, s.Result)
+	case failure != nil:
+		return failure
 	case s.Large:
-		return errors.New("the result is large: GET /v1/invocations/" + s.ID + " with Accept: application/octet-stream")
+		return copyLarge(ctx, c, w, s.ID)
 	}
 	b := []byte(s.Result)
 	if len(b) == 0 {
 		b = s.ResultBase64
 	}
-	_, err := cmd.OutOrStdout().Write(b)
+	_, err := w.Write(b)
 	return err
+}
+
+// setResult puts a result into a state as the door does: as JSON where it is JSON.
+func setResult(s *client.State, b []byte) {
+	if json.Valid(b) {
+		s.Result = b
+	} else {
+		s.ResultBase64 = b
+	}
+}
+
+// fetchLarge puts the result, which the door keeps out of its JSON, into the state. Results are bounded
+// (api.MaxPayloadBytes), so one fits into memory.
+func fetchLarge(ctx context.Context, c *client.Client, s *client.State) error {
+	var b bytes.Buffer
+	if err := copyLarge(ctx, c, &b, s.ID); err != nil {
+		return err
+	}
+	setResult(s, b.Bytes())
+	s.Large = false
+	return nil
+}
+
+func copyLarge(ctx context.Context, c *client.Client, w io.Writer, id string) error {
+	body, err := c.RawResult(ctx, id)
+	if err != nil {
+		return fmt.Errorf("fetch result: %w", err)
+	}
+	defer body.Close()
+	if _, err := io.Copy(w, body); err != nil {
+		return fmt.Errorf("read result: %w", err)
+	}
+	return nil
 }
 
 func newResult(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use: "result ID", Short: "Look up what became of an asynchronous call", Args: cobra.ExactArgs(1), Example: "  rubato result 01k9...",
+		Use: "result ID", Short: "Look up what became of an asynchronous call", Args: cobra.ExactArgs(1),
+		Long: `result prints the result of an asynchronous call that has ended, however large, and "pending" for one that has not. The
+exit code is 3 when the function itself failed and 1 when the call did. With -o json it prints id, state, code, message,
+timing and the result: as it is (result) where it is JSON, else in base64 (result_base64).`,
+		Example: "  rubato result 01k9...\n  rubato result 01k9... > out.bin\n  rubato result 01k9... -o json",
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return g.within(cmd, func(ctx context.Context, c *client.Client) error {
 				s, err := c.Result(ctx, a[0])
 				if err != nil {
 					return err
 				}
-				return printState(cmd, g, s)
+				return printState(ctx, cmd, g, c, s)
 			})
 		},
 	}
