@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -94,13 +95,18 @@ func (g *globals) client() (*client.Client, error) {
 	return c, nil
 }
 
+// completionTimeout bounds what a press of the tab key waits for a front door: without one, the client tries for seconds.
+const completionTimeout = 2 * time.Second
+
 // functionNames completes the names of deployed functions.
 func (g *globals) functionNames(cmd *cobra.Command, a []string, _ string) ([]string, cobra.ShellCompDirective) {
 	c, err := g.client()
 	if err != nil || len(a) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	fns, err := c.Functions(cmd.Context())
+	ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
+	defer cancel()
+	fns, err := c.Functions(ctx)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}

@@ -1,14 +1,19 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/rubato-faas/rubato/api/wire"
 	"github.com/rubato-faas/rubato/cluster"
 	"github.com/rubato-faas/rubato/internal/ops"
 )
@@ -42,17 +47,46 @@ objects and results are still there. Authentication is off: everybody who reache
 	f.Float64Var(&o.linkMbps, "link-mbps", 0, "limit of each node's link to the object store (0: none)")
 	f.StringVar(&o.policy, "policy", o.policy, "rubato, round-robin, least-loaded or fixed-delay")
 	f.StringVar(&o.level, "log", o.level, "log level: debug, info, warn or error")
+	_ = cmd.RegisterFlagCompletionFunc("policy", cobra.FixedCompletions(policies, cobra.ShellCompDirectiveNoFileComp)) // the flags exist
+	_ = cmd.MarkFlagDirname("data")
 	return cmd
+}
+
+// policies are the rules that a zone can schedule by.
+var policies = []string{"rubato", "round-robin", "least-loaded", "fixed-delay"}
+
+// check reports all flags that are wrong, each with what would be right.
+func (o *upOptions) check() error {
+	var errs []error
+	bad := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, usage(format, args...))
+		}
+	}
+	between := func(flag string, n, low, high int) {
+		bad(n >= low && n <= high, "--%s %d: want %d-%d", flag, n, low, high)
+	}
+	between("zones", o.zones, 1, 16)
+	between("nodes", o.nodes, 1, 64)
+	between("schedulers", o.schedulers, 1, 5)
+	between("slots", o.slots, 1, wire.MaxRunning)
+	between("memory-mb", o.memoryMB, 1, 1<<20)
+	bad(o.linkMbps >= 0, "--link-mbps %v: want 0 or more", o.linkMbps)
+	bad(slices.Contains(policies, o.policy), "--policy %q: want one of %s", o.policy, strings.Join(policies, ", "))
+	_, _, err := net.SplitHostPort(o.listen)
+	bad(err == nil, "--listen %q: want host:port", o.listen)
+	bad(o.data != "", "--data: want a folder")
+	if st, err := os.Stat(o.data); err == nil {
+		bad(st.IsDir(), "--data %q: want a folder, this is a file", o.data)
+	}
+	return errors.Join(errs...)
 }
 
 func (o *upOptions) cluster(log *slog.Logger) (cluster.Options, error) {
 	opts := cluster.DefaultOptions("", log)
-	if o.zones < 1 || o.zones > 16 || o.nodes < 1 || o.nodes > 64 || o.schedulers < 1 || o.schedulers > 5 {
-		return opts, fmt.Errorf("--zones %d, --nodes %d, --schedulers %d: want 1-16, 1-64 and 1-5", o.zones, o.nodes, o.schedulers)
-	}
 	dir, err := filepath.Abs(o.data)
 	if err != nil {
-		return opts, err
+		return opts, fmt.Errorf("find data folder: %w", err)
 	}
 	opts.Dir, opts.Listen, opts.Nodes, opts.Schedulers = dir, o.listen, o.nodes, o.schedulers
 	opts.Zones = []cluster.ZoneSpec{{Name: "edge", Tier: "edge", Region: "city"}, {Name: "core", Tier: "core", Region: "valley"}}[:min(o.zones, 2)]
@@ -67,16 +101,19 @@ func (o *upOptions) cluster(log *slog.Logger) (cluster.Options, error) {
 }
 
 func (o *upOptions) run(cmd *cobra.Command) error {
+	if err := o.check(); err != nil {
+		return err
+	}
 	log, err := ops.NewLogger(cmd.ErrOrStderr(), o.level, "text")
 	if err != nil {
-		return err
+		return usage("--log: %v", err)
 	}
 	opts, err := o.cluster(log)
 	if err != nil {
 		return err
 	}
 	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
-		return err
+		return fmt.Errorf("make data folder: %w", err)
 	}
 	cl, err := cluster.Up(cmd.Context(), opts)
 	if err != nil {

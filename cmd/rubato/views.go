@@ -202,8 +202,11 @@ func newPolicy(g *globals) *cobra.Command {
 		Use: "policy NAME", Short: "Change the rule that the zone schedules by", Args: cobra.ExactArgs(1),
 		Long:    "policy changes the rule at once, until the zone's leader changes: rubato, round-robin, least-loaded or fixed-delay. It is how an operator falls back by one command.",
 		Example: "  rubato policy least-loaded\n  rubato policy fixed-delay --wait 100ms",
-		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-			return []string{"rubato", "round-robin", "least-loaded", "fixed-delay"}, cobra.ShellCompDirectiveNoFileComp
+		ValidArgsFunction: func(_ *cobra.Command, a []string, _ string) ([]string, cobra.ShellCompDirective) {
+			if len(a) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return policies, cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return g.within(cmd, func(ctx context.Context, c *client.Client) error { return c.SetPolicy(ctx, a[0], wait) })
