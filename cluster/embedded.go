@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -150,6 +151,7 @@ type Cluster struct {
 	Nodes     []*Node
 
 	log     *slog.Logger
+	lock    *os.File // held on the folder
 	parts   []*part
 	stopped bool
 }
@@ -164,10 +166,13 @@ type part struct {
 
 // Up starts everything and returns once every zone has a leader that sees its nodes.
 func Up(ctx context.Context, o Options) (*Cluster, error) {
-	c := &Cluster{log: o.Log}
-	var err error
-	if c.Substrate, err = StartSubstrate(o.Dir, o.Log); err != nil {
+	lock, err := lockDir(o.Dir)
+	if err != nil {
 		return nil, err
+	}
+	c := &Cluster{log: o.Log, lock: lock}
+	if c.Substrate, err = StartSubstrate(o.Dir, o.Log); err != nil {
+		return nil, errors.Join(err, lock.Close())
 	}
 	if err = c.start(ctx, o); err == nil {
 		err = c.ready(ctx, o)
@@ -320,7 +325,7 @@ func (c *Cluster) Down() error {
 		}
 	}
 	c.Substrate.Stop()
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.lock.Close())...)
 }
 
 // Doors are the base URLs of all front doors, zone by zone.

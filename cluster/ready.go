@@ -10,6 +10,9 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/zonesched"
 )
 
@@ -30,6 +33,22 @@ func liveNodes(ctx context.Context, z *Zone) (int, error) {
 		}
 	}
 	return live, nil
+}
+
+// lockDir takes a folder for one cluster at a time. Without it a second one waits for etcd's own lock for good, deaf to
+// signals, while two NATS servers write to one store. The lock ends with the process, however that ends.
+func lockDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cluster dir: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cluster lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: folder %s is in use by another cluster that runs: %w", api.ErrUnavailable, dir, err), f.Close())
+	}
+	return f, nil
 }
 
 // raftListener listens where this replica listened before, as its peers' logs remember; a new one takes a free port
