@@ -1,11 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -20,6 +20,7 @@ import (
 type globals struct {
 	server, token, tenant, output string
 	timeout                       time.Duration
+	getenv                        func(string) string
 }
 
 // errUsage marks wrong usage: exit code 2.
@@ -39,25 +40,18 @@ func exitCode(err error) int {
 	return 1
 }
 
-func env(name, def string) string {
-	if v := os.Getenv(name); v != "" {
-		return v
-	}
-	return def
-}
-
 // addClientCommands adds everything that talks to a front door.
-func addClientCommands(root *cobra.Command) {
-	g := &globals{}
+func addClientCommands(root *cobra.Command, getenv func(string) string) {
+	g := &globals{getenv: getenv}
 	cmds := []*cobra.Command{
 		newDeploy(g), newFunctions(g), newDelete(g), newInvoke(g), newResult(g), newCancel(g), newPut(g), newGet(g), newObjects(g), newRemove(g),
 		newNodes(g), newZones(g), newModel(g), newExplain(g), newTail(g), newLogs(g), newPolicy(g), newFlush(g),
 	}
 	for _, c := range cmds {
 		f := c.Flags()
-		f.StringVar(&g.server, "server", env("RUBATO_SERVER", "http://127.0.0.1:7070"), "front doors, comma separated; the first that answers serves (RUBATO_SERVER)")
+		f.StringVar(&g.server, "server", cmp.Or(getenv("RUBATO_SERVER"), "http://127.0.0.1:7070"), "front doors, comma separated; the first that answers serves (RUBATO_SERVER)")
 		f.StringVar(&g.token, "token", "", "bearer token (default: RUBATO_TOKEN)")
-		f.StringVar(&g.tenant, "tenant", os.Getenv("RUBATO_TENANT"), "tenant, where the door asks for no token (RUBATO_TENANT)")
+		f.StringVar(&g.tenant, "tenant", getenv("RUBATO_TENANT"), "tenant, where the door asks for no token (RUBATO_TENANT)")
 		addOutput(c, &g.output)
 		f.DurationVar(&g.timeout, "timeout", time.Minute, "longest time for the whole command (0: none)")
 		root.AddCommand(c)
@@ -84,10 +78,7 @@ func (g *globals) client() (*client.Client, error) {
 	if g.timeout < 0 {
 		return nil, usage("--timeout %v: want 0 or more", g.timeout)
 	}
-	token := g.token
-	if token == "" {
-		token = os.Getenv("RUBATO_TOKEN")
-	}
+	token := cmp.Or(g.token, g.getenv("RUBATO_TOKEN")) // no default of the flag: help would show it
 	c, err := client.New(strings.Split(g.server, ","), client.WithToken(token), client.WithTenant(g.tenant))
 	if err != nil {
 		return nil, usage("--server: %v", err)

@@ -73,7 +73,7 @@ started as a process that speaks the AWS Lambda Runtime API.`,
 func deploy(ctx context.Context, cmd *cobra.Command, g *globals, c *client.Client, f client.Function, path string) error {
 	art, err := os.ReadFile(path)
 	if err != nil {
-		return err
+		return fmt.Errorf("read artifact: %w", err)
 	}
 	if f.Runtime == "" {
 		f.Runtime = api.RuntimeProcess
@@ -140,6 +140,9 @@ func newLogs(g *globals) *cobra.Command {
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return g.within(cmd, func(ctx context.Context, c *client.Client) error {
 				lines, err := c.Logs(ctx, a[0], last)
+				if err == nil && len(lines) == 0 {
+					_, err = c.Function(ctx, a[0]) // a name that is wrong must not look like a function that is quiet
+				}
 				if err != nil {
 					return err
 				}

@@ -87,7 +87,11 @@ func payload(stdin io.Reader, a []string, file string) ([]byte, error) {
 	case file != "" && len(a) > 0:
 		return nil, usage("a payload as argument and --file: want one of them")
 	case file != "":
-		return os.ReadFile(file)
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("read payload: %w", err)
+		}
+		return b, nil
 	case len(a) > 0 && a[0] == "-":
 		return io.ReadAll(io.LimitReader(stdin, api.MaxPayloadBytes+1))
 	case len(a) > 0:

@@ -13,18 +13,22 @@ import (
 	"github.com/rubato-faas/rubato/internal/ops"
 )
 
-func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+func main() {
+	os.Exit(run(context.Background(), os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr))
+}
 
 // run carries out a command line and returns the exit code: 0, 1 for an error, 2 for wrong usage, 3 when the called
-// function failed.
-func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+// function failed. What it reads of the process (arguments, environment, standard streams) is handed in, so that tests
+// run many command lines at once.
+func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
 	soft, hard, stop := ops.SignalContext(ctx)
 	defer stop()
-	root := newRoot()
+	root := newRoot(getenv)
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	strict(root) // after the streams are set: cobra's completion command keeps the one that it finds
 	done := make(chan error, 1)
 	go func() { done <- root.ExecuteContext(soft) }()
 	var err error
@@ -40,7 +44,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return exitCode(err)
 }
 
-func newRoot() *cobra.Command {
+func newRoot(getenv func(string) string) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "rubato",
 		Short: "A scheduler for serverless functions that waits when waiting is quicker",
@@ -55,8 +59,7 @@ Exit codes: 0 done; 1 it failed; 2 wrong usage (unknown command, bad flag or arg
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	root.AddCommand(newDemo(), newBench(), newUp(), newVersion())
-	addClientCommands(root)
-	strict(root)
+	addClientCommands(root, getenv)
 	return root
 }
 

@@ -52,7 +52,7 @@ func newPut(g *globals) *cobra.Command {
 		RunE: func(cmd *cobra.Command, a []string) error {
 			st, err := os.Stat(a[1])
 			if err != nil {
-				return err
+				return fmt.Errorf("read file: %w", err)
 			}
 			return g.within(cmd, func(ctx context.Context, c *client.Client) error {
 				bar := newTransfer(cmd.ErrOrStderr(), "uploading "+a[0], st.Size())

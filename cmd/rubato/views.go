@@ -64,13 +64,17 @@ func newZones(g *globals) *cobra.Command {
 				return g.show(cmd, s, "ZONE\tTIER\tREGION\tEPOCH\tBUSY\tQUEUED\tDELAYED\tMAY SEND TO", func(row func(...any)) {
 					for i := range s.Zones {
 						z := &s.Zones[i]
+						if !z.Heard {
+							row(z.Name, "-", "-", "-", "-", "-", "-", "not heard of yet") // its digest is empty, without a name too
+							continue
+						}
 						var to []string
 						for _, sh := range s.Shares {
-							if sh.From == z.Digest.Zone {
+							if sh.From == z.Name {
 								to = append(to, fmt.Sprintf("%s %.1f %%", sh.To, float64(sh.Permille)/10))
 							}
 						}
-						row(z.Digest.Zone, z.Digest.Tier, z.Digest.Region, z.Digest.Epoch, fmt.Sprintf("%d/%d", z.Digest.Busy, z.Digest.Slots), z.Digest.Queued, z.Digest.Delayed, strings.Join(to, ", "))
+						row(z.Name, z.Digest.Tier, z.Digest.Region, z.Digest.Epoch, fmt.Sprintf("%d/%d", z.Digest.Busy, z.Digest.Slots), z.Digest.Queued, z.Digest.Delayed, strings.Join(to, ", "))
 					}
 				})
 			})
