@@ -78,6 +78,7 @@ func (d *Daemon) Query(ctx context.Context, kind, arg string) (json.RawMessage, 
 }
 
 func (d *Daemon) queryHere(ctx context.Context, kind, arg string) (json.RawMessage, error) {
+	// What runs on the loop may run after the caller has gone: whatever it fills is read only where it is known to have ended.
 	var v any
 	var err error
 	look := func(f func()) { err = d.view(ctx, f) }
@@ -95,24 +96,26 @@ func (d *Daemon) queryHere(ctx context.Context, kind, arg string) (json.RawMessa
 		v = d.learn.view()
 	case "explain":
 		var found bool
-		var e Explanation
 		look(func() {
+			var e Explanation
 			if e.Decision, found = d.core.Decision(arg); found {
 				e.Words = e.Decision.Explain()
 			}
+			v = e
 		})
 		if err == nil && !found {
 			err = fmt.Errorf("%w: no decision about invocation %q in zone %s (the last %d are kept)", api.ErrNotFound, arg, d.cfg.Zone, d.cfg.Sched.Records)
 		}
-		v = e
 	case "decisions":
 		since, perr := strconv.ParseUint(arg, 10, 64)
 		if perr != nil && arg != "" {
 			return nil, fmt.Errorf("%w: sequence %q: want a number", api.ErrInvalid, arg)
 		}
-		var t Tail
-		look(func() { t.Decisions, t.Next = d.core.Decisions(since, tailPage) })
-		v = t
+		look(func() {
+			var t Tail
+			t.Decisions, t.Next = d.core.Decisions(since, tailPage)
+			v = t
+		})
 	case "policy":
 		err = d.setPolicy(ctx, arg)
 		v = struct{}{}
