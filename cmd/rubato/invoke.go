@@ -112,16 +112,17 @@ func invokeAsync(ctx context.Context, cmd *cobra.Command, g *globals, c *client.
 	defer t.Stop()
 	for {
 		s, err := c.Result(ctx, id)
-		if err != nil {
-			return err
-		}
-		if s.State != "pending" {
+		switch {
+		case err == nil && s.State != "pending":
 			return printState(ctx, cmd, g, c, s)
+		case ctx.Err() != nil: // it ended between two looks or during one
+			return fmt.Errorf("wait for call %s, which has not ended (rubato result %s asks again): %w", id, id, ctx.Err())
+		case err != nil:
+			return err
 		}
 		select {
 		case <-t.C:
 		case <-ctx.Done():
-			return fmt.Errorf("%w: call %s has not ended; rubato result %s asks again", api.ErrDeadline, id, id)
 		}
 	}
 }
