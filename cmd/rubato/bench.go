@@ -58,6 +58,9 @@ throttled nodes. All streams are learned with the settings that a zone uses.`,
 		Example: "  rubato bench learn\n  rubato bench learn --data streams/ -o json\n  rubato bench learn --stream bike.csv --late",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
 			done := showProgress(&o.Progress, cmd.ErrOrStderr())
 			r, err := bench.Learn(cmd.Context(), o)
 			done(err == nil)
@@ -67,8 +70,8 @@ throttled nodes. All streams are learned with the settings that a zone uses.`,
 			return writeReport(cmd, r, output)
 		},
 	}
+	addOutput(cmd, &output)
 	f := cmd.Flags()
-	f.StringVarP(&output, "output", "o", "table", "table or json")
 	f.StringVar(&o.Data, "data", "", "folder of CSV streams")
 	f.StringVar(&o.Stream, "stream", "", "a single CSV stream")
 	f.BoolVar(&o.Late, "late", false, "labels arrive after their own time; prints what that costs (late_cost)")
@@ -87,6 +90,9 @@ same result: walking every tree, with a forest specialised for the request first
 		Example: "  rubato bench score\n  rubato bench score -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
 			done := showProgress(&o.Progress, cmd.ErrOrStderr())
 			r, err := bench.Score(cmd.Context(), o)
 			done(err == nil)
@@ -96,8 +102,8 @@ same result: walking every tree, with a forest specialised for the request first
 			return writeReport(cmd, r, output)
 		},
 	}
+	addOutput(cmd, &output)
 	f := cmd.Flags()
-	f.StringVarP(&output, "output", "o", "table", "table or json")
 	f.IntVar(&o.Samples, "samples", o.Samples, "samples to learn first")
 	f.Uint64Var(&o.Seed, "seed", o.Seed, "seed of the forest and of the candidates")
 	return cmd
@@ -113,6 +119,9 @@ said before, at alpha .05 and .01: in the long run, in the worst 500 rows, for t
 		Example: "  rubato bench bound\n  rubato bench bound --data streams/ --seed 7 -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
 			done := showProgress(&o.Progress, cmd.ErrOrStderr())
 			r, err := bench.Bound(cmd.Context(), o)
 			done(err == nil)
@@ -122,8 +131,8 @@ said before, at alpha .05 and .01: in the long run, in the worst 500 rows, for t
 			return writeReport(cmd, r, output)
 		},
 	}
+	addOutput(cmd, &output)
 	f := cmd.Flags()
-	f.StringVarP(&output, "output", "o", "table", "table or json")
 	f.StringVar(&o.Data, "data", "", "folder of CSV streams")
 	f.StringVar(&o.Stream, "stream", "", "a single CSV stream")
 	f.Uint64Var(&o.Seed, "seed", o.Seed, "seed of the forest and of generated streams")
