@@ -116,8 +116,7 @@ func (l *Learner) calibrate(s *api.Sample, fn uint64, st *fnStat, y float64) {
 			l.misses[kind]++
 		}
 	}
-	calibrated := e.Source == api.SourceForest || e.Source == api.SourceAverages && int(st.Count) >= l.cfg.MinForest
-	if !calibrated || !(e.Sigma > 0) || math.IsInf(e.Sigma, 0) || math.Abs(e.Mu) > maxMean {
+	if e.Source == api.SourceNone || !(e.Sigma > 0) || math.IsInf(e.Sigma, 0) || math.Abs(e.Mu) > maxMean {
 		return
 	}
 	score := (y - e.Mu) / e.Sigma
@@ -125,12 +124,19 @@ func (l *Learner) calibrate(s *api.Sample, fn uint64, st *fnStat, y float64) {
 		score = crashScore
 	}
 	score = min(max(score, -crashScore), crashScore)
-	own, zone := l.hotBound(fn)[kind], l.zoneBound[kind]
+	var own *aci
+	zone := l.youngBound[kind]
+	if int(st.Count) >= l.cfg.MinForest {
+		own, zone = l.hotBound(fn)[kind], l.zoneBound[kind]
+	}
 	var kept *bool // what came of the promise that was made
 	if promised && classOf(e.Alpha) == 0 {
 		kept = &missed
 	}
 	judge(own, zone, float32(score), failed, kept)
+	if own == nil {
+		return
+	}
 	st.Scores[kind] = uint32(len(own.ring))
 	for c := range classes {
 		st.Quantile[kind][c] = own.quantile(c)
@@ -163,13 +169,17 @@ func leastOf(zone *aci, class int) bool {
 // stress is the share of alpha below which alpha_t says that the zone misses too often.
 const stress = .5
 
-// judge shows an outcome to both states, which then learn its score. The state that spoke, and for strict promises both,
+// judge shows an outcome to both states (own may be nil), which then learn its score. The state that spoke, and for strict promises both,
 // answer for what was said; the other for what it would have said. missed (may be nil) is what came of the promise
 // that was really made, which an older model may have spoken.
 func judge(own, zone *aci, score float32, failed bool, missed *bool) {
 	spoke := speaks(own, zone)
 	var miss [2][classes]bool
-	for i, a := range []*aci{own, zone} {
+	both := [2]*aci{own, zone}
+	for i, a := range both {
+		if a == nil {
+			continue
+		}
 		for c := range classes {
 			q := a.quantile(c)
 			if a == spoke || c == strict {
@@ -181,7 +191,10 @@ func judge(own, zone *aci, score float32, failed bool, missed *bool) {
 			}
 		}
 	}
-	for i, a := range []*aci{own, zone} {
+	for i, a := range both {
+		if a == nil {
+			continue
+		}
 		for c := range classes {
 			a.judge(c, miss[i][c])
 		}
@@ -206,8 +219,9 @@ func (l *Learner) hotBound(fn uint64) *hot {
 
 // resetScores drops all scores after the model has become another.
 func (l *Learner) resetScores() {
-	for _, a := range l.zoneBound {
-		a.forget()
+	for k := range kinds {
+		l.zoneBound[k].forget()
+		l.youngBound[k].forget()
 	}
 	l.hots.each(func(_ uint64, h *hot) {
 		for _, a := range h {
@@ -222,8 +236,8 @@ func (l *Learner) resetScores() {
 // zoneQuantiles are what a snapshot needs of the zone's states: their quantiles, and the least that said would say.
 type zoneQuantiles [kinds][classes]struct{ q, least float32 }
 
-func (l *Learner) zoneQuantiles() (z zoneQuantiles) {
-	for k, a := range l.zoneBound {
+func quantilesOf(states *[kinds]*aci) (z zoneQuantiles) {
+	for k, a := range states {
 		for c := range classes {
 			z[k][c].q, z[k][c].least = a.quantile(c), -noBound
 			if leastOf(a, c) {

@@ -99,6 +99,23 @@ func TestFailuresCountAsMisses(t *testing.T) {
 	}
 }
 
+// TestYoungFunctionsKeepTheirOwnPromise: functions with few samples are bounded by what such functions did before.
+func TestYoungFunctionsKeepTheirOwnPromise(t *testing.T) {
+	statistical(t)
+	w, l := newWorld(5, 600), testLearner(t, "a")
+	calls, misses := 0, 0
+	w.run(l, 6000, func(e *api.Estimate, s *api.Sample) {
+		if st := l.fns.get(hash(l.cfg.Seed, s.Echo.Function)); int(st.Count) >= l.cfg.MinForest || math.IsInf(e.UpperMs, 1) {
+			return
+		}
+		calls++
+		misses += bit(s.ExecMs() > e.UpperMs)
+	})
+	if share := float64(misses) / float64(calls); calls < 3000 || math.Abs(share-.05) > .02 {
+		t.Errorf("%d of %d calls of young functions ran past their bound, want one in twenty", misses, calls)
+	}
+}
+
 func TestAlphaClasses(t *testing.T) {
 	for alpha, want := range map[float64]int{0: 0, .2: 0, .05: 0, .06: 0, .04: strict, .01: strict, .001: strict, math.NaN(): 0} {
 		if got := classOf(alpha); got != want {
@@ -121,14 +138,14 @@ func TestAlphaClasses(t *testing.T) {
 			st.Quantile[0][c] = own.quantile(c)
 		}
 		l.zoneBound[0].alpha[0] = alphas[0] * float64(n%3) / 2
-		z := l.zoneQuantiles()
+		z := quantilesOf(&l.zoneBound)
 		for c := range classes {
 			if got, want := z.said(st, 0, c), said(own, l.zoneBound[0], c); got != want {
 				t.Fatalf("%d scores, class %d: snapshot says %v, learner %v", n+1, c, got, want)
 			}
 		}
 	}
-	z := l.zoneQuantiles()
+	z := quantilesOf(&l.zoneBound)
 	if got := z.said(nil, 1, 0); got != l.zoneBound[1].quantile(0) {
 		t.Errorf("an unknown function: %v, want the zone's quantile", got)
 	}

@@ -63,8 +63,9 @@ func (l *Learner) write(w *writer) {
 	writeTable(w, &l.fns)
 	writeTable(w, &l.nodes)
 	writeTable(w, &l.pairs)
-	for _, a := range l.zoneBound {
-		a.write(w)
+	for k := range kinds {
+		l.zoneBound[k].write(w)
+		l.youngBound[k].write(w)
 	}
 	l.writeHots(w)
 	l.win.write(w)
@@ -88,8 +89,9 @@ func (l *Learner) read(r *reader) {
 	readTable(r, &l.fns)
 	readTable(r, &l.nodes)
 	readTable(r, &l.pairs)
-	for _, a := range l.zoneBound {
-		a.read(r)
+	for k := range kinds {
+		l.zoneBound[k].read(r)
+		l.youngBound[k].read(r)
 	}
 	l.readHots(r)
 	l.win.read(r)

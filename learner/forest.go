@@ -48,6 +48,7 @@ type Forest struct {
 	rts   [runtimeClasses]rtStat
 	fetch cell
 	zone  zoneQuantiles
+	young zoneQuantiles
 	infos []TreeInfo
 }
 
@@ -70,7 +71,7 @@ func (l *Learner) Snapshot() *Forest {
 		floor: .25 * e.absErr.Mean * e.absErr.Mean, guarded: l.guarded,
 		fns: l.fns.share(), nodes: l.nodes.share(), pairs: l.pairs.share(), rts: l.rts, fetch: l.fetch,
 	}
-	f.zone = l.zoneQuantiles()
+	f.zone, f.young = quantilesOf(&l.zoneBound), quantilesOf(&l.youngBound)
 	for k, c := range e.picks {
 		if c.pool {
 			t := &e.pool[c.i]
@@ -158,11 +159,14 @@ func (f *Forest) estimate(req *api.Request, cands []api.Candidate, out []api.Est
 		}
 	}
 	alpha := classOf(req.Alpha)
-	bounded := st != nil && st.Count >= f.minForest
+	zone := &f.young
+	if st != nil && st.Count >= f.minForest {
+		zone = &f.zone
+	}
 	for i := range cands {
 		e := &out[i]
 		e.UpperMs = math.Inf(1)
-		if q := f.zone.said(st, bit(cands[i].Delayed), alpha); bounded && q < noBound {
+		if q := zone.said(st, bit(cands[i].Delayed), alpha); e.Source != api.SourceNone && q < noBound {
 			e.UpperMs = math.Exp(e.Mu + float64(q)*e.Sigma)
 		}
 	}

@@ -29,7 +29,10 @@ type Learner struct {
 	hots    table[hot]
 	tenants [tenantSketch]uint32 // hashes of the first tenants seen; 0: free
 
-	zoneBound     [kinds]*aci
+	zoneBound [kinds]*aci
+	// youngBound is the bound of functions below MinForest samples, apart: their estimates are of another kind, and with a
+	// state of their own the promise holds among them too.
+	youngBound    [kinds]*aci
 	calls, misses [kinds]uint64
 
 	win window
@@ -73,7 +76,7 @@ func New(cfg Config) (*Learner, error) {
 		hots: newTable[hot](maxHot),
 	}
 	for k := range l.zoneBound {
-		l.zoneBound[k] = newACI(zoneScores)
+		l.zoneBound[k], l.youngBound[k] = newACI(zoneScores), newACI(zoneScores)
 	}
 	l.ens.init(cfg, zoneGrid)
 	return l, nil
