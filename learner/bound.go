@@ -56,6 +56,9 @@ type aci struct {
 	sorted []float32
 	next   int
 	alpha  [classes]float64
+	// prior speaks while there are too few scores: delayed calls are first bounded by what immediate ones did. Without it
+	// no call with a deadline was ever delayed, so none was ever scored.
+	prior *aci
 }
 
 func newACI(size int) *aci {
@@ -65,7 +68,12 @@ func newACI(size int) *aci {
 // quantile is the multiple of sigma to add to mu.
 func (a *aci) quantile(class int) float32 {
 	n := len(a.sorted)
-	if n < minScores || a.alpha[class] <= 0 {
+	switch {
+	case a.alpha[class] <= 0:
+		return noBound
+	case n < minScores && a.prior != nil:
+		return a.prior.quantile(class)
+	case n < minScores:
 		return noBound
 	}
 	k := int(math.Ceil(float64(n+1) * (1 - a.alpha[class])))

@@ -78,6 +78,7 @@ func New(cfg Config) (*Learner, error) {
 	for k := range l.zoneBound {
 		l.zoneBound[k], l.youngBound[k] = newACI(zoneScores), newACI(zoneScores)
 	}
+	l.zoneBound[1].prior, l.youngBound[1].prior = l.zoneBound[0], l.youngBound[0]
 	l.ens.init(cfg, zoneGrid)
 	return l, nil
 }

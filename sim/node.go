@@ -19,6 +19,7 @@ func (w *World) boot(n *node) {
 		w.violate("node does not start: %v", err)
 		return
 	}
+	n.link = w.now
 	n.core, n.up, n.running, n.boxes = core, true, map[string]int{}, map[uint64]bool{}
 	n.gen++
 	gen := n.gen
@@ -72,9 +73,9 @@ func (w *World) nodeAction(n *node, a *nodeagent.Action) {
 		}
 		n.epoch = a.Epoch
 	case nodeagent.ActFetch:
-		w.later(n, w.transfer(a.Bytes), nodeagent.Event{Kind: nodeagent.EvFetched, Key: a.Key})
+		w.later(n, w.transfer(n, a.Bytes), nodeagent.Event{Kind: nodeagent.EvFetched, Key: a.Key})
 	case nodeagent.ActFetchArtifact:
-		w.later(n, w.transfer(a.Fn.ArtifactBytes), nodeagent.Event{Kind: nodeagent.EvArtifact, Digest: a.Digest})
+		w.later(n, w.transfer(n, a.Fn.ArtifactBytes), nodeagent.Event{Kind: nodeagent.EvArtifact, Digest: a.Digest})
 	case nodeagent.ActPrepare:
 		w.later(n, w.fns[a.Fn.ID()].Prepare, nodeagent.Event{Kind: nodeagent.EvPrepared, Digest: a.Digest})
 	case nodeagent.ActStart:
@@ -100,13 +101,17 @@ func (w *World) nodeAction(n *node, a *nodeagent.Action) {
 	}
 }
 
-// transfer is how long bytes take over a node's link.
-func (w *World) transfer(bytes int64) time.Duration {
+// transfer is when bytes will have come over the node's link, which carries one thing after another.
+func (w *World) transfer(n *node, bytes int64) time.Duration {
 	mbps := w.cfg.Node.LinkMbps
 	if mbps <= 0 {
 		return time.Microsecond
 	}
-	return time.Duration(float64(bytes) * 8 / mbps * 1000)
+	if n.link.Before(w.now) {
+		n.link = w.now
+	}
+	n.link = n.link.Add(time.Duration(float64(bytes) * 8 / mbps * 1000))
+	return n.link.Sub(w.now)
 }
 
 // exec runs a call for a drawn time. Two runs in one sandbox at a time would be a bug of the node.
@@ -123,5 +128,10 @@ func (w *World) exec(n *node, a *nodeagent.Action) {
 	case p < f.Hang+f.Crash:
 		ev.Outcome, ev.Code, ev.Err, ev.Broken, ev.Result = api.OutcomeCrash, api.CodeFunction, "crashed", true, nil
 	}
-	w.later(n, time.Duration(float64(f.Run)*math.Exp(f.Spread*w.rng.NormFloat64())), ev)
+	var bytes int64
+	for i := range a.Run.Call.Inputs {
+		bytes += a.Run.Call.Inputs[i].Bytes
+	}
+	run := float64(f.Run) + float64(f.PerMB)*float64(bytes)/1e6
+	w.later(n, time.Duration(run*math.Exp(f.Spread*w.rng.NormFloat64())), ev)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
+	"github.com/rubato-faas/rubato/learner"
 	"github.com/rubato-faas/rubato/nodeagent"
 	"github.com/rubato-faas/rubato/zonesched"
 )
@@ -22,6 +23,8 @@ type Function struct {
 	Prepare time.Duration
 	Start   time.Duration
 	Run     time.Duration
+	// PerMB is added to Run for each MB (10^6 bytes) of input.
+	PerMB time.Duration
 	// Spread multiplies run times by exp(Spread * standard normal).
 	Spread float64
 	// Crash is the share of runs that end in a crash, Hang of those that never end by themselves.
@@ -42,6 +45,8 @@ type Config struct {
 	Heartbeat time.Duration
 	// Record keeps every event of the zone's core with its time, for a replay.
 	Record bool
+	// Learn lets a learner take every sample; the zone's core predicts with its forest from then on.
+	Learn bool
 }
 
 // Step is one recorded step of the zone's core.
@@ -63,11 +68,16 @@ type World struct {
 	nodes []*node
 	fns   map[string]*Function
 	boots uint64
+	// learner and scratch are nil unless the world learns.
+	learner *learner.Learner
+	scratch *learner.Scratch
 
 	// Answers counts answers by invocation; Refused those that were refused at the door.
 	Answers  map[string]int
 	Accepted map[string]bool
 	Results  map[string]*wire.Answer
+	// OnAnswer, if set, hears every answer.
+	OnAnswer func(id string)
 	Steps    []Step
 	// Violation is the first broken invariant, empty when none.
 	Violation string
@@ -80,6 +90,7 @@ type node struct {
 	epoch   api.Epoch // as on its disk
 	gen     int       // of the process: what an earlier one scheduled is void
 	running map[string]int
+	link    time.Time       // when the node's link has carried all that it was asked to
 	boxes   map[uint64]bool // sandboxes that are up
 }
 
@@ -131,6 +142,14 @@ func New(cfg Config) (*World, error) {
 		f := &cfg.Functions[i]
 		w.fns[f.Spec.ID()] = f
 		specs = append(specs, f.Spec)
+	}
+	if cfg.Learn {
+		lc := learner.DefaultConfig()
+		lc.Seed, lc.Zone = cfg.Seed, cfg.Zone.Zone
+		if w.learner, err = learner.New(lc); err != nil {
+			return nil, err
+		}
+		w.scratch = learner.NewScratch()
 	}
 	w.step(&zonesched.Event{Kind: zonesched.EvFunctions, Functions: specs})
 	w.step(&zonesched.Event{Kind: zonesched.EvLead, Epoch: api.Epoch{Generation: 1, Revision: 1}})
@@ -220,8 +239,16 @@ func (w *World) zoneAction(a *zonesched.Action) {
 	case zonesched.ActAnswer:
 		w.Answers[a.ID]++
 		w.Results[a.ID] = a.Answer
+		if w.OnAnswer != nil {
+			w.OnAnswer(a.ID)
+		}
 		if w.Answers[a.ID] > 1 {
 			w.violate("invocation %s answered %d times", a.ID, w.Answers[a.ID])
+		}
+	case zonesched.ActSample:
+		if w.learner != nil {
+			w.learner.Learn(a.Sample)
+			w.Model(w.learner.Snapshot().Estimator(w.scratch))
 		}
 	case zonesched.ActCancelRun:
 		id, epoch := a.ID, w.Zone.Epoch()

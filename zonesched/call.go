@@ -303,7 +303,7 @@ func (z *Zone) completion(now time.Time, m *wire.Completion, out []Action) []Act
 	if mine || c == nil || c.node != n {
 		n.drop(m.ID)
 	}
-	n.delta(now, m)
+	n.delta(now, m, &z.comeback)
 	if m.Outcome == api.OutcomeRefused {
 		if mine {
 			out = z.refused(now, c, n, m, out)
@@ -320,15 +320,18 @@ func (z *Zone) completion(now time.Time, m *wire.Completion, out []Action) []Act
 }
 
 // delta takes over what a completion says of the node's caches.
-func (n *node) delta(now time.Time, m *wire.Completion) {
+func (n *node) delta(now time.Time, m *wire.Completion, comeback *ewma) {
 	for i := range m.Sandboxes {
 		n.setSandbox(now, &m.Sandboxes[i])
 	}
 	for i := range m.Objects {
-		n.objects[m.Objects[i].Key] = m.Objects[i].Bytes
+		n.hold(m.Objects[i].Key, m.Objects[i].Bytes)
+		n.ghosts.fetched(m.Objects[i].Key, comeback)
 	}
 	for _, k := range m.Evicted {
-		delete(n.objects, k)
+		if bytes := n.unhold(k); bytes > 0 {
+			n.ghosts.evicted(k, bytes, n.held, comeback)
+		}
 	}
 	n.memUsed = m.MemUsedMB
 }

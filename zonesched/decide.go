@@ -114,6 +114,7 @@ func (z *Zone) estimate(now time.Time, c *call) {
 		}
 		if underWay > 0 {
 			z.cands[i].Est.Mu = math.Max(ests[i].Mu, math.Log(underWay))
+			z.cands[i].UnderWay = true
 		}
 	}
 }
@@ -128,7 +129,7 @@ func (z *Zone) startUnderWayMs(now time.Time, fnKey string) float64 {
 		for _, r := range n.running {
 			if r.cold && r.fnKey == fnKey {
 				e := ms(now.Sub(r.start))
-				longest = math.Max(longest, e+remaining(e, r.mu, math.Min(r.sigma, 1)))
+				longest = math.Max(longest, e+remaining(e, r.mu, r.sigma))
 			}
 		}
 	}
@@ -150,7 +151,7 @@ func (z *Zone) add(now time.Time, n *node, c *call, startMs float64, sb api.Sand
 		LinkMbps: n.linkMbps, Delayed: !free,
 	})
 	z.cands = append(z.cands, policy.Candidate{
-		Node: n.index, Free: free, StartMs: startMs, LinkMs: linkMs, EvictMs: evictMs, Sandbox: sb,
+		Node: n.index, Free: free, StartMs: startMs, LinkMs: linkMs, EvictMs: evictMs + z.pushOutMs(n, missing), Sandbox: sb,
 		MissingBytes: missing, HasInputs: c.inv.InputBytes() >= api.LocalityBytes, Running: len(n.running), Slots: n.slots,
 	})
 }
@@ -288,7 +289,7 @@ func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause poli
 	if k.Sandbox == api.SandboxNone {
 		fetch += c.fn.spec.ArtifactBytes
 	}
-	n.running = append(n.running, &running{id: c.inv.ID, fnKey: c.fn.key, start: now, mu: k.Est.Mu, sigma: k.Est.Sigma, fetchMs: n.transferMs(fetch), cold: k.Sandbox != api.SandboxWarm})
+	n.running = append(n.running, &running{id: c.inv.ID, fnKey: c.fn.key, start: now, mu: k.Est.Mu, sigma: math.Min(k.Est.Sigma, sigmaMax), fetchMs: n.transferMs(fetch), cold: k.Sandbox != api.SandboxWarm})
 	s := n.sandboxFor(c.fn.key, c.fn.spec.MemoryMB)
 	if s.idle > 0 {
 		s.idle--
@@ -298,7 +299,7 @@ func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause poli
 	s.busy++
 	for i := range c.inv.Inputs {
 		if o := &c.inv.Inputs[i]; o.Bytes >= api.LocalityBytes {
-			n.objects[o.Key] = o.Bytes
+			n.hold(o.Key, o.Bytes)
 		}
 	}
 	z.counters.Clauses[clause]++

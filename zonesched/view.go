@@ -32,11 +32,8 @@ func (z *Zone) Nodes(now time.Time) []NodeView {
 		n := z.byName[name]
 		v := NodeView{
 			Name: n.name, Zone: z.cfg.Zone, Live: n.live, Draining: n.draining, Quarantined: n.quarantined, Slots: n.slots,
-			Running: len(n.running), MemMB: n.memMB, MemUsedMB: n.memUsed, LinkMbps: n.linkMbps, Objects: len(n.objects),
+			Running: len(n.running), MemMB: n.memMB, MemUsedMB: n.memUsed, LinkMbps: n.linkMbps, Objects: len(n.objects), ObjectBytes: n.held,
 			SeenMsAgo: ms(now.Sub(n.lastSeen)),
-		}
-		for _, b := range n.objects {
-			v.ObjectBytes += b // a sum of integers: the order of the map does not matter
 		}
 		for _, s := range n.sandboxes {
 			v.Sandboxes = append(v.Sandboxes, wire.SandboxReport{Function: s.fnKey, State: s.state, Idle: s.idle, Busy: s.busy, MemoryMB: s.memMB})

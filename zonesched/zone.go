@@ -114,6 +114,7 @@ type Zone struct {
 	counters Counters
 	linkMs   ewma // dispatch overhead of the zone, ms
 	linkDev  ewma
+	comeback ewma // share of evicted objects that come back soon
 	helloAt  time.Time
 
 	// Scratch of one decision, owned by decide: no allocation per call.
@@ -138,7 +139,7 @@ func New(cfg Config) (*Zone, error) {
 		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule,
 		fns: map[string]*function{}, byKey: map[string]*function{}, byName: map[string]*node{}, calls: map[string]*call{}, tenants: map[string]int{},
 		grantsIn: map[string]*grantIn{}, given: map[string]*grantOut{}, ring: newRing(cfg.Records),
-		linkMs: ewma{w: .05, v: 1}, linkDev: ewma{w: .05, v: .5},
+		linkMs: ewma{w: .05, v: 1}, linkDev: ewma{w: .05, v: .5}, comeback: ewma{w: .1, v: .5, n: 1},
 		cands: make([]policy.Candidate, 0, n), feats: make([]api.Candidate, 0, n), ests: make([]api.Estimate, n),
 		picked: make([]*node, 0, cfg.Candidates),
 	}, nil

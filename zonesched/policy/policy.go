@@ -33,7 +33,9 @@ type Candidate struct {
 	HasInputs bool
 	Running   int
 	Slots     int
-	Est       api.Estimate
+	// UnderWay: what is said of the start rests on one of the same function that runs now, and is as uncertain as that.
+	UnderWay bool
+	Est      api.Estimate
 }
 
 // Local reports whether nothing has to be prepared or fetched: a warm sandbox and all inputs at hand.

@@ -3,6 +3,8 @@ package policy
 import (
 	"math"
 	"math/rand/v2"
+
+	"github.com/rubato-faas/rubato/api"
 )
 
 // Rubato is the product's rule: hold a call back for a better node iff the predicted gain is above what
@@ -70,6 +72,11 @@ func (p *Rubato) choose(c *Call, cands []Candidate, now, best int) Choice {
 		return run
 	}
 	run.ThresholdMs = threshold(c.ErrEW, n.Est.MedianMs())
+	if n.UnderWay && b.Sandbox == api.SandboxWarm {
+		// Both wait for a start of the same kind, and the one under way is ahead by what it has run: however wrong its
+		// estimate is, the difference is not.
+		run.ThresholdMs = thresholdBaseMs
+	}
 	delayMaxMs := ms(p.cfg.DelayMax)
 	switch {
 	case c.DelayOff:
@@ -145,7 +152,11 @@ func (p *Rubato) explore(c *Call, cands []Candidate, ch *Choice, rng *rand.Rand)
 // those that lose nothing by taking it.
 func (p *Rubato) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64) (bool, float64) {
 	med := cand.Est.MedianMs()
-	if cand.CostMs() > math.Max(elsewhereMs, execBestMs)+threshold(c.ErrEW, med) {
+	slack := threshold(c.ErrEW, med)
+	if cand.UnderWay {
+		slack = thresholdBaseMs // as in choose: else every slot that frees would tempt a call into a second cold start
+	}
+	if cand.CostMs() > math.Max(elsewhereMs, execBestMs)+slack {
 		return false, 0
 	}
 	ea := med + cand.EvictMs

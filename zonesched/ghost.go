@@ -1,0 +1,60 @@
+package zonesched
+
+import "math"
+
+// What a node's cache pushes out is remembered until it has pushed out as much again ("ghosts", as in ARC, Megiddo and
+// Modha, FAST 2003). An object that is fetched again while it is a ghost would still be there in a cache of twice the
+// size: that is, if another node had taken part of the work. The share of such objects prices the room that a fetch takes.
+type ghosts struct {
+	// limit is what the cache held when it last pushed something out; 0: it never did.
+	limit int64
+	queue []ghost // oldest first
+	bytes int64
+}
+
+type ghost struct {
+	key   string
+	bytes int64
+}
+
+// maxGhosts bounds the ghosts of a node.
+const maxGhosts = 1024
+
+// evicted remembers an object; comeback learns of those that stayed away.
+func (g *ghosts) evicted(key string, bytes, held int64, comeback *ewma) {
+	g.limit = max(held, 1)
+	g.queue, g.bytes = append(g.queue, ghost{key, bytes}), g.bytes+bytes
+	for g.bytes > g.limit || len(g.queue) > maxGhosts {
+		g.bytes -= g.queue[0].bytes
+		g.queue = g.queue[1:]
+		comeback.add(0)
+	}
+}
+
+// fetched notices an object that has come back.
+func (g *ghosts) fetched(key string, comeback *ewma) {
+	for i := range g.queue {
+		if g.queue[i].key == key {
+			g.bytes -= g.queue[i].bytes
+			g.queue = append(g.queue[:i], g.queue[i+1:]...)
+			comeback.add(1)
+			return
+		}
+	}
+}
+
+// pushOutMs prices what fetching so many bytes would push out of n's cache: the time to fetch it again, times how often
+// what is pushed out comes back, q; and what comes back pushes out something in its turn: q + q^2 + ..., at most chainMax.
+func (z *Zone) pushOutMs(n *node, missing int64) float64 {
+	if missing == 0 || n.ghosts.limit == 0 {
+		return 0
+	}
+	out := n.held + missing - n.ghosts.limit
+	if out <= 0 {
+		return 0
+	}
+	q := z.comeback.v
+	return math.Min(q/math.Max(1-q, 1e-9), chainMax) * n.transferMs(min(out, missing))
+}
+
+const chainMax = 4
