@@ -20,27 +20,30 @@ const (
 // least ExportMinLeaf samples from at least min(3, tenants seen) tenants. The first looks back over the whole
 // window, the second over an eighth of it. Below 60 rows nothing is exported. It does not change the learner.
 func (l *Learner) Export(max int) []*Tree {
+	return l.ens.export(&l.win, max, l.tenantsSeen())
+}
+
+func (e *ensemble) export(w *window, max, minTenants int) []*Tree {
 	var out []*Tree
-	if l.win.total < exportRows {
+	if w.total < exportRows {
 		return nil
 	}
 	for i := range min(max, maxExport) {
-		if t, err := l.exportTree(i); err == nil {
+		if t, err := e.exportTree(w, i, minTenants); err == nil {
 			out = append(out, t)
 		}
 	}
 	return out
 }
 
-func (l *Learner) exportTree(i int) (*Tree, error) {
-	w := &l.win
+func (e *ensemble) exportTree(w *window, i, minTenants int) (*Tree, error) {
 	g := growth{
-		rows: w.rows, width: len(l.ens.grid.edges), target: w.target, tenants: w.tenants, leaves: exportLeaves, minLeaf: ExportMinLeaf,
-		minTenants: l.tenantsSeen(), draw: rng(mix(mix(l.cfg.Seed+uint64(i)+1e6) ^ w.total)),
+		rows: w.rows, width: len(e.grid.edges), target: w.target, tenants: w.tenants, leaves: exportLeaves, minLeaf: ExportMinLeaf,
+		minTenants: minTenants, draw: rng(mix(mix(e.cfg.Seed+uint64(i)+1e6) ^ w.total)),
 	}
 	span := w.len()
 	if i == 1 {
-		span = min(span, max(l.cfg.Window/8, exportRows))
+		span = min(span, max(e.cfg.Window/8, exportRows))
 	}
 	g.idx = make([]int32, span)
 	for k := range g.idx {
@@ -53,7 +56,7 @@ func (l *Learner) exportTree(i int) (*Tree, error) {
 	}
 	g.idx = g.idx[:n]
 	shape, leaves := new(grower).grow(&g)
-	return newTree(l.cfg.Zone, w.total, l.ens.grid, shape, leaves)
+	return newTree(e.cfg.Zone, w.total, e.grid, shape, leaves)
 }
 
 // Scorecard is what a zone thinks of the pool: its error with each pooled tree on its own recent rows.
@@ -81,14 +84,17 @@ func quantise(err float64) uint8 {
 // Scorecard judges each tree of the adopted pool on own rows that the tree has not seen; trees with fewer than 50 of
 // them are left out.
 func (l *Learner) Scorecard() Scorecard {
-	e := &l.ens
-	c := Scorecard{Zone: l.cfg.Zone, Seq: l.seq}
-	m := min(l.win.len(), scoreRows)
+	return l.ens.scorecard(&l.win, l.seq)
+}
+
+func (e *ensemble) scorecard(w *window, seq uint64) Scorecard {
+	c := Scorecard{Zone: e.cfg.Zone, Seq: seq}
+	m := min(w.len(), scoreRows)
 	c.Samples = uint64(m)
 	for i := range e.pool {
 		t := &e.pool[i]
-		if n := e.newer(t.Tree, &l.win, m); n >= pickRows {
-			c.Scores = append(c.Scores, Score{t.digest, quantise(poolError(t, &l.win, n))})
+		if n := e.newer(t.Tree, w, m); n >= pickRows {
+			c.Scores = append(c.Scores, Score{t.digest, quantise(poolError(t, w, n))})
 		}
 	}
 	slices.SortFunc(c.Scores, func(a, b Score) int { return strings.Compare(a.Digest, b.Digest) })

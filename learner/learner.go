@@ -197,14 +197,8 @@ func (l *Learner) tenantsSeen() int {
 func (l *Learner) Adopt(version uint64, trees []*Tree) {
 	l.seq++
 	l.last = nil
-	l.ens.version = version
-	l.ens.setPool(trees)
-	if changed := l.ens.repick(&l.win); 2*changed > len(l.ens.picks) {
-		l.ens.regrowResidual(&l.win)
+	if l.ens.adopt(&l.win, version, trees) {
 		l.resetScores()
-	}
-	if l.win.total >= warmUp[0] {
-		l.ens.restart(&l.win)
 	}
 }
 

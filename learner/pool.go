@@ -209,14 +209,32 @@ func ballots(prev Manifest, fresh []Update, version uint64) votes {
 	return v
 }
 
-// bestScores are the digests with the lowest errors; a digest counts once.
+// bestScores are the digests with the lowest errors, ties by digest; a digest counts once. Errors are bytes, so counting
+// finds the last error that is still among the best, without sorting 1,000 cards.
 func bestScores(c Scorecard) []string {
-	s := slices.Clone(c.Scores)
-	slices.SortFunc(s, compareScores)
-	var best []string
+	s := c.Scores
+	byDigest := func(a, b Score) int {
+		return cmp.Or(strings.Compare(a.Digest, b.Digest), cmp.Compare(a.Error, b.Error))
+	}
+	if !slices.IsSortedFunc(s, byDigest) {
+		s = slices.SortedFunc(slices.Values(s), byDigest)
+	}
+	s = slices.CompactFunc(slices.Clone(s), func(a, b Score) bool { return a.Digest == b.Digest })
+	var count [256]int
 	for _, x := range s {
-		if len(best) < bestOf && !slices.Contains(best, x.Digest) {
+		count[x.Error]++
+	}
+	last, ties := 0, bestOf // the last error taken, and how many of it
+	for ; last < 255 && ties > count[last]; last++ {
+		ties -= count[last]
+	}
+	best := make([]string, 0, bestOf)
+	for _, x := range s {
+		switch {
+		case int(x.Error) < last:
 			best = append(best, x.Digest)
+		case int(x.Error) == last && ties > 0:
+			best, ties = append(best, x.Digest), ties-1
 		}
 	}
 	return best

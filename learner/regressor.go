@@ -18,6 +18,7 @@ type Regressor struct {
 	x      row
 	p      prediction
 	ready  bool // p belongs to x
+	fixed  bool // the grid was given
 	mean   ew   // of the target, for the first rows
 }
 
@@ -33,6 +34,87 @@ func NewRegressor(cfg Config, width int) (*Regressor, error) {
 	r.grid = &Grid{edges: make([][]float32, width)}
 	r.ens.init(cfg, r.grid)
 	return r, nil
+}
+
+// NewRegressorOn makes one with a grid that does not change, as the zones of a federation share one.
+func NewRegressorOn(cfg Config, g *Grid) (*Regressor, error) {
+	r, err := NewRegressor(cfg, len(g.edges))
+	if err == nil {
+		r.grid, r.fixed = g, true
+		r.ens.init(cfg, g)
+	}
+	return r, err
+}
+
+// GridOf makes a grid from a uniform sample of rows, width values each.
+func GridOf(seed uint64, width int, rows []float64) *Grid {
+	s := newSampler(seed, width)
+	for i := 0; i+width <= len(rows); i += width {
+		s.add(rows[i : i+width])
+	}
+	return s.grid()
+}
+
+// Export grows trees for other zones, as Learner.Export; rows have no tenants here.
+func (r *Regressor) Export(max int) []*Tree { return r.ens.export(&r.win, max, 1) }
+
+// Scorecard judges the pool, as Learner.Scorecard.
+func (r *Regressor) Scorecard() Scorecard { return r.ens.scorecard(&r.win, r.win.total) }
+
+// Adopt takes the pool, as Learner.Adopt.
+func (r *Regressor) Adopt(version uint64, trees []*Tree) {
+	r.ready = false
+	r.ens.adopt(&r.win, version, trees)
+}
+
+// Base are the own base trees as trees of a pool, with their leaves as they are now.
+func (r *Regressor) Base() []*Tree {
+	var out []*Tree
+	for i := range r.ens.own {
+		t := &r.ens.own[i]
+		if !t.alive() {
+			continue
+		}
+		leaf := slices.Clone(t.leaf)
+		for k := range leaf {
+			leaf[k].N = max(leaf[k].N, 1)
+		}
+		if x, err := newTree(r.ens.cfg.Zone, t.born, r.grid, t.shape, leaf); err == nil {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// Committee is a set of trees that vote with fixed weights, whatever they are worth: what federations by union do.
+type Committee struct {
+	grid    *Grid
+	trees   []pooled
+	weights []float64
+	total   float64
+}
+
+// NewCommittee makes an empty one on a grid.
+func NewCommittee(g *Grid) *Committee { return &Committee{grid: g} }
+
+// Add gives trees the same weight each.
+func (c *Committee) Add(trees []*Tree, weight float64) {
+	for _, t := range trees {
+		c.trees, c.weights, c.total = append(c.trees, pooled{t, t.compile(c.grid)}), append(c.weights, weight), c.total+weight
+	}
+}
+
+// Predict is the weighted mean.
+func (c *Committee) Predict(x []float64) float64 {
+	var r row
+	for f := range c.grid.edges {
+		r[f] = c.grid.bin(f, x[f])
+	}
+	sum := 0.
+	for i := range c.trees {
+		sum += c.weights[i] * c.trees[i].says(&r)
+	}
+	return sum / max(c.total, 1e-300)
 }
 
 // Predict returns the mean and the spread expected of the target at x; known is false before anything was learned.
@@ -56,7 +138,7 @@ func (r *Regressor) Learn(x []float64, y float64) {
 	r.mean.add(y, 64)
 	r.sample.add(x)
 	r.ens.learn(&r.win, r.x, y, r.p, 0)
-	if gridDue(r.win.total) {
+	if !r.fixed && gridDue(r.win.total) {
 		r.regrid()
 	}
 }

@@ -12,7 +12,7 @@ func newBench() *cobra.Command {
 		Long:    "bench runs one benchmark and prints its figures: a table, or with -o json one document {bench, results, env}.",
 		Example: "  rubato bench invoke -o json",
 	}
-	cmd.AddCommand(newBenchInvoke(), newBenchLearn(), newBenchScore(), newBenchBound())
+	cmd.AddCommand(newBenchInvoke(), newBenchLearn(), newBenchScore(), newBenchBound(), newBenchFederate())
 	return cmd
 }
 
@@ -136,6 +136,37 @@ said before, at alpha .05 and .01: in the long run, in the worst 500 rows, for t
 	f.StringVar(&o.Data, "data", "", "folder of CSV streams")
 	f.StringVar(&o.Stream, "stream", "", "a single CSV stream")
 	f.Uint64Var(&o.Seed, "seed", o.Seed, "seed of the forest and of generated streams")
+	return cmd
+}
+
+func newBenchFederate() *cobra.Command {
+	o := bench.DefaultFederateOptions()
+	var output string
+	cmd := &cobra.Command{
+		Use: "federate", Short: "What zones gain by exchanging trees",
+		Long: `federate compares models of unlike zones: each for itself, the union of all trees, one model of all raw data, that with
+residual trees of each zone's own, and the pool from which each zone picks; then with a third of the zones sending
+harmful trees, and for a zone that joins with 100 rows. One CSV a zone (headerless, last column the target); the last
+2,500 rows choose (500) and judge (2,000). Without --data it generates 16 zones.`,
+		Example: "  rubato bench federate\n  rubato bench federate --data zones/ --seed 3 -o json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
+			done := showProgress(&o.Progress, cmd.ErrOrStderr())
+			r, err := bench.Federate(cmd.Context(), o)
+			done(err == nil)
+			if err != nil {
+				return err
+			}
+			return writeReport(cmd, r, output)
+		},
+	}
+	addOutput(cmd, &output)
+	f := cmd.Flags()
+	f.StringVar(&o.Data, "data", "", "folder with one CSV a zone")
+	f.Uint64Var(&o.Seed, "seed", o.Seed, "seed of the forests and of generated zones")
 	return cmd
 }
 
