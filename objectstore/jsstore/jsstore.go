@@ -80,6 +80,7 @@ func (c *Config) Validate() error {
 // Store is one bucket.
 type Store struct {
 	cfg    Config
+	js     jetstream.JetStream
 	obs    jetstream.ObjectStore
 	stream jetstream.Stream // the same bucket, as the stream that it is
 }
@@ -99,7 +100,7 @@ func New(ctx context.Context, js jetstream.JetStream, cfg Config) (*Store, error
 	if err != nil {
 		return nil, wrap("open", cfg.Bucket, err)
 	}
-	return &Store{cfg: cfg, obs: obs, stream: stream}, nil
+	return &Store{cfg: cfg, js: js, obs: obs, stream: stream}, nil
 }
 
 func open(ctx context.Context, js jetstream.JetStream, cfg Config) (jetstream.ObjectStore, error) {
@@ -126,12 +127,16 @@ func (s *Store) Put(ctx context.Context, key string, r io.Reader) (objectstore.I
 	if err := checkKey(key); err != nil {
 		return objectstore.Info{}, fmt.Errorf("jsstore put: %w", err)
 	}
-	meta := jetstream.ObjectMeta{Name: key, Opts: &jetstream.ObjectMetaOptions{ChunkSize: uint32(s.cfg.ChunkBytes)}}
-	oi, err := s.obs.Put(ctx, meta, fullReader{r})
+	oi, err := s.upload(ctx, key, r)
 	if err != nil {
 		return objectstore.Info{}, wrap("put", key, err)
 	}
 	return info(oi)
+}
+
+func (s *Store) upload(ctx context.Context, key string, r io.Reader) (*jetstream.ObjectInfo, error) {
+	meta := jetstream.ObjectMeta{Name: key, Opts: &jetstream.ObjectMetaOptions{ChunkSize: uint32(s.cfg.ChunkBytes)}}
+	return s.obs.Put(ctx, meta, fullReader{r})
 }
 
 // MaxKeyLen bounds keys with their scope ("t/<tenant>/o/" and so on).
@@ -186,7 +191,7 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	if err != nil {
 		return wrap("delete", key, err)
 	}
-	subject := "$O." + s.cfg.Bucket + ".M." + base64.URLEncoding.EncodeToString([]byte(key))
+	subject := s.metaSubject(key)
 	last, err := s.stream.GetLastMsgForSubject(ctx, subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil
@@ -202,6 +207,10 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 		return wrap("delete marker", key, err)
 	}
 	return nil
+}
+
+func (s *Store) metaSubject(key string) string {
+	return "$O." + s.cfg.Bucket + ".M." + base64.URLEncoding.EncodeToString([]byte(key))
 }
 
 // info translates the library's record.

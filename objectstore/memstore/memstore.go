@@ -46,21 +46,41 @@ func New(maxBytes int64) *Store {
 
 // Put implements objectstore.Store.
 func (s *Store) Put(ctx context.Context, key string, r io.Reader) (objectstore.Info, error) {
+	in, err := s.store(ctx, key, r, false)
+	if err != nil {
+		return in, fmt.Errorf("memstore put %s: %w", key, err)
+	}
+	return in, nil
+}
+
+// Create implements objectstore.Store.
+func (s *Store) Create(ctx context.Context, key string, r io.Reader) (objectstore.Info, error) {
+	in, err := s.store(ctx, key, r, true)
+	if err != nil {
+		return in, fmt.Errorf("memstore create %s: %w", key, err)
+	}
+	return in, nil
+}
+
+func (s *Store) store(ctx context.Context, key string, r io.Reader, fresh bool) (objectstore.Info, error) {
 	if err := check(ctx, key); err != nil {
-		return objectstore.Info{}, fmt.Errorf("memstore put %s: %w", key, err)
+		return objectstore.Info{}, err
 	}
 	// One byte more than fits shows that it does not.
 	data, err := io.ReadAll(io.LimitReader(r, s.maxBytes+1))
 	if err != nil {
-		return objectstore.Info{}, fmt.Errorf("memstore put %s: %w", key, err)
+		return objectstore.Info{}, err
 	}
 	sum := sha256.Sum256(data)
 	in := objectstore.Info{Key: key, Bytes: int64(len(data)), Digest: hex.EncodeToString(sum[:])}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if old, taken := s.objects[key]; taken && fresh {
+		return old.info, api.ErrExists
+	}
 	after := s.bytes - s.objects[key].info.Bytes + in.Bytes
 	if after > s.maxBytes {
-		return objectstore.Info{}, fmt.Errorf("memstore put %s: %w: store of %d bytes is full", key, api.ErrOverloaded, s.maxBytes)
+		return objectstore.Info{}, fmt.Errorf("%w: store of %d bytes is full", api.ErrOverloaded, s.maxBytes)
 	}
 	s.objects[key], s.bytes = object{in, data}, after
 	return in, nil

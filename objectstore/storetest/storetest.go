@@ -33,6 +33,8 @@ func Run(t *testing.T, open func(t *testing.T) objectstore.Store) {
 	}{
 		{"what was put comes back, with its digest", roundTrip},
 		{"putting again replaces", replace},
+		{"creating does not replace", create},
+		{"of those who create a key at once, one wins", createRace},
 		{"a missing key is not found", missing},
 		{"delete removes and repeats without error", remove},
 		{"list is sorted, by prefix and limited", list},
@@ -136,6 +138,78 @@ func replace(t *testing.T, ctx context.Context, s objectstore.Store) {
 	}
 }
 
+func create(t *testing.T, ctx context.Context, s objectstore.Store) {
+	data := Bytes(8, 300_000)
+	in, err := s.Create(ctx, "k", bytes.NewReader(data))
+	if err != nil {
+		t.Fatalf("create: %v", err)
+	}
+	expect(t, ctx, s, in, data)
+	held, err := s.Create(ctx, "k", strings.NewReader("other"))
+	if !errors.Is(err, api.ErrExists) || held != in {
+		t.Errorf("create of a taken key: %+v, %v; want ErrExists and %+v", held, err, in)
+	}
+	expect(t, ctx, s, in, data)
+	broken := errors.New("source broke")
+	if _, err := s.Create(ctx, "fresh", iotest.ErrReader(broken)); !errors.Is(err, broken) {
+		t.Errorf("create from a broken source: %v", err)
+	}
+	if all, err := s.List(ctx, "", 10); err != nil || len(all) != 1 {
+		t.Errorf("one key was created, listed are %v, %v", all, err)
+	}
+	if err := s.Delete(ctx, "k"); err != nil {
+		t.Fatal(err)
+	}
+	if in, err = s.Create(ctx, "k", strings.NewReader("other")); err != nil {
+		t.Fatalf("create of a deleted key: %v", err)
+	}
+	expect(t, ctx, s, in, []byte("other"))
+}
+
+func createRace(t *testing.T, ctx context.Context, s objectstore.Store) {
+	const parties = 8
+	for round := range 5 {
+		key := fmt.Sprint("k", round)
+		var won [parties]bool
+		var ins [parties]objectstore.Info
+		// Nobody ends before all have begun, so that a store which looks first and writes later sees nothing.
+		var begun, ended sync.WaitGroup
+		begun.Add(parties)
+		for i := range parties {
+			ended.Go(func() {
+				var once sync.Once
+				gate := readerFunc(func([]byte) (int, error) { once.Do(begun.Done); begun.Wait(); return 0, io.EOF })
+				var err error
+				ins[i], err = s.Create(ctx, key, io.MultiReader(gate, bytes.NewReader(Bytes(uint64(i), 300_000))))
+				if won[i] = err == nil; err != nil && !errors.Is(err, api.ErrExists) {
+					t.Errorf("party %d: %v", i, err)
+				}
+			})
+		}
+		ended.Wait()
+		winners := 0
+		for i := range parties {
+			if won[i] {
+				winners++
+				expect(t, ctx, s, ins[i], Bytes(uint64(i), 300_000))
+			}
+			if ins[i] != ins[0] {
+				t.Errorf("party %d is told %+v, party 0 %+v", i, ins[i], ins[0])
+			}
+		}
+		if winners != 1 {
+			t.Fatalf("%d parties created one key", winners)
+		}
+	}
+	if all, err := s.List(ctx, "", 100); err != nil || len(all) != 5 {
+		t.Errorf("5 keys were created, listed are %v, %v", all, err)
+	}
+}
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
 func missing(t *testing.T, ctx context.Context, s objectstore.Store) {
 	put(t, ctx, s, "here", nil)
 	_, _, getErr := s.Get(ctx, "gone")
@@ -217,9 +291,10 @@ func failingSource(t *testing.T, ctx context.Context, s objectstore.Store) {
 func badKeys(t *testing.T, ctx context.Context, s objectstore.Store) {
 	for _, key := range []string{"", strings.Repeat("k", 1000)} {
 		_, putErr := s.Put(ctx, key, strings.NewReader("x"))
+		_, createErr := s.Create(ctx, key, strings.NewReader("x"))
 		_, _, getErr := s.Get(ctx, key)
 		_, statErr := s.Stat(ctx, key)
-		for _, err := range []error{putErr, getErr, statErr, s.Delete(ctx, key)} {
+		for _, err := range []error{putErr, createErr, getErr, statErr, s.Delete(ctx, key)} {
 			if !errors.Is(err, api.ErrInvalid) {
 				t.Errorf("key of %d bytes: %v, want ErrInvalid", len(key), err)
 			}
@@ -298,10 +373,11 @@ func canceled(t *testing.T, ctx context.Context, s objectstore.Store) {
 	ctx, cancel := context.WithCancel(ctx)
 	cancel()
 	_, putErr := s.Put(ctx, "k", strings.NewReader("y"))
+	_, createErr := s.Create(ctx, "new", strings.NewReader("y"))
 	_, _, getErr := s.Get(ctx, "k")
 	_, statErr := s.Stat(ctx, "k")
 	_, listErr := s.List(ctx, "", 1)
-	for i, err := range []error{putErr, getErr, statErr, listErr, s.Delete(ctx, "k")} {
+	for i, err := range []error{putErr, createErr, getErr, statErr, listErr, s.Delete(ctx, "k")} {
 		if !errors.Is(err, api.ErrCanceled) {
 			t.Errorf("operation %d: %v, want ErrCanceled", i, err)
 		}
