@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/rubato-faas/rubato/api"
@@ -63,14 +64,14 @@ func TestChangeKeysAreNotIgnored(t *testing.T) {
 	d.want(d.do("DELETE", "/v1/functions/f", acmeToken, "", "Idempotency-Key: k"), 204, "")
 }
 
-// peeking looks into the store whenever something is put.
+// peeking looks into the store whenever something is created.
 type peeking struct {
 	objectstore.Store
 	after func()
 }
 
-func (p peeking) Put(ctx context.Context, key string, r io.Reader) (objectstore.Info, error) {
-	info, err := p.Store.Put(ctx, key, r)
+func (p peeking) Create(ctx context.Context, key string, r io.Reader) (objectstore.Info, error) {
+	info, err := p.Store.Create(ctx, key, r)
 	p.after()
 	return info, err
 }
@@ -91,6 +92,50 @@ func TestWrongArtifactIsNeverStored(t *testing.T) {
 		t.Fatal("the store was not asked")
 	}
 }
+
+// Two who put one key at the same time cannot both succeed with different content; with the same content they can.
+func TestUploadsOfOneKeyAtOnce(t *testing.T) {
+	for _, c := range []struct {
+		name, first, second string
+		status              [2]int // in the order of their end, the winner first
+	}{
+		{"other content", "one", "two", [2]int{201, 409}},
+		{"the same content", "one", "one", [2]int{201, 200}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := newDoor(t, "off")
+			var begun sync.WaitGroup // both are past any look at the store before either has sent its content
+			begun.Add(2)
+			put := func(content string) (int, string) {
+				var once sync.Once
+				gate := readFunc(func([]byte) (int, error) { once.Do(begun.Done); begun.Wait(); return 0, io.EOF })
+				w := httptest.NewRecorder()
+				d.h.ServeHTTP(w, httptest.NewRequest("PUT", "/v1/objects/k", io.MultiReader(gate, strings.NewReader(content))))
+				return w.Code, content
+			}
+			type end struct {
+				status  int
+				content string
+			}
+			ends := make(chan end, 2)
+			for _, content := range []string{c.first, c.second} {
+				go func() { status, content := put(content); ends <- end{status, content} }()
+			}
+			a, b := <-ends, <-ends
+			if a.status != 201 {
+				a, b = b, a
+			}
+			if got := [2]int{a.status, b.status}; got != c.status {
+				t.Fatalf("answered %v, want %v", got, c.status)
+			}
+			d.want(d.do("GET", "/v1/objects/k", "", ""), 200, a.content)
+		})
+	}
+}
+
+type readFunc func(p []byte) (int, error)
+
+func (f readFunc) Read(p []byte) (int, error) { return f(p) }
 
 // torn breaks while it is read.
 type torn struct{ objectstore.Store }

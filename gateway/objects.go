@@ -34,9 +34,12 @@ func (g *Gateway) putArtifact(w http.ResponseWriter, r *http.Request, c caller) 
 		return writeJSON(w, http.StatusOK, map[string]any{"artifact": digest, "bytes": info.Bytes})
 	}
 	body := &verified{r: http.MaxBytesReader(w, r.Body, api.MaxArtifactBytes), sum: sha256.New(), want: digest}
-	info, err := g.deps.Objects.Put(r.Context(), key, body)
+	info, err := g.deps.Objects.Create(r.Context(), key, body)
 	if body.bad != nil {
 		return body.bad
+	}
+	if errors.Is(err, api.ErrExists) { // somebody was faster: the same bytes, as the name says
+		return writeJSON(w, http.StatusOK, map[string]any{"artifact": digest, "bytes": info.Bytes})
 	}
 	if err != nil {
 		return err
@@ -81,7 +84,7 @@ type objectView struct {
 }
 
 // putObject stores an immutable object: the same content under the same key again is fine, other content is refused,
-// since caches everywhere rely on it.
+// since caches everywhere rely on it. The store decides who was first, so that this holds for two at the same time.
 func (g *Gateway) putObject(w http.ResponseWriter, r *http.Request, c caller) error {
 	name := r.PathValue("key")
 	if err := api.CheckKey(name); err != nil {
@@ -90,21 +93,18 @@ func (g *Gateway) putObject(w http.ResponseWriter, r *http.Request, c caller) er
 	if r.ContentLength > g.cfg.MaxObjectBytes {
 		return fmt.Errorf("%w: object of %d bytes: want at most %d", api.ErrTooLarge, r.ContentLength, g.cfg.MaxObjectBytes)
 	}
-	key := objectstore.ObjectKey(c.tenant, name)
-	body := http.MaxBytesReader(w, r.Body, g.cfg.MaxObjectBytes)
-	if old, err := g.deps.Objects.Stat(r.Context(), key); err == nil {
-		h := sha256.New()
-		if _, err := io.Copy(h, body); err != nil {
+	sum := sha256.New()
+	body := io.TeeReader(http.MaxBytesReader(w, r.Body, g.cfg.MaxObjectBytes), sum)
+	info, err := g.deps.Objects.Create(r.Context(), objectstore.ObjectKey(c.tenant, name), body)
+	if errors.Is(err, api.ErrExists) {
+		if _, err := io.Copy(io.Discard, body); err != nil {
 			return err
 		}
-		if hex.EncodeToString(h.Sum(nil)) != old.Digest {
+		if hex.EncodeToString(sum.Sum(nil)) != info.Digest {
 			return fmt.Errorf("%w: object %q has other content; objects are immutable: delete it first, or use another key", api.ErrExists, name)
 		}
-		return writeJSON(w, http.StatusOK, objectView{name, old.Bytes, old.Digest})
-	} else if !errors.Is(err, api.ErrNotFound) {
-		return err
+		return writeJSON(w, http.StatusOK, objectView{name, info.Bytes, info.Digest})
 	}
-	info, err := g.deps.Objects.Put(r.Context(), key, body)
 	if err != nil {
 		return err
 	}
