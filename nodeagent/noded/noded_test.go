@@ -374,6 +374,29 @@ func TestLinkLimitSlowsAFetch(t *testing.T) {
 	}
 }
 
+// A cache goes by key and digest: what it holds of a key that was deleted and put again is another object.
+func TestCachedInputOfAReusedKeyIsNotUsed(t *testing.T) {
+	b := newBed(t, nil)
+	b.start()
+	run := func(id, content string) *wire.Completion {
+		info := b.put(objectstore.ObjectKey("t", "in"), content)
+		b.run(id, func(m *wire.Run) { m.Call.Inputs = []api.Object{api.ObjectOf("t", "in", info.Bytes, info.Digest)} })
+		c := b.completion(id)
+		file, err := os.ReadFile(filepath.Join(b.cfg.Dir, "objects", hashName(api.ObjectOf("t", "in", info.Bytes, info.Digest).Key)))
+		if c.Outcome != api.OutcomeOK || err != nil || string(file) != content {
+			t.Fatalf("%s: %+v; it was given %q, %v", id, c, file, err)
+		}
+		return c
+	}
+	run("i1", "old")
+	if err := b.store.Delete(b.ctx, objectstore.ObjectKey("t", "in")); err != nil {
+		t.Fatal(err)
+	}
+	if c := run("i2", "other content"); c.FetchedBytes != int64(len("other content")) {
+		t.Fatalf("the second call fetched %d bytes", c.FetchedBytes)
+	}
+}
+
 func TestReplacedInputIsNotUsed(t *testing.T) {
 	b := newBed(t, nil)
 	b.put(objectstore.ObjectKey("t", "in"), "new content")
