@@ -113,8 +113,8 @@ func (z *zone) Query(_ context.Context, kind, arg string) (json.RawMessage, erro
 	return json.RawMessage(`{"kind":"` + kind + `","arg":"` + arg + `"}`), nil
 }
 
-func (z *zone) Cancel(context.Context, string) error { return nil }
-func (z *zone) Zone() string                         { return "edge" }
+func (z *zone) Cancel(context.Context, string, string) error { return nil }
+func (z *zone) Zone() string                                 { return "edge" }
 
 // serve starts a door without authentication and returns a client of it.
 func serve(t *testing.T) *client.Client {

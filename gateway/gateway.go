@@ -28,7 +28,8 @@ type Zone interface {
 	// InvokeAsync puts a call on disk; Result finds what became of it.
 	InvokeAsync(ctx context.Context, inv *api.Invocation) error
 	Result(ctx context.Context, tenant, id string) (a *wire.Answer, pending bool, err error)
-	Cancel(ctx context.Context, id string) error
+	// Cancel ends a call of the tenant; of one that has ended or never was, it changes nothing.
+	Cancel(ctx context.Context, tenant, id string) error
 	// Function finds the current version of "tenant/name"; Functions lists a tenant's.
 	Function(id string) (api.Function, bool)
 	Functions(tenant string) []api.Function

@@ -57,8 +57,8 @@ func (z *zone) Result(_ context.Context, tenant, id string) (*wire.Answer, bool,
 	return nil, false, fmt.Errorf("%w: invocation %s", api.ErrNotFound, id)
 }
 
-func (z *zone) Cancel(_ context.Context, id string) error {
-	z.canceled = append(z.canceled, id)
+func (z *zone) Cancel(_ context.Context, tenant, id string) error {
+	z.canceled = append(z.canceled, tenant+"/"+id)
 	return nil
 }
 
@@ -331,6 +331,29 @@ func TestAsyncFlow(t *testing.T) {
 	d.z.records["acme/"+id] = &wire.Answer{ID: id, Result: []byte(`{"n":1}`)}
 	d.want(d.do("GET", at, acmeToken, ""), 200, `"result":{"n":1}`)
 	d.want(d.do("GET", at, acmeToken, "", "Accept: application/octet-stream"), 200, `{"n":1}`)
+}
+
+// A queued call is canceled although nothing was decided of it; one that has ended is told as it ended.
+func TestCancelAsync(t *testing.T) {
+	d := newDoor(t, "on")
+	w := d.do("POST", invokeF, acmeToken, "x", "Prefer: respond-async")
+	at := w.Header().Get("Location")
+	id := strings.TrimPrefix(at, "/v1/invocations/")
+	d.want(d.do("DELETE", at, otherToken, ""), 404, "")
+	d.want(d.do("DELETE", "/v1/invocations/unknown", acmeToken, ""), 404, "unknown")
+	if len(d.z.canceled) != 0 {
+		t.Fatalf("canceled %v", d.z.canceled)
+	}
+	d.want(d.do("DELETE", at, acmeToken, ""), 202, "canceling")
+	d.want(d.do("DELETE", "/v1/invocations/known", opToken, ""), 202, "canceling")
+	if got := strings.Join(d.z.canceled, " "); got != "acme/"+id+" acme/known" {
+		t.Fatalf("canceled %q", got)
+	}
+	d.z.records["acme/"+id] = &wire.Answer{ID: id, Code: api.CodeCanceled, Message: "canceled on request"}
+	d.want(d.do("DELETE", at, acmeToken, ""), 200, `"state":"done","code":"canceled"`)
+	if len(d.z.canceled) != 2 {
+		t.Fatalf("canceled once more: %v", d.z.canceled)
+	}
 }
 
 func TestObjectsAreImmutable(t *testing.T) {

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -57,17 +58,30 @@ func (g *Gateway) result(w http.ResponseWriter, r *http.Request, c caller) error
 	return writeJSON(w, http.StatusOK, s)
 }
 
-// cancel stops a call. It answers before the call has ended; of a call that has ended or never was, it changes nothing.
-// An id is as hard to guess as a token, and yet a tenant may only name calls that are its own.
+// cancel stops a call. It answers before the call has ended; an asynchronous one that had ended before is told as it
+// ended. An id is as hard to guess as a token, and yet a tenant may only name calls that are its own. An asynchronous
+// call is found by its place in the queue, since nothing may be decided of it yet, any other one by its decision.
 func (g *Gateway) cancel(w http.ResponseWriter, r *http.Request, c caller) error {
 	id := r.PathValue("id")
 	if err := checkID(id); err != nil {
 		return err
 	}
-	if _, err := g.decision(r, c, id); err != nil {
+	tenant := c.tenant
+	a, pending, err := g.deps.Zone.Result(r.Context(), tenant, id)
+	if err != nil && !errors.Is(err, api.ErrNotFound) {
 		return err
 	}
-	if err := g.deps.Zone.Cancel(r.Context(), id); err != nil {
+	if a != nil {
+		return writeJSON(w, http.StatusOK, state{ID: id, State: "done", Code: a.Code, Message: a.Message})
+	}
+	if !pending {
+		raw, err := g.decision(r, c, id)
+		if err != nil {
+			return err
+		}
+		tenant = tenantOf(raw) // an operator may name any tenant's call
+	}
+	if err := g.deps.Zone.Cancel(r.Context(), tenant, id); err != nil {
 		return err
 	}
 	return writeJSON(w, http.StatusAccepted, map[string]string{"id": id, "state": "canceling"})

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // StartTimeout bounds how long Start waits for the server to accept connections; a start takes about 30 ms.
@@ -42,4 +44,19 @@ func Start(t testing.TB, options ...func(*server.Options)) *server.Server {
 		t.Fatalf("natstest start: not ready after %v", StartTimeout)
 	}
 	return s
+}
+
+// JetStream is a connection to a server of its own, closed when the test ends.
+func JetStream(t testing.TB) jetstream.JetStream {
+	t.Helper()
+	nc, err := nats.Connect("", nats.InProcessServer(Start(t)))
+	if err != nil {
+		t.Fatalf("natstest connect: %v", err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatalf("natstest jetstream: %v", err)
+	}
+	return js
 }

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/internal/natstest"
@@ -18,21 +17,6 @@ import (
 	"github.com/rubato-faas/rubato/objectstore/jsstore"
 	"github.com/rubato-faas/rubato/objectstore/storetest"
 )
-
-func dial(t testing.TB) jetstream.JetStream {
-	t.Helper()
-	s := natstest.Start(t)
-	nc, err := nats.Connect("", nats.InProcessServer(s))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return js
-}
 
 func open(t testing.TB, js jetstream.JetStream, change func(*jsstore.Config)) *jsstore.Store {
 	t.Helper()
@@ -48,7 +32,7 @@ func open(t testing.TB, js jetstream.JetStream, change func(*jsstore.Config)) *j
 }
 
 func TestConformance(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) objectstore.Store { return open(t, dial(t), nil) })
+	storetest.Run(t, func(t *testing.T) objectstore.Store { return open(t, natstest.JetStream(t), nil) })
 }
 
 func TestConfigFaultsAllAtOnce(t *testing.T) {
@@ -64,7 +48,7 @@ func TestConfigFaultsAllAtOnce(t *testing.T) {
 }
 
 func TestTwoPartiesOpenOneBucket(t *testing.T) {
-	js := dial(t)
+	js := natstest.JetStream(t)
 	a := open(t, js, nil)
 	b := open(t, js, func(c *jsstore.Config) { c.MaxBytes = 1 << 20 }) // taken as it is
 	if _, err := a.Put(t.Context(), "k", strings.NewReader("x")); err != nil {
@@ -76,7 +60,7 @@ func TestTwoPartiesOpenOneBucket(t *testing.T) {
 }
 
 func TestFullBucketIsOverloaded(t *testing.T) {
-	s := open(t, dial(t), func(c *jsstore.Config) { c.MaxBytes = 1 << 20 })
+	s := open(t, natstest.JetStream(t), func(c *jsstore.Config) { c.MaxBytes = 1 << 20 })
 	_, err := s.Put(t.Context(), "big", bytes.NewReader(storetest.Bytes(1, 2<<20)))
 	if !errors.Is(err, api.ErrOverloaded) {
 		t.Errorf("put: %v, want ErrOverloaded", err)
@@ -88,7 +72,7 @@ func TestFullBucketIsOverloaded(t *testing.T) {
 
 // The library's own Get waits for its deadline here.
 func TestObjectThatChangesUnderItsReaderIsAnErrorSoon(t *testing.T) {
-	s := open(t, dial(t), nil)
+	s := open(t, natstest.JetStream(t), nil)
 	for _, change := range []struct {
 		name string
 		do   func() error
@@ -124,7 +108,7 @@ func TestObjectThatChangesUnderItsReaderIsAnErrorSoon(t *testing.T) {
 
 // Bodies come and go under ever new keys: the bucket must be as small afterwards as before.
 func TestDeletedKeysLeaveNoMarkers(t *testing.T) {
-	js := dial(t)
+	js := natstest.JetStream(t)
 	s := open(t, js, nil)
 	for i := range 20 {
 		key := fmt.Sprint("t/a/b/", i)
@@ -145,7 +129,7 @@ func TestDeletedKeysLeaveNoMarkers(t *testing.T) {
 }
 
 func TestDamagedObjectIsAnError(t *testing.T) {
-	js := dial(t)
+	js := natstest.JetStream(t)
 	s := open(t, js, nil)
 	for _, k := range []string{"good", "bad"} {
 		if _, err := s.Put(t.Context(), k, strings.NewReader("same length "+k[:3])); err != nil {
@@ -190,7 +174,7 @@ func TestDamagedObjectIsAnError(t *testing.T) {
 // BenchmarkGet8MB reads an 8 MB object over an in-process connection; cpu-ms/op is what the whole process, server
 // included, spent on it. "library" is the client library's own Get, for comparison.
 func BenchmarkGet8MB(b *testing.B) {
-	js := dial(b)
+	js := natstest.JetStream(b)
 	data := storetest.Bytes(1, 8<<20)
 	run := func(b *testing.B, get func() (io.ReadCloser, error)) {
 		b.SetBytes(int64(len(data)))

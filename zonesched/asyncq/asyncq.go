@@ -92,8 +92,8 @@ func (q *Queue) Accept(ctx context.Context, inv *api.Invocation) error {
 	return nil
 }
 
-// Item is one call handed out. Exactly one of Done and Return ends it; until then Extend must be called more often
-// than AckWait.
+// Item is one call handed out. Exactly one of Ended (by saying so), Done and Return ends it; until then Extend must be
+// called more often than AckWait.
 type Item struct {
 	Call *api.Invocation
 	q    *Queue
@@ -131,13 +131,19 @@ func (q *Queue) Serve(ctx context.Context, handle func(*Item)) error {
 			}
 			continue
 		}
-		item := &Item{Call: &m.Call, q: q, msg: msg}
-		if _, err := q.records.Get(ctx, recordKey(m.Call.Tenant, m.Call.ID)); err == nil {
-			item.ack() // it ended before, only the acknowledgement was lost
-			continue
-		}
-		handle(item)
+		handle(&Item{Call: &m.Call, q: q, msg: msg})
 	}
+}
+
+// Ended reports whether the call has its terminal record already, and takes it from the queue if so: it was canceled
+// while it waited, or only its acknowledgement was lost. Such a call must not run.
+func (i *Item) Ended(ctx context.Context) bool {
+	a, err := i.q.record(ctx, i.Call.Tenant, i.Call.ID)
+	if a == nil || err != nil {
+		return false
+	}
+	i.ack()
+	return true
 }
 
 // Extend says that the call is still worked on.
@@ -156,15 +162,33 @@ func (i *Item) Return(delay time.Duration) {
 
 // Done writes the terminal record (the first one wins) and takes the call from the queue.
 func (i *Item) Done(ctx context.Context, a *wire.Answer) error {
-	b, err := wire.Encode(a)
-	if err != nil {
-		return fmt.Errorf("asyncq done: %w", err)
-	}
-	if _, err := i.q.records.Create(ctx, recordKey(i.Call.Tenant, i.Call.ID), b); err != nil && !errors.Is(err, jetstream.ErrKeyExists) {
-		return fmt.Errorf("asyncq record %s: %w", i.Call.ID, err)
+	if err := i.q.end(ctx, i.Call.Tenant, i.Call.ID, a); err != nil {
+		return err
 	}
 	i.ack()
 	return nil
+}
+
+// end writes a terminal record unless there is one.
+func (q *Queue) end(ctx context.Context, tenant, id string, a *wire.Answer) error {
+	b, err := wire.Encode(a)
+	if err != nil {
+		return fmt.Errorf("asyncq encode record: %w", err)
+	}
+	if _, err := q.records.Create(ctx, recordKey(tenant, id), b); err != nil && !errors.Is(err, jetstream.ErrKeyExists) {
+		return fmt.Errorf("asyncq record %s: %w: %w", id, api.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// Cancel gives a call that has not ended the terminal record a; who is handed the call afterwards finds it ended, and
+// who works on it already must be told otherwise. The call stays in the stream until the leader takes it out.
+// api.ErrNotFound when the queue does not know the call.
+func (q *Queue) Cancel(ctx context.Context, tenant, id string, a *wire.Answer) error {
+	if _, pending, err := q.Result(ctx, tenant, id); err != nil || !pending {
+		return err
+	}
+	return q.end(ctx, tenant, id, a)
 }
 
 func (i *Item) ack() {

@@ -8,9 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
 	"github.com/rubato-faas/rubato/internal/natstest"
@@ -26,21 +23,12 @@ func newBed(t *testing.T, change func(*Config)) *bed {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	t.Cleanup(cancel)
-	nc, err := nats.Connect(natstest.Start(t).ClientURL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
 	cfg := DefaultConfig()
 	cfg.Zone = "z"
 	if change != nil {
 		change(&cfg)
 	}
-	q, err := Open(ctx, js, cfg, slog.New(slog.DiscardHandler))
+	q, err := Open(ctx, natstest.JetStream(t), cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,19 +152,69 @@ func TestEndedCallIsNotHandedOutAgain(t *testing.T) {
 	stop()
 	items, stop = b.serve()
 	defer stop()
-	for { // until the stream is empty: it was taken out without being handed out
+	if !b.next(items).Ended(b.ctx) {
+		t.Fatal("the call would run again")
+	}
+	b.empty()
+}
+
+// empty waits until the queue has no call left.
+func (b *bed) empty() {
+	b.t.Helper()
+	for {
 		info, err := b.q.stream.Info(b.ctx)
 		if err != nil {
-			t.Fatal(err)
-		}
-		select {
-		case it := <-items:
-			t.Fatalf("%s ran again", it.Call.ID)
-		default:
+			b.t.Fatal(err)
 		}
 		if info.State.Msgs == 0 {
 			return
 		}
+	}
+}
+
+func TestCanceledCallDoesNotRun(t *testing.T) {
+	b := newBed(t, nil)
+	canceled := &wire.Answer{ID: "i1", Code: api.CodeCanceled}
+	if err := b.q.Cancel(b.ctx, "t", "i1", canceled); !errors.Is(err, api.ErrNotFound) {
+		t.Fatalf("cancel of an unknown call: %v", err)
+	}
+	b.accept("i1")
+	if err := b.q.Cancel(b.ctx, "other", "i1", canceled); !errors.Is(err, api.ErrNotFound) {
+		t.Fatalf("cancel of another tenant's call: %v", err)
+	}
+	for range 2 {
+		if err := b.q.Cancel(b.ctx, "t", "i1", canceled); err != nil {
+			t.Fatal(err)
+		}
+	}
+	items, stop := b.serve()
+	defer stop()
+	if !b.next(items).Ended(b.ctx) {
+		t.Fatal("a canceled call would run")
+	}
+	b.empty()
+	if a, _, err := b.result("i1"); err != nil || a.Code != api.CodeCanceled {
+		t.Fatalf("record %+v: %v", a, err)
+	}
+}
+
+func TestCancelComesTooLate(t *testing.T) {
+	b := newBed(t, nil)
+	b.accept("i1")
+	items, stop := b.serve()
+	defer stop()
+	it := b.next(items)
+	if it.Ended(b.ctx) {
+		t.Fatal("a call that waits has ended")
+	}
+	if err := it.Done(b.ctx, &wire.Answer{ID: "i1", Result: []byte("r")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.q.Cancel(b.ctx, "t", "i1", &wire.Answer{ID: "i1", Code: api.CodeCanceled}); err != nil {
+		t.Fatal(err)
+	}
+	if a, _, err := b.result("i1"); err != nil || string(a.Result) != "r" {
+		t.Fatalf("record %+v: %v", a, err)
 	}
 }
 

@@ -69,7 +69,7 @@ func (d *Daemon) onGrant(m *messaging.Msg) {
 
 func (d *Daemon) onCancel(m *messaging.Msg) {
 	if c, ok := decode[wire.Cancel](d, m); ok {
-		d.post(zonesched.Event{Kind: zonesched.EvCancel, ID: c.ID, Reason: "canceled by its caller"})
+		d.call(func() { d.cancelHere(c.ID, "canceled by its caller") })
 	}
 }
 

@@ -237,15 +237,33 @@ func (d *Daemon) abandon(why string) {
 	d.unlead()
 }
 
-// Cancel ends a call wherever it is in the zone.
-func (d *Daemon) Cancel(ctx context.Context, id string) error {
+// onRequest is the reason of a call that somebody canceled by its id.
+const onRequest = "canceled on request"
+
+// Cancel ends a call wherever it is in the zone. An asynchronous one gets its terminal record first: it must not run
+// when it is handed out later, not even by a leader that this cancellation does not reach.
+func (d *Daemon) Cancel(ctx context.Context, tenant, id string) error {
+	if d.deps.Async != nil {
+		err := d.deps.Async.Cancel(ctx, tenant, id, &wire.Answer{ID: id, Code: api.CodeCanceled, Message: onRequest})
+		if err != nil && !errors.Is(err, api.ErrNotFound) { // a synchronous call is not known there
+			return err
+		}
+	}
 	if d.role.Load().Mine {
-		return d.view(ctx, func() {
-			d.step(&zonesched.Event{Kind: zonesched.EvCancel, ID: id, Reason: "canceled on request"})
-		})
+		return d.view(ctx, func() { d.cancelHere(id, onRequest) })
 	}
 	d.send(wire.SubjectLeader(d.cfg.Zone, "cancel"), &wire.Cancel{ID: id})
 	return nil
+}
+
+// cancelHere runs on the loop.
+func (d *Daemon) cancelHere(id, reason string) {
+	for it := range d.looked { // each is looked at by itself: the order does not matter
+		if it.Call.ID == id {
+			d.looked[it] = true
+		}
+	}
+	d.step(&zonesched.Event{Kind: zonesched.EvCancel, ID: id, Reason: reason})
 }
 
 // InvokeAsync puts a call on disk; the leader runs it at least once and writes exactly one terminal record.
@@ -286,10 +304,34 @@ func (d *Daemon) serveAsync(ctx context.Context) {
 	}
 }
 
+// acceptAsync gives a queued call to the core unless it has ended. Who cancels writes the record and then tells the
+// loop, so the loop knows of the call before its record is looked up: no cancellation falls between the two.
+func (d *Daemon) acceptAsync(ctx context.Context, it *asyncq.Item, tell func(*wire.Answer)) bool {
+	if !d.call(func() { d.looked[it] = false }) {
+		return false
+	}
+	if it.Ended(ctx) {
+		d.call(func() { delete(d.looked, it) })
+		return false
+	}
+	return d.call(func() { d.lookedUp(it, tell) })
+}
+
+// lookedUp runs on the loop: a call whose record was not there goes to the core, unless it was canceled meanwhile.
+func (d *Daemon) lookedUp(it *asyncq.Item, tell func(*wire.Answer)) {
+	canceled := d.looked[it]
+	delete(d.looked, it)
+	if canceled {
+		tell(&wire.Answer{ID: it.Call.ID, Code: api.CodeCanceled, Message: onRequest})
+		return
+	}
+	d.accept(it.Call, 0, api.Epoch{}, true, tell)
+}
+
 // runAsync works on one queued call until its record is written, or hands it back.
 func (d *Daemon) runAsync(ctx context.Context, it *asyncq.Item) {
 	got := make(chan *wire.Answer, 1)
-	if !d.call(func() { d.accept(it.Call, 0, api.Epoch{}, true, func(a *wire.Answer) { got <- a }) }) {
+	if !d.acceptAsync(ctx, it, func(a *wire.Answer) { got <- a }) {
 		return
 	}
 	alive := time.NewTicker(time.Second)

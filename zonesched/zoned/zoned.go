@@ -113,8 +113,9 @@ type Daemon struct {
 	acts    []zonesched.Action
 	wakes   wakes
 	waiters map[string]*pending
-	idem    map[string]string // idempotency key -> id of the call in flight
-	done    *answers          // of finished calls with an idempotency key
+	idem    map[string]string     // idempotency key -> id of the call in flight
+	done    *answers              // of finished calls with an idempotency key
+	looked  map[*asyncq.Item]bool // whose record is being looked up (asyncq.Config.MaxRunning); true: canceled meanwhile
 	acks    map[string][]string
 	ackers  []string // keys of acks in order of first use
 	batch   []wire.Record
@@ -140,7 +141,7 @@ func New(cfg Config, deps Deps) (*Daemon, error) {
 	}
 	d := &Daemon{
 		cfg: cfg, deps: deps, mail: make(chan mail, mailboxSize), waiters: map[string]*pending{}, idem: map[string]string{},
-		done: newAnswers(), acks: map[string][]string{},
+		done: newAnswers(), looked: map[*asyncq.Item]bool{}, acks: map[string][]string{},
 	}
 	d.cfg.Sched.Zone, d.cfg.Sched.Region = cfg.Zone, cfg.Region
 	d.cfg.Sched.Tier, _ = api.ParseTier(cfg.Tier)

@@ -5,13 +5,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
+	"github.com/rubato-faas/rubato/internal/natstest"
 	"github.com/rubato-faas/rubato/zonesched"
+	"github.com/rubato-faas/rubato/zonesched/asyncq"
 )
 
 func TestInvokeThroughLeaderAndFollower(t *testing.T) {
@@ -319,6 +323,101 @@ func TestAsynchronousCallsNeedAQueue(t *testing.T) {
 	}
 	if _, _, err := s.Result(b.ctx, "t", "i1"); !errors.Is(err, api.ErrNotFound) {
 		t.Fatalf("without a queue: %v", err)
+	}
+}
+
+// queue is a real queue of the zone.
+func (b *bed) queue(change func(*asyncq.Config)) *asyncq.Queue {
+	b.t.Helper()
+	cfg := asyncq.DefaultConfig()
+	cfg.Zone = "z"
+	if change != nil {
+		change(&cfg)
+	}
+	q, err := asyncq.Open(b.ctx, natstest.JetStream(b.t), cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return q
+}
+
+func (b *bed) ended(s *scheduler, id string) *wire.Answer {
+	b.t.Helper()
+	var a *wire.Answer
+	b.until(id+" has ended", func() bool {
+		var err error
+		if a, _, err = s.Result(b.ctx, "t", id); err != nil {
+			b.t.Fatal(err)
+		}
+		return a != nil
+	})
+	return a
+}
+
+// A call that is canceled before the leader took it from the queue never starts, and one that runs is stopped; the
+// leader's door and a follower's do the same.
+func TestCancelAsynchronousCalls(t *testing.T) {
+	for _, door := range []string{"leader", "follower"} {
+		t.Run(door, func(t *testing.T) {
+			b := newBed(t)
+			q := b.queue(func(c *asyncq.Config) { c.MaxRunning = 1 }) // the second call waits in the queue
+			async := func(_ *Config, d *Deps) { d.Async = q }
+			s := b.scheduler("a", async)
+			w := b.worker("n1", 4, s)
+			if door == "follower" {
+				s = b.scheduler("b", async)
+			}
+			w.hold = func(r *wire.Run) bool { return r.Call.ID == "runs" }
+			submit := func(id string) {
+				if err := s.InvokeAsync(b.ctx, invocation(id, func(i *api.Invocation) { i.Async = true })); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cancel := func(id string) {
+				if err := s.Cancel(b.ctx, "t", id); err != nil {
+					t.Fatal(err)
+				}
+				if a, _, err := s.Result(b.ctx, "t", id); err != nil || a == nil || a.Code != api.CodeCanceled {
+					t.Fatalf("%s after its cancellation: %+v, %v", id, a, err)
+				}
+			}
+			submit("runs")
+			b.until("the first call runs", func() bool { return len(w.ran()) == 1 })
+			submit("waits")
+			submit("last")
+			cancel("waits")
+			cancel("runs")
+			b.until("the running call is stopped", func() bool { return slices.Contains(w.canceled(), "runs") })
+			if a := b.ended(s, "last"); a.Code != api.CodeOK {
+				t.Fatalf("the call behind the canceled ones: %+v", a)
+			}
+			if ran := w.ran(); !slices.Equal(ran, []string{"runs", "last"}) {
+				t.Fatalf("the node ran %v", ran)
+			}
+			if err := s.Cancel(b.ctx, "t", "unknown"); err != nil {
+				t.Fatalf("cancel of what may be a synchronous call: %v", err)
+			}
+		})
+	}
+}
+
+// A cancellation may come while the leader looks up whether the call it was handed has ended.
+func TestCancelWhileTheRecordIsLookedUp(t *testing.T) {
+	b := newBed(t)
+	s := b.scheduler("a", nil)
+	it := &asyncq.Item{Call: invocation("i1")}
+	if err := s.view(b.ctx, func() { s.looked[it] = false }); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Cancel(b.ctx, "t", "i1"); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan *wire.Answer, 1)
+	if err := s.view(b.ctx, func() { s.lookedUp(it, func(a *wire.Answer) { got <- a }) }); err != nil {
+		t.Fatal(err)
+	}
+	if a := b.answer(got); a.Code != api.CodeCanceled {
+		t.Fatalf("answered %+v", a)
 	}
 }
 
