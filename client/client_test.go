@@ -126,7 +126,7 @@ func serve(t *testing.T) *client.Client {
 	}
 	cfg := gateway.DefaultConfig()
 	cfg.Auth = "off"
-	g, err := gateway.New(cfg, gateway.Deps{Zone: z, Objects: store, Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()})
+	g, err := gateway.New(cfg, gateway.Deps{Zone: z, Objects: store, Results: store, Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()})
 	if err != nil {
 		t.Fatal(err)
 	}

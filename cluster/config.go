@@ -35,17 +35,33 @@ type LogConfig struct {
 	Format string `koanf:"format" doc:"text or json"`
 }
 
-// StoreConfig names the two buckets: what tenants put, and what the model is made of.
+// StoreConfig names the buckets: what tenants put, large results, and what the model is made of.
 type StoreConfig struct {
 	Objects jsstore.Config `koanf:"objects"`
+	// Results drops a result by its age, so that none is left behind, whoever dies when.
+	Results jsstore.Config `koanf:"results"`
 	Models  jsstore.Config `koanf:"models"`
 }
 
 func defaultStores() StoreConfig {
-	s := StoreConfig{Objects: jsstore.DefaultConfig(), Models: jsstore.DefaultConfig()}
-	s.Objects.Bucket, s.Models.Bucket = "rubato_objects", "rubato_models"
-	s.Objects.MaxBytes, s.Models.MaxBytes = 64<<30, 4<<30
+	s := StoreConfig{Objects: jsstore.DefaultConfig(), Results: jsstore.DefaultConfig(), Models: jsstore.DefaultConfig()}
+	s.Objects.Bucket, s.Results.Bucket, s.Models.Bucket = "rubato_objects", "rubato_results", "rubato_models"
+	s.Objects.MaxBytes, s.Results.MaxBytes, s.Models.MaxBytes = 64<<30, 16<<30, 4<<30
+	s.Results.TTL = 2 * time.Hour
 	return s
+}
+
+// resultSlack is how much longer a result must be kept than the record that names it: the record is written later, by a
+// leader that may have to be elected first.
+const resultSlack = 15 * time.Minute
+
+// checkResults refuses a bucket of results that would drop one while its record can still be looked up.
+func checkResults(ttl, keep time.Duration) error {
+	if ttl > 0 && ttl < keep+resultSlack {
+		return fmt.Errorf("%w: store.results: the bucket drops results after %v: want at least async.keep (%v) and %v more; remove it or change its maximal age",
+			api.ErrInvalid, ttl, keep, resultSlack)
+	}
+	return nil
 }
 
 // EtcdConfig reaches the etcd that elects zone leaders.
@@ -92,7 +108,10 @@ func defaultEtcd() EtcdConfig {
 
 // Validate reports all faults.
 func (c *ZoneConfig) Validate() error {
-	errs := []error{c.NATS.Validate(), c.Store.Objects.Validate(), c.Store.Models.Validate(), c.Zone.Validate(), c.Gateway.Validate()}
+	errs := []error{
+		c.NATS.Validate(), c.Store.Objects.Validate(), c.Store.Results.Validate(), c.Store.Models.Validate(), c.Async.Validate(),
+		c.Zone.Validate(), c.Gateway.Validate(), checkResults(c.Store.Results.TTL, c.Async.Keep),
+	}
 	if len(c.Etcd.Endpoints) == 0 {
 		errs = append(errs, fmt.Errorf("%w: etcd.endpoints: want at least one", api.ErrInvalid))
 	}
@@ -120,7 +139,7 @@ func DefaultNodeConfig() NodeConfig {
 
 // Validate reports all faults.
 func (c *NodeConfig) Validate() error {
-	return errors.Join(c.NATS.Validate(), c.Store.Objects.Validate(), c.Node.Validate())
+	return errors.Join(c.NATS.Validate(), c.Store.Objects.Validate(), c.Store.Results.Validate(), c.Node.Validate())
 }
 
 // RaftConfig says who this coordinator replica is.
@@ -179,6 +198,7 @@ type connection struct {
 	bus     *natsbus.Bus
 	js      jetstream.JetStream
 	objects *jsstore.Store
+	results *jsstore.Store
 	models  *jsstore.Store
 }
 
@@ -195,6 +215,9 @@ func connect(ctx context.Context, cfg natsbus.Config, stores StoreConfig, log *s
 	defer cancel()
 	if c.js, err = jetstream.New(bus.Conn()); err == nil {
 		c.objects, err = jsstore.New(ctx, c.js, stores.Objects)
+	}
+	if err == nil {
+		c.results, err = jsstore.New(ctx, c.js, stores.Results)
 	}
 	if err == nil {
 		c.models, err = jsstore.New(ctx, c.js, stores.Models)

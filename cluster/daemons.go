@@ -60,6 +60,9 @@ func NewZone(ctx context.Context, cfg ZoneConfig, log *slog.Logger, hooks Hooks)
 	if z.conn, err = connect(ctx, named(cfg.NATS, "zone-"+cfg.Zone.Zone+"-"+cfg.Zone.Name), cfg.Store, log); err != nil {
 		return nil, err
 	}
+	if err = checkResults(z.conn.results.TTL(), cfg.Async.Keep); err != nil { // as the bucket was made
+		return nil, err
+	}
 	if z.etcd, err = etcdClient(cfg.Etcd); err != nil {
 		return nil, err
 	}
@@ -73,7 +76,7 @@ func NewZone(ctx context.Context, cfg ZoneConfig, log *slog.Logger, hooks Hooks)
 	async.Zone = cfg.Zone.Zone
 	openCtx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	queue, err := asyncq.Open(openCtx, z.conn.js, async, log)
+	queue, err := asyncq.Open(openCtx, z.conn.js, z.conn.objects, async, log)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +89,7 @@ func NewZone(ctx context.Context, cfg ZoneConfig, log *slog.Logger, hooks Hooks)
 	}
 	reg := ops.NewRegistry()
 	registerZone(reg, z)
-	gw, err := gateway.New(cfg.Gateway, gateway.Deps{Zone: z.Daemon, Objects: z.conn.objects, Log: log, Registry: reg})
+	gw, err := gateway.New(cfg.Gateway, gateway.Deps{Zone: z.Daemon, Objects: z.conn.objects, Results: z.conn.results, Log: log, Registry: reg})
 	if err != nil {
 		return nil, err
 	}
@@ -205,7 +208,7 @@ func NewNode(ctx context.Context, cfg NodeConfig, log *slog.Logger) (*Node, erro
 	}
 	n.runtimes = append(n.runtimes, w)
 	n.Daemon, err = noded.New(cfg.Node, noded.Deps{
-		Bus: n.conn.bus, Store: n.conn.objects, Log: log,
+		Bus: n.conn.bus, Store: n.conn.objects, Results: n.conn.results, Log: log,
 		Runtimes: map[api.Runtime]sandbox.Runtime{api.RuntimeProcess: p, api.RuntimeWasm: w},
 	})
 	if err != nil {

@@ -22,17 +22,17 @@ func TestLargeResultsAreNotLeftBehind(t *testing.T) {
 	var ref string
 	d.z.answer = func(ctx context.Context, inv *api.Invocation) *wire.Answer {
 		ref = objectstore.BodyKey(inv.Tenant, inv.ID+"/result")
-		if _, err := d.store.Put(ctx, ref, strings.NewReader("large")); err != nil {
+		if _, err := d.results.Put(ctx, ref, strings.NewReader("large")); err != nil {
 			t.Fatal(err)
 		}
 		return &wire.Answer{ID: inv.ID, ResultRef: ref}
 	}
 	d.want(d.do("POST", invokeF, acmeToken, ""), 200, "large")
-	if _, err := d.store.Stat(t.Context(), ref); !errors.Is(err, api.ErrNotFound) {
+	if _, err := d.results.Stat(t.Context(), ref); !errors.Is(err, api.ErrNotFound) {
 		t.Errorf("the result was left in the store: %v", err)
 	}
 	d.want(d.do("POST", invokeF, acmeToken, "", "Idempotency-Key: k"), 200, "large")
-	if _, err := d.store.Stat(t.Context(), ref); err != nil {
+	if _, err := d.results.Stat(t.Context(), ref); err != nil {
 		t.Errorf("the result of a call that may be repeated is gone: %v", err)
 	}
 }

@@ -95,8 +95,10 @@ const minToken = 16
 
 // Deps are what a door stands on.
 type Deps struct {
-	Zone     Zone
-	Objects  objectstore.Store
+	Zone    Zone
+	Objects objectstore.Store // inputs, artifacts, payloads
+	// Results has results above api.InlineBytes; it drops them by their age.
+	Results  objectstore.Store
 	Log      *slog.Logger
 	Registry prometheus.Registerer
 }

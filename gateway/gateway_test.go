@@ -28,6 +28,7 @@ type zone struct {
 	accepted map[string]*api.Invocation
 	records  map[string]*wire.Answer
 	canceled []string
+	refuse   error // of asynchronous calls
 	deployed map[string]api.Function
 }
 
@@ -41,6 +42,9 @@ func (z *zone) Invoke(ctx context.Context, inv *api.Invocation) *wire.Answer {
 func (z *zone) InvokeAsync(_ context.Context, inv *api.Invocation) error {
 	z.mu.Lock()
 	defer z.mu.Unlock()
+	if z.refuse != nil {
+		return z.refuse
+	}
 	z.accepted[inv.ID] = inv
 	return nil
 }
@@ -127,16 +131,17 @@ const (
 )
 
 type door struct {
-	t     testing.TB
-	z     *zone
-	cfg   Config
-	store objectstore.Store
-	h     http.Handler
+	t       testing.TB
+	z       *zone
+	cfg     Config
+	store   objectstore.Store
+	results objectstore.Store
+	h       http.Handler
 }
 
 func newDoor(t testing.TB, auth string) *door {
 	t.Helper()
-	d := &door{t: t, store: memstore.New(64 << 20), z: &zone{
+	d := &door{t: t, store: memstore.New(64 << 20), results: memstore.New(64 << 20), z: &zone{
 		answer: ok, accepted: map[string]*api.Invocation{}, records: map[string]*wire.Answer{},
 		deployed: map[string]api.Function{"acme/f": {Tenant: "acme", Name: "f", Version: 1}, "default/f": {Tenant: "default", Name: "f", Version: 1}},
 	}}
@@ -150,7 +155,7 @@ func newDoor(t testing.TB, auth string) *door {
 // rewire makes the door anew, after its store or configuration was changed.
 func (d *door) rewire(t testing.TB) {
 	t.Helper()
-	g, err := New(d.cfg, Deps{Zone: d.z, Objects: d.store, Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()})
+	g, err := New(d.cfg, Deps{Zone: d.z, Objects: d.store, Results: d.results, Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -267,7 +272,7 @@ func TestPayloadLimits(t *testing.T) {
 			t.Fatalf("payload by reference: %d bytes, %v", len(b), err)
 		}
 		ref := objectstore.BodyKey(inv.Tenant, inv.ID+"/result")
-		if _, err := d.store.Put(ctx, ref, strings.NewReader(big)); err != nil {
+		if _, err := d.results.Put(ctx, ref, strings.NewReader(big)); err != nil {
 			t.Fatal(err)
 		}
 		return &wire.Answer{ID: inv.ID, ResultRef: ref}
@@ -331,6 +336,22 @@ func TestAsyncFlow(t *testing.T) {
 	d.z.records["acme/"+id] = &wire.Answer{ID: id, Result: []byte(`{"n":1}`)}
 	d.want(d.do("GET", at, acmeToken, ""), 200, `"result":{"n":1}`)
 	d.want(d.do("GET", at, acmeToken, "", "Accept: application/octet-stream"), 200, `{"n":1}`)
+}
+
+// The payload of a call that was surely not accepted is removed; where that is in doubt it stays.
+func TestRefusedAsyncLeavesNoPayload(t *testing.T) {
+	d := newDoor(t, "on")
+	for _, c := range []struct {
+		refuse error
+		status int
+		left   int
+	}{{api.ErrOverloaded, 429, 0}, {api.ErrUnavailable, 503, 1}} {
+		d.z.refuse = c.refuse
+		d.want(d.do("POST", invokeF, acmeToken, strings.Repeat("y", api.InlineBytes+1), "Prefer: respond-async"), c.status, "")
+		if left, err := d.store.List(t.Context(), "", 10); err != nil || len(left) != c.left {
+			t.Errorf("%v: the store has %v (%v), want %d", c.refuse, left, err, c.left)
+		}
+	}
 }
 
 // A queued call is canceled although nothing was decided of it; one that has ended is told as it ended.

@@ -49,16 +49,20 @@ func (g *Gateway) invoke(w http.ResponseWriter, r *http.Request, c caller) error
 	a := g.deps.Zone.Invoke(r.Context(), inv)
 	g.metrics.observe(a, time.Since(began))
 	if inv.PayRef != "" {
-		g.discard(inv.PayRef)
+		g.discard(g.deps.Objects, inv.PayRef)
 	}
 	if a.ResultRef != "" && inv.IdemKey == "" {
-		defer g.discard(a.ResultRef) // with a key, the answer is kept for callers that repeat it
+		defer g.discard(g.deps.Results, a.ResultRef) // with a key, the answer is kept for callers that repeat it
 	}
 	return g.writeAnswer(w, r, c.id, a)
 }
 
 func (g *Gateway) invokeAsync(w http.ResponseWriter, r *http.Request, inv *api.Invocation) error {
 	if err := g.deps.Zone.InvokeAsync(r.Context(), inv); err != nil {
+		// Unavailable leaves open whether the call was accepted: it may need its payload.
+		if inv.PayRef != "" && !errors.Is(err, api.ErrUnavailable) {
+			g.discard(g.deps.Objects, inv.PayRef)
+		}
 		return err
 	}
 	w.Header().Set("Location", "/v1/invocations/"+inv.ID)
@@ -215,10 +219,10 @@ func readBody(r io.Reader, n int64) ([]byte, error) {
 }
 
 // discard removes a body that nobody needs any more; what stays behind costs room, not correctness.
-func (g *Gateway) discard(key string) {
+func (g *Gateway) discard(store objectstore.Store, key string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	if err := g.deps.Objects.Delete(ctx, key); err != nil {
+	if err := store.Delete(ctx, key); err != nil {
 		g.deps.Log.Debug("body not removed", "key", key, "err", err)
 	}
 }
@@ -267,7 +271,7 @@ func (g *Gateway) writeAnswer(w http.ResponseWriter, r *http.Request, id string,
 		_, _ = w.Write(a.Result) // the caller went away: nobody is left to tell
 		return nil
 	}
-	body, info, err := g.deps.Objects.Get(r.Context(), a.ResultRef)
+	body, info, err := g.deps.Results.Get(r.Context(), a.ResultRef)
 	if err != nil {
 		return fmt.Errorf("result: %w", err)
 	}

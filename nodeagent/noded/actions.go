@@ -322,7 +322,7 @@ func (d *Daemon) invoke(ctx context.Context, m *wire.Run, sb sandbox.Sandbox) no
 	}
 	if len(ev.Result) > api.InlineBytes {
 		ev.Ref = objectstore.BodyKey(m.Call.Tenant, m.Call.ID+"/result")
-		if _, err := d.deps.Store.Put(ctx, ev.Ref, strings.NewReader(string(ev.Result))); err != nil {
+		if _, err := d.deps.Results.Put(ctx, ev.Ref, strings.NewReader(string(ev.Result))); err != nil {
 			ev.Outcome, ev.Code, ev.Ref = api.OutcomeInternal, api.CodeUnavailable, ""
 			ev.Err = "result not stored: " + err.Error()
 		}

@@ -61,8 +61,10 @@ func (c Config) Validate() error {
 
 // Deps are the technologies that a node stands on.
 type Deps struct {
-	Bus      messaging.Bus
-	Store    objectstore.Store
+	Bus   messaging.Bus
+	Store objectstore.Store // inputs, artifacts, payloads
+	// Results takes results above api.InlineBytes; it drops them by their age.
+	Results  objectstore.Store
 	Runtimes map[api.Runtime]sandbox.Runtime
 	Log      *slog.Logger
 }

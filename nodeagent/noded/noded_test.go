@@ -38,11 +38,13 @@ type bed struct {
 	bus   *membus.Bus // the zone's
 	hub   *membus.Hub
 	store *memstore.Store
-	rt    *fake.Runtime
-	fn    api.Function
-	done  chan *wire.Completion
-	beats chan *wire.Heartbeat
-	noAck bool
+	// results is where large results go
+	results *memstore.Store
+	rt      *fake.Runtime
+	fn      api.Function
+	done    chan *wire.Completion
+	beats   chan *wire.Heartbeat
+	noAck   bool
 }
 
 func newBed(t *testing.T, answer func(*api.Function, *sandbox.Call) (*sandbox.Result, error)) *bed {
@@ -56,7 +58,7 @@ func newBed(t *testing.T, answer func(*api.Function, *sandbox.Call) (*sandbox.Re
 		t.Fatal(err)
 	}
 	b := &bed{
-		t: t, ctx: ctx, cfg: DefaultConfig(), bus: hub.Connect(), hub: hub, store: memstore.New(64 << 20), rt: rt,
+		t: t, ctx: ctx, cfg: DefaultConfig(), bus: hub.Connect(), hub: hub, store: memstore.New(64 << 20), results: memstore.New(64 << 20), rt: rt,
 		done: make(chan *wire.Completion, 1024), beats: make(chan *wire.Heartbeat, 1024),
 	}
 	b.cfg.Zone, b.cfg.Name, b.cfg.Dir, b.cfg.Heartbeat = "z", "n", t.TempDir(), 20*time.Millisecond
@@ -128,7 +130,7 @@ func (b *bed) send(subject string, v any) {
 func (b *bed) start() (stop, kill func() error) {
 	b.t.Helper()
 	bus := b.hub.Connect()
-	d, err := New(b.cfg, Deps{Bus: bus, Store: b.store, Runtimes: map[api.Runtime]sandbox.Runtime{api.RuntimeProcess: b.rt}, Log: slog.New(slog.DiscardHandler)})
+	d, err := New(b.cfg, Deps{Bus: bus, Store: b.store, Results: b.results, Runtimes: map[api.Runtime]sandbox.Runtime{api.RuntimeProcess: b.rt}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -235,7 +237,7 @@ func TestEpochThatCannotBeKeptStopsTheNode(t *testing.T) {
 	b := newBed(t, nil)
 	bus := b.hub.Connect()
 	defer bus.Close()
-	d, err := New(b.cfg, Deps{Bus: bus, Store: b.store, Runtimes: map[api.Runtime]sandbox.Runtime{api.RuntimeProcess: b.rt}, Log: slog.New(slog.DiscardHandler)})
+	d, err := New(b.cfg, Deps{Bus: bus, Store: b.store, Results: b.results, Runtimes: map[api.Runtime]sandbox.Runtime{api.RuntimeProcess: b.rt}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -443,7 +445,7 @@ func TestLargeResultsGoByReference(t *testing.T) {
 	if c.Outcome != api.OutcomeOK || len(c.Result) != 0 || c.ResultRef == "" {
 		t.Fatalf("completion %+v", c)
 	}
-	if info, err := b.store.Stat(b.ctx, c.ResultRef); err != nil || info.Bytes != int64(len(big)) {
+	if info, err := b.results.Stat(b.ctx, c.ResultRef); err != nil || info.Bytes != int64(len(big)) {
 		t.Fatalf("stored %+v: %v", info, err)
 	}
 }

@@ -103,6 +103,10 @@ func New(ctx context.Context, js jetstream.JetStream, cfg Config) (*Store, error
 	return &Store{cfg: cfg, js: js, obs: obs, stream: stream}, nil
 }
 
+// TTL is the age at which the bucket drops objects, 0 for never: that of the bucket as it was made, which may not be the
+// configured one.
+func (s *Store) TTL() time.Duration { return s.stream.CachedInfo().Config.MaxAge }
+
 func open(ctx context.Context, js jetstream.JetStream, cfg Config) (jetstream.ObjectStore, error) {
 	obs, err := js.ObjectStore(ctx, cfg.Bucket)
 	if !errors.Is(err, jetstream.ErrBucketNotFound) {

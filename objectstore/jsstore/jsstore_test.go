@@ -59,6 +59,47 @@ func TestTwoPartiesOpenOneBucket(t *testing.T) {
 	}
 }
 
+func TestTTLIsTheBucketsNotTheConfigured(t *testing.T) {
+	js := natstest.JetStream(t)
+	for _, ttl := range []time.Duration{time.Hour, 2 * time.Hour} {
+		if s := open(t, js, func(c *jsstore.Config) { c.TTL = ttl }); s.TTL() != time.Hour {
+			t.Errorf("ttl %v, want that of the bucket's maker, 1h", s.TTL())
+		}
+	}
+}
+
+// What a bucket drops by age is gone whole: nobody has to know of it.
+func TestObjectsGoWithTheirAge(t *testing.T) {
+	js := natstest.JetStream(t)
+	s := open(t, js, func(c *jsstore.Config) { c.TTL = 200 * time.Millisecond })
+	if _, err := s.Put(t.Context(), "t/a/b/1/result", bytes.NewReader(storetest.Bytes(1, 1<<20))); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), "OBJ_rubato")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.After(storetest.Patience); ; {
+		info, err := stream.Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.State.Msgs == 0 {
+			break
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("%d messages left", info.State.Msgs)
+		}
+	}
+	if _, err := s.Stat(t.Context(), "t/a/b/1/result"); !errors.Is(err, api.ErrNotFound) {
+		t.Errorf("stat: %v, want ErrNotFound", err)
+	}
+}
+
 func TestFullBucketIsOverloaded(t *testing.T) {
 	s := open(t, natstest.JetStream(t), func(c *jsstore.Config) { c.MaxBytes = 1 << 20 })
 	_, err := s.Put(t.Context(), "big", bytes.NewReader(storetest.Bytes(1, 2<<20)))

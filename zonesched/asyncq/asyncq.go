@@ -16,6 +16,7 @@ import (
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
+	"github.com/rubato-faas/rubato/objectstore"
 )
 
 // Config of one zone's queue.
@@ -25,6 +26,8 @@ type Config struct {
 	Replicas int `koanf:"replicas" doc:"copies of the queue and its records (3 in production)"`
 	// Keep is how long terminal records can be looked up.
 	Keep time.Duration `koanf:"keep" doc:"how long results can be looked up"`
+	// MaxRecordBytes bounds terminal records; beyond it the oldest go before Keep is over.
+	MaxRecordBytes int64 `koanf:"max_record_bytes" doc:"bound of the records; beyond it the oldest go early"`
 	// MaxPending bounds accepted, unfinished calls; more are refused with 429.
 	MaxPending int64 `koanf:"max_pending" doc:"accepted, unfinished asynchronous calls; more are refused with 429"`
 	// MaxRunning bounds calls handed to the scheduler at once.
@@ -35,7 +38,24 @@ type Config struct {
 
 // DefaultConfig suits one server.
 func DefaultConfig() Config {
-	return Config{Replicas: 1, Keep: time.Hour, MaxPending: 100_000, MaxRunning: 256, AckWait: 5 * time.Second}
+	return Config{Replicas: 1, Keep: time.Hour, MaxRecordBytes: 4 << 30, MaxPending: 100_000, MaxRunning: 256, AckWait: 5 * time.Second}
+}
+
+// Validate reports all faults but a missing zone, which whoever opens the queue fills in.
+func (c *Config) Validate() error {
+	var errs []error
+	for _, l := range []struct {
+		name string
+		ok   bool
+	}{
+		{"replicas", c.Replicas >= 1 && c.Replicas <= 5}, {"keep", c.Keep > 0}, {"max_record_bytes", c.MaxRecordBytes > 0},
+		{"max_pending", c.MaxPending > 0}, {"max_running", c.MaxRunning > 0}, {"ack_wait", c.AckWait > 0},
+	} {
+		if !l.ok {
+			errs = append(errs, fmt.Errorf("%w: async: %s: want more than 0 (and replicas up to 5)", api.ErrInvalid, l.name))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Queue is the zone's queue. Safe for concurrent use.
@@ -44,15 +64,16 @@ type Queue struct {
 	js      jetstream.JetStream
 	stream  jetstream.Stream
 	records jetstream.KeyValue
+	bodies  objectstore.Store
 	log     *slog.Logger
 }
 
-// Open makes the stream and the bucket when they are not there yet.
-func Open(ctx context.Context, js jetstream.JetStream, cfg Config, log *slog.Logger) (*Queue, error) {
-	if err := api.CheckName("zone", cfg.Zone); err != nil {
+// Open makes the stream and the bucket when they are not there yet. bodies is where large payloads of calls lie.
+func Open(ctx context.Context, js jetstream.JetStream, bodies objectstore.Store, cfg Config, log *slog.Logger) (*Queue, error) {
+	if err := errors.Join(api.CheckName("zone", cfg.Zone), cfg.Validate()); err != nil {
 		return nil, fmt.Errorf("asyncq open: %w", err)
 	}
-	q := &Queue{cfg: cfg, js: js, log: log}
+	q := &Queue{cfg: cfg, js: js, bodies: bodies, log: log}
 	var err error
 	q.stream, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: "rb_async_" + cfg.Zone, Subjects: []string{q.subject("*", "*")}, Retention: jetstream.WorkQueuePolicy,
@@ -63,12 +84,29 @@ func Open(ctx context.Context, js jetstream.JetStream, cfg Config, log *slog.Log
 		return nil, fmt.Errorf("asyncq open stream: %w", err)
 	}
 	q.records, err = js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: "rb_records_" + cfg.Zone, TTL: cfg.Keep, Storage: jetstream.FileStorage, Replicas: cfg.Replicas, History: 1,
+		Bucket: "rb_records_" + cfg.Zone, TTL: cfg.Keep, MaxBytes: cfg.MaxRecordBytes,
+		Storage: jetstream.FileStorage, Replicas: cfg.Replicas, History: 1,
 	})
+	if err == nil {
+		err = dropOldest(ctx, js, "KV_rb_records_"+cfg.Zone)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("asyncq open records: %w", err)
 	}
 	return q, nil
+}
+
+// dropOldest makes a full bucket forget its oldest records. As the library makes it, it refuses new ones: calls that
+// have ended would be handed out, and run, again and again.
+func dropOldest(ctx context.Context, js jetstream.JetStream, stream string) error {
+	s, err := js.Stream(ctx, stream)
+	if err != nil {
+		return err
+	}
+	cfg := s.CachedInfo().Config
+	cfg.Discard = jetstream.DiscardOld
+	_, err = js.UpdateStream(ctx, cfg)
+	return err
 }
 
 func (q *Queue) subject(tenant, id string) string {
@@ -142,8 +180,22 @@ func (i *Item) Ended(ctx context.Context) bool {
 	if a == nil || err != nil {
 		return false
 	}
-	i.ack()
+	if err := i.leave(ctx); err != nil {
+		i.q.log.Warn("ended call stays in the queue", "id", i.Call.ID, "err", err)
+	}
 	return true
+}
+
+// leave takes an ended call from the queue, and its payload with it. The payload goes first: who dies between the two
+// leaves a call that is handed out once more, not a payload that nobody knows of.
+func (i *Item) leave(ctx context.Context) error {
+	if i.Call.PayRef != "" {
+		if err := i.q.bodies.Delete(ctx, i.Call.PayRef); err != nil {
+			return fmt.Errorf("asyncq remove payload of %s: %w", i.Call.ID, err)
+		}
+	}
+	i.ack()
+	return nil
 }
 
 // Extend says that the call is still worked on.
@@ -165,8 +217,7 @@ func (i *Item) Done(ctx context.Context, a *wire.Answer) error {
 	if err := i.q.end(ctx, i.Call.Tenant, i.Call.ID, a); err != nil {
 		return err
 	}
-	i.ack()
-	return nil
+	return i.leave(ctx)
 }
 
 // end writes a terminal record unless there is one.

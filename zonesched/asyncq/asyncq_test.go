@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
 	"github.com/rubato-faas/rubato/internal/natstest"
+	"github.com/rubato-faas/rubato/objectstore"
+	"github.com/rubato-faas/rubato/objectstore/memstore"
 )
 
 type bed struct {
@@ -28,7 +31,7 @@ func newBed(t *testing.T, change func(*Config)) *bed {
 	if change != nil {
 		change(&cfg)
 	}
-	q, err := Open(ctx, natstest.JetStream(t), cfg, slog.New(slog.DiscardHandler))
+	q, err := Open(ctx, natstest.JetStream(t), memstore.New(1<<20), cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,8 +262,79 @@ func TestUnreadableCallIsDroppedAndTheNextServed(t *testing.T) {
 	}
 }
 
+// A large payload goes with the call's place in the queue, also when who took the call dies before it has left, and when
+// the call is canceled while it waits.
+func TestPayloadsGoWithTheirCalls(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.AckWait = 200 * time.Millisecond })
+	submit := func(id string) {
+		c := call(id)
+		c.PayRef = objectstore.BodyKey("t", id)
+		if _, err := b.q.bodies.Put(b.ctx, c.PayRef, strings.NewReader("large")); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.q.Accept(b.ctx, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	submit("done")
+	submit("died")
+	submit("canceled")
+	items, stop := b.serve()
+	if err := b.next(items).Done(b.ctx, &wire.Answer{ID: "done"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.q.end(b.ctx, "t", b.next(items).Call.ID, &wire.Answer{ID: "died"}); err != nil {
+		t.Fatal(err)
+	}
+	b.next(items)
+	if err := b.q.Cancel(b.ctx, "t", "canceled", &wire.Answer{ID: "canceled", Code: api.CodeCanceled}); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	items, stop = b.serve()
+	defer stop()
+	for range 2 {
+		if it := b.next(items); !it.Ended(b.ctx) {
+			t.Fatalf("%s would run again", it.Call.ID)
+		}
+	}
+	b.empty()
+	if left, err := b.q.bodies.List(b.ctx, "", 10); err != nil || len(left) != 0 {
+		t.Fatalf("left behind: %v, %v", left, err)
+	}
+}
+
+func TestFullRecordsForgetTheOldest(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.MaxRecordBytes = 64 << 10 })
+	const n = 20
+	for i := range n {
+		id := fmt.Sprint("i", i)
+		if err := b.q.end(b.ctx, "t", id, &wire.Answer{ID: id, Result: make([]byte, 8<<10)}); err != nil {
+			t.Fatalf("record %d: %v", i, err)
+		}
+	}
+	if _, _, err := b.result("i0"); !errors.Is(err, api.ErrNotFound) {
+		t.Errorf("the oldest record: %v, want ErrNotFound", err)
+	}
+	if a, _, err := b.result(fmt.Sprint("i", n-1)); err != nil || a == nil {
+		t.Errorf("the latest record: %+v, %v", a, err)
+	}
+}
+
+func TestConfigFaultsAllAtOnce(t *testing.T) {
+	err := (&Config{}).Validate()
+	if !errors.Is(err, api.ErrInvalid) {
+		t.Fatalf("error %v, want ErrInvalid", err)
+	}
+	for _, part := range []string{"replicas", "keep", "max_record_bytes", "max_pending", "max_running", "ack_wait"} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("error does not tell of %q: %v", part, err)
+		}
+	}
+}
+
 func TestZoneMustBeNamed(t *testing.T) {
-	if _, err := Open(context.Background(), nil, DefaultConfig(), slog.New(slog.DiscardHandler)); !errors.Is(err, api.ErrInvalid) {
+	if _, err := Open(context.Background(), nil, nil, DefaultConfig(), slog.New(slog.DiscardHandler)); !errors.Is(err, api.ErrInvalid) {
 		t.Fatalf("no zone: %v", err)
 	}
 }

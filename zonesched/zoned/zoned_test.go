@@ -334,7 +334,7 @@ func (b *bed) queue(change func(*asyncq.Config)) *asyncq.Queue {
 	if change != nil {
 		change(&cfg)
 	}
-	q, err := asyncq.Open(b.ctx, natstest.JetStream(b.t), cfg, slog.New(slog.DiscardHandler))
+	q, err := asyncq.Open(b.ctx, natstest.JetStream(b.t), b.store, cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.t.Fatal(err)
 	}
