@@ -14,10 +14,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -63,10 +65,19 @@ func Connect(cfg Config, log *slog.Logger) (*Bus, error) {
 	}))
 	nc, err := nats.Connect(strings.Join(cfg.URLs, ","), opts...)
 	if err != nil {
-		return nil, fmt.Errorf("natsbus connect %s: %w: %w", strings.Join(redact(cfg.URLs), ","), api.ErrUnavailable, err)
+		return nil, fmt.Errorf("natsbus connect %s: %w: %w", strings.Join(redact(cfg.URLs), ","), api.ErrUnavailable, explain(err))
 	}
 	b.nc = nc
 	return b, nil
+}
+
+// explain says what a connection that was cut right after the handshake means: a server that refuses the client's
+// certificate closes, and whether its reason arrives first is a matter of luck.
+func explain(err error) error {
+	if errors.Is(err, nats.ErrTLS) && (errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)) {
+		return fmt.Errorf("%w (does the server demand another client certificate, tls.cert and tls.key?)", err)
+	}
+	return err
 }
 
 // redact hides user info that an URL may carry.

@@ -6,15 +6,12 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nkeys"
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/internal/natstest"
 	"github.com/rubato-faas/rubato/messaging"
@@ -85,16 +82,7 @@ func TestConnectNobodyThereHidesThePassword(t *testing.T) {
 }
 
 func TestCredentials(t *testing.T) {
-	pair, err := nkeys.CreateUser()
-	if err != nil {
-		t.Fatal(err)
-	}
-	seed, _ := pair.Seed()
-	public, _ := pair.PublicKey()
-	file := filepath.Join(t.TempDir(), "seed")
-	if err := os.WriteFile(file, seed, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	file, public := seedFile(t)
 	for _, c := range []struct {
 		name   string
 		server func(*server.Options)
