@@ -10,10 +10,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -114,6 +118,12 @@ func (c *ZoneConfig) Validate() error {
 	}
 	if len(c.Etcd.Endpoints) == 0 {
 		errs = append(errs, fmt.Errorf("%w: etcd.endpoints: want at least one", api.ErrInvalid))
+	}
+	for _, e := range c.Etcd.Endpoints {
+		// The client would drop TLS without a word.
+		if c.Etcd.TLS.Enabled() && strings.HasPrefix(e, "http://") {
+			errs = append(errs, fmt.Errorf("%w: etcd.endpoints: %s with etcd.tls: want https://", api.ErrInvalid, e))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -228,7 +238,9 @@ func connect(ctx context.Context, cfg natsbus.Config, stores StoreConfig, log *s
 	return c, nil
 }
 
-func etcdClient(cfg EtcdConfig) (*clientv3.Client, error) {
+// etcdClient makes the client. etcd may be away at that time, but a handshake that fails is a matter of files: it should
+// stop a daemon at its start, since the client itself would only ever tell of a deadline.
+func etcdClient(ctx context.Context, cfg EtcdConfig) (*clientv3.Client, error) {
 	c := clientv3.Config{
 		Endpoints: cfg.Endpoints, Username: cfg.User, Password: cfg.Password, DialTimeout: 5 * time.Second,
 		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 3 * time.Second, Logger: zap.NewNop(),
@@ -240,11 +252,36 @@ func etcdClient(cfg EtcdConfig) (*clientv3.Client, error) {
 		}
 		c.TLS = t
 	}
+	if c.TLS != nil {
+		if err := handshake(ctx, c); err != nil {
+			return nil, fmt.Errorf("cluster etcd: %w: %w", api.ErrUnavailable, err)
+		}
+	}
 	cl, err := clientv3.New(c)
 	if err != nil {
 		return nil, fmt.Errorf("cluster etcd: %w", err)
 	}
 	return cl, nil
+}
+
+// handshake connects once, without a user, since that would wait for the answer to a password first.
+func handshake(ctx context.Context, c clientv3.Config) error {
+	c.Username, c.Password = "", ""
+	cl, err := clientv3.New(c)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(ctx, c.DialTimeout)
+	defer cancel()
+	// Past the client's own method, which repeats a failed call until the deadline and forgets why it failed.
+	_, err = etcdserverpb.NewMaintenanceClient(cl.ActiveConnection()).Status(ctx, &etcdserverpb.StatusRequest{})
+	// A server that refuses the client's certificate cuts the connection, and whether its reason arrives is a matter of
+	// luck: everything counts but that there was no connection to begin with.
+	if status.Code(err) == codes.Unavailable && !strings.Contains(err.Error(), "while dialing") {
+		return fmt.Errorf("connect with etcd.tls (are ca, cert and key those that the servers want?): %w", err)
+	}
+	return nil
 }
 
 func named(c natsbus.Config, name string) natsbus.Config {

@@ -63,7 +63,7 @@ func NewZone(ctx context.Context, cfg ZoneConfig, log *slog.Logger, hooks Hooks)
 	if err = checkResults(z.conn.results.TTL(), cfg.Async.Keep); err != nil { // as the bucket was made
 		return nil, err
 	}
-	if z.etcd, err = etcdClient(cfg.Etcd); err != nil {
+	if z.etcd, err = etcdClient(ctx, cfg.Etcd); err != nil {
 		return nil, err
 	}
 	elect := etcdreg.DefaultConfig()

@@ -18,15 +18,16 @@ import (
 // startTimeout bounds the wait for the server to be ready.
 const startTimeout = 20 * time.Second
 
-// Start runs a server until the test ends and returns the URL for its clients.
-func Start(t testing.TB) string {
+// Start runs a server until the test ends and returns the URL for its clients. The options may change what clients must
+// show before the start.
+func Start(t testing.TB, options ...func(*embed.Config)) string {
 	t.Helper()
-	clientURL, _ := StartStoppable(t)
+	clientURL, _ := StartStoppable(t, options...)
 	return clientURL
 }
 
 // StartStoppable is Start for tests in which etcd goes away: stop ends the server and waits for it.
-func StartStoppable(t testing.TB) (clientURL string, stop func()) {
+func StartStoppable(t testing.TB, options ...func(*embed.Config)) (clientURL string, stop func()) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "etcdtest") // not t.TempDir: its clean-up fails the test on files still being closed
 	if err != nil {
@@ -37,7 +38,13 @@ func StartStoppable(t testing.TB) (clientURL string, stop func()) {
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop()) // a normal Close logs errors otherwise
 	cfg.TickMs, cfg.ElectionMs = 10, 100
 	cfg.UnsafeNoFsync = true
+	for _, change := range options {
+		change(cfg)
+	}
 	client, peer := unused(t), unused(t)
+	if !cfg.ClientTLSInfo.Empty() {
+		client[0].Scheme = "https"
+	}
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = client, client
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = peer, peer
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
