@@ -25,6 +25,7 @@ import (
 	"github.com/rubato-faas/rubato/coordinator/globald"
 	"github.com/rubato-faas/rubato/gateway"
 	"github.com/rubato-faas/rubato/internal/ops"
+	"github.com/rubato-faas/rubato/membership/etcdreg"
 	"github.com/rubato-faas/rubato/messaging/natsbus"
 	"github.com/rubato-faas/rubato/nodeagent/noded"
 	"github.com/rubato-faas/rubato/objectstore/jsstore"
@@ -244,6 +245,7 @@ func etcdClient(ctx context.Context, cfg EtcdConfig) (*clientv3.Client, error) {
 	c := clientv3.Config{
 		Endpoints: cfg.Endpoints, Username: cfg.User, Password: cfg.Password, DialTimeout: 5 * time.Second,
 		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 3 * time.Second, Logger: zap.NewNop(),
+		DialOptions: etcdreg.DialOptions(),
 	}
 	if cfg.TLS.Enabled() {
 		t, err := cfg.TLS.Client()

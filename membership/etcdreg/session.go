@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,37 +19,43 @@ import (
 const retryPause = 50 * time.Millisecond
 
 var (
-	errLapsed  = errors.New("the lease could not be kept in time")
 	errRevoked = errors.New("the lease is gone")
 	errDeposed = errors.New("the election key was removed")
+	errBelow   = errors.New("the election key is below what the zone has seen")
 )
 
-// session is one lease with one key. follow's goroutine owns it; keep runs beside it.
+// session is one lease with one key. follow's goroutine owns it; keep and watch run beside it.
 type session struct {
-	reg   *Registry
+	*candidate
 	lease clientv3.LeaseID
 	ttl   time.Duration
 	key   string
-	rev   int64 // create-revision of key
-
-	mu    sync.Mutex
-	until time.Time // when the lease may run out, by this process's clock
+	claim api.Epoch // since when the key says that its candidate leads; zero: it does not
+	rev   int64     // create-revision of key
 }
 
-// open grants a lease and puts the key. Life is counted from before the request: the server's begins later.
-func (r *Registry) open(ctx context.Context) (*session, error) {
-	sent := time.Now()
+// open grants a lease and puts the key.
+func (c *candidate) open(ctx context.Context, leading api.Epoch, late bool) (*session, error) {
+	r := c.reg
 	short, cancel := context.WithTimeout(ctx, r.cfg.TTL)
 	defer cancel()
 	grant, err := r.client.Grant(short, int64(r.cfg.TTL/time.Second))
 	if err != nil {
 		return nil, fmt.Errorf("etcdreg grant lease: %w", err)
 	}
-	ttl := time.Duration(grant.TTL) * time.Second
-	s := &session{reg: r, lease: grant.ID, ttl: ttl, key: fmt.Sprintf("%s%x", r.prefix, grant.ID), until: sent.Add(ttl)}
+	s := &session{
+		candidate: c, lease: grant.ID, ttl: time.Duration(grant.TTL) * time.Second, claim: leading,
+		key: fmt.Sprintf("%s%x", r.prefix, grant.ID),
+	}
+	if late { // within the lease's life
+		select {
+		case <-time.After(r.cfg.TTL / 2):
+		case <-ctx.Done():
+		}
+	}
 	put, err := r.client.Txn(short).
 		If(clientv3.Compare(clientv3.CreateRevision(s.key), "=", 0)).
-		Then(clientv3.OpPut(s.key, r.cfg.Candidate, clientv3.WithLease(s.lease))).
+		Then(clientv3.OpPut(s.key, value(r.cfg.Candidate, leading), clientv3.WithLease(s.lease))).
 		Commit()
 	if err == nil && !put.Succeeded {
 		err = api.ErrExists // lease ids are not given twice
@@ -61,28 +68,36 @@ func (r *Registry) open(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-func (s *session) deadline() time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.until
+// value is what a key says: the candidate, and since when it leads if it did before it took this key.
+func value(candidate string, since api.Epoch) string {
+	if since.IsZero() {
+		return candidate
+	}
+	return candidate + " " + since.String()
 }
 
-// keep keeps the lease alive until ctx ends or the lease is gone, which it tells by its error.
+// parse is value's inverse. What cannot be read as an epoch is none: then calls in flight are given up for lost.
+func parse(value string) (candidate string, since api.Epoch) {
+	candidate, rest, ok := strings.Cut(value, " ")
+	if ok {
+		if n, err := fmt.Sscanf(rest, "%d.%d", &since.Generation, &since.Revision); n != 2 || err != nil {
+			since = api.Epoch{}
+		}
+	}
+	return candidate, since
+}
+
+// keep keeps the lease alive until ctx ends or etcd says that it is gone, which keep tells by its error.
 func (s *session) keep(ctx context.Context) error {
 	for {
-		sent := time.Now()
 		short, cancel := context.WithTimeout(ctx, s.ttl/3)
 		_, err := s.reg.client.KeepAliveOnce(short, s.lease)
 		cancel()
 		next := s.ttl / 3
 		switch {
-		case err == nil:
-			s.mu.Lock()
-			s.until = sent.Add(s.ttl)
-			s.mu.Unlock()
 		case errors.Is(err, rpctypes.ErrLeaseNotFound):
 			return errRevoked
-		default:
+		case err != nil:
 			next = retryPause
 		}
 		select {
@@ -93,35 +108,28 @@ func (s *session) keep(ctx context.Context) error {
 	}
 }
 
-// follow watches the election and tells the view, until the session is lost or ctx ends. The view is told that
-// leadership is over first of all, and nothing on this goroutine waits for etcd beyond the lease's life: opening a
-// watch does wait, for as long as etcd is away, and so has a goroutine of its own.
-func (s *session) follow(ctx context.Context, v *view) error {
+// follow watches the election and tells the view, until etcd says that the session is lost, or ctx ends. While etcd is
+// away it tries on: nothing is known to have changed.
+func (s *session) follow(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var beside sync.WaitGroup
 	defer beside.Wait()
 	defer cancel()
-	defer v.lost()
 	gone, events := make(chan error, 1), make(chan struct{}, 1)
 	beside.Go(func() { gone <- s.keep(ctx) })
 	beside.Go(func() { s.watch(ctx, events) })
-
-	lapse := time.NewTimer(time.Until(s.deadline()))
-	defer lapse.Stop()
 	for {
-		var again <-chan time.Time
-		if err := s.look(ctx, v); errors.Is(err, errDeposed) {
+		var retry <-chan time.Time
+		switch err := s.look(ctx); {
+		case errors.Is(err, errDeposed), errors.Is(err, errBelow):
 			return err
-		} else if err != nil {
-			again = time.After(retryPause) // the lapse of the lease bounds the attempts
+		case err != nil:
+			retry = time.After(retryPause)
 		}
 		select {
 		case <-events:
-		case <-again:
-		case <-lapse.C:
-			if !s.alive(lapse) {
-				return fmt.Errorf("etcdreg session: %w", errLapsed)
-			}
+		case <-s.again:
+		case <-retry:
 		case err := <-gone:
 			return fmt.Errorf("etcdreg session: %w", err)
 		case <-ctx.Done():
@@ -149,20 +157,10 @@ func (s *session) watch(ctx context.Context, events chan<- struct{}) {
 	}
 }
 
-// alive reports whether the lease was kept meanwhile, and sets the timer anew if so.
-func (s *session) alive(lapse *time.Timer) bool {
-	left := time.Until(s.deadline())
-	if left <= 0 {
-		return false
-	}
-	lapse.Reset(left)
-	return true
-}
-
-// look reads who leads, and whether the own key is still there, at one revision. It waits no longer than the lease
-// is known to live, so that a hanging etcd cannot hold up the news that the lease has lapsed.
-func (s *session) look(ctx context.Context, v *view) error {
-	short, cancel := context.WithDeadline(ctx, s.deadline())
+// look reads who leads, and whether the own key is still there, at one revision, and tells the view. That the own key is
+// gone does not end leadership; that another's is the oldest does.
+func (s *session) look(ctx context.Context) error {
+	short, cancel := context.WithTimeout(ctx, s.ttl)
 	defer cancel()
 	resp, err := s.reg.client.Txn(short).Then(
 		clientv3.OpGet(s.reg.prefix, clientv3.WithFirstCreate()...), clientv3.OpGet(s.key)).Commit()
@@ -170,17 +168,30 @@ func (s *session) look(ctx context.Context, v *view) error {
 		return fmt.Errorf("etcdreg look: %w", err)
 	}
 	first, own := resp.Responses[0].GetResponseRange().Kvs, resp.Responses[1].GetResponseRange().Kvs
-	if len(own) == 0 || own[0].CreateRevision != s.rev || len(first) == 0 {
+	below := false
+	if len(first) > 0 {
+		l := membership.Leadership{
+			Epoch: api.Epoch{Generation: s.reg.cfg.Generation, Revision: first[0].CreateRevision},
+			Mine:  first[0].CreateRevision == s.rev,
+		}
+		l.Leader, l.Since = parse(string(first[0].Value))
+		if !s.ask(ctx, func(v *membership.View) {
+			if !l.Mine && l.Leader == s.reg.cfg.Candidate && v.Leading() != (api.Epoch{}) {
+				return // a key that this candidate put and was not told of: it goes with its lease
+			}
+			below = !v.Saw(l) && l.Mine
+			// The key's claim holds no longer: replaced meanwhile, this candidate must stand like any other.
+			below = below || s.claim != (api.Epoch{}) && s.claim != v.Leading()
+		}) {
+			return ctx.Err()
+		}
+	}
+	switch {
+	case len(own) == 0 || own[0].CreateRevision != s.rev:
 		return fmt.Errorf("etcdreg look: %w", errDeposed)
+	case below:
+		return fmt.Errorf("etcdreg look: %w", errBelow)
 	}
-	if !time.Now().Before(s.deadline()) {
-		return fmt.Errorf("etcdreg look: %w", errLapsed)
-	}
-	v.tell(membership.Leadership{
-		Leader: string(first[0].Value),
-		Epoch:  api.Epoch{Generation: s.reg.cfg.Generation, Revision: first[0].CreateRevision},
-		Mine:   first[0].CreateRevision == s.rev,
-	})
 	return nil
 }
 

@@ -29,7 +29,8 @@ func Run(t *testing.T, h Harness) {
 		run  func(*testing.T, Harness, string)
 	}{
 		{"standby-sees-leader", standbySeesLeader}, {"resign-hands-over", resignHandsOver},
-		{"lost-leader-is-replaced", lostLeaderIsReplaced}, {"alone-again", aloneAgain},
+		{"lost-leader-is-replaced", lostLeaderIsReplaced}, {"forgotten-leader-leads-on", forgottenLeaderLeadsOn},
+		{"heard-of-another", heardOfAnother}, {"heard-of-another-alone", heardOfAnotherAlone}, {"heard-nothing-new", heardNothingNew},
 		{"one-leader-at-a-time", oneLeaderAtATime}, {"zones-apart", zonesApart},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.run(t, h, "zone-"+part.name) })
@@ -38,7 +39,9 @@ func Run(t *testing.T, h Harness) {
 
 // Candidate is an elector that runs, with all that it told.
 type Candidate struct {
-	Name   string
+	Name    string
+	Elector membership.Elector
+
 	t      *testing.T
 	wait   time.Duration
 	cancel context.CancelFunc
@@ -53,9 +56,11 @@ type Candidate struct {
 func (h Harness) Start(t *testing.T, zone, name string) *Candidate {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &Candidate{Name: name, t: t, wait: h.Patience, cancel: cancel, done: make(chan error, 1), changed: make(chan struct{})}
-	e := h.Elector(t, zone, name)
-	go func() { c.done <- e.Run(ctx, c.record) }()
+	c := &Candidate{
+		Name: name, Elector: h.Elector(t, zone, name), t: t, wait: h.Patience, cancel: cancel, done: make(chan error, 1),
+		changed: make(chan struct{}),
+	}
+	go func() { c.done <- c.Elector.Run(ctx, c.record) }()
 	t.Cleanup(c.Stop)
 	return c
 }
@@ -65,6 +70,9 @@ func (c *Candidate) record(l membership.Leadership) {
 	defer c.mu.Unlock()
 	if n := len(c.history); n > 0 && c.history[n-1] == l {
 		c.t.Errorf("%s was told %+v twice in a row", c.Name, l)
+	}
+	if n := len(c.history); n > 0 && l != (membership.Leadership{}) && l.Epoch.Compare(c.history[n-1].Epoch) < 0 {
+		c.t.Errorf("%s was told %+v after %+v", c.Name, l, c.history[n-1])
 	}
 	c.history = append(c.history, l)
 	close(c.changed)
@@ -197,16 +205,90 @@ func lostLeaderIsReplaced(t *testing.T, h Harness, zone string) {
 	}
 }
 
-func aloneAgain(t *testing.T, h Harness, zone string) {
+// forgottenLeaderLeadsOn: a leader that the registry has forgotten takes a new epoch and goes on, if nobody led between;
+// who comes later learns since when it leads.
+func forgottenLeaderLeadsOn(t *testing.T, h Harness, zone string) {
 	a := h.Start(t, zone, "a")
 	first := a.lead()
+	if first.Since != first.Epoch {
+		t.Fatalf("leads since %v under epoch %v", first.Since, first.Epoch)
+	}
 	from := a.told()
 	h.Lose(t, zone, "a")
 	second := a.Until("leadership under a higher epoch", func(l membership.Leadership) bool {
 		return l.Mine && l.Epoch.Compare(first.Epoch) > 0
 	})
-	if !a.wasTold(from, func(l membership.Leadership) bool { return !l.Mine }) {
-		t.Fatalf("went from %v to %v without Mine=false between", first.Epoch, second.Epoch)
+	if a.wasTold(from, func(l membership.Leadership) bool { return !l.Mine }) {
+		t.Fatalf("told Mine=false between %v and %v", first.Epoch, second.Epoch)
+	}
+	if second.Since != first.Epoch {
+		t.Fatalf("leads since %v, told as %v", first.Epoch, second.Since)
+	}
+	b := h.Start(t, zone, "b")
+	if seen := b.follow("a"); seen.Epoch != second.Epoch || seen.Since != first.Epoch {
+		t.Fatalf("the standby sees %+v, the leader is %+v", seen, second)
+	}
+	a.Stop()
+	if third := b.lead(); third.Since != third.Epoch {
+		t.Fatalf("the next leader leads since %v under epoch %v", third.Since, third.Epoch)
+	}
+}
+
+// heardOfAnother: a leader that hears of a higher epoch stops at once and lets a standby lead.
+func heardOfAnother(t *testing.T, h Harness, zone string) {
+	a := h.Start(t, zone, "a")
+	first := a.lead()
+	b := h.Start(t, zone, "b")
+	b.follow("a")
+	from := a.told()
+	higher := api.Epoch{Generation: first.Epoch.Generation, Revision: first.Epoch.Revision + 1}
+	a.Elector.Heard(membership.Leadership{Leader: "x", Epoch: higher, Since: first.Epoch})
+	second := b.lead()
+	a.follow("b")
+	if seen := a.snapshot()[from]; seen != (membership.Leadership{Leader: "x", Epoch: higher, Since: first.Epoch}) {
+		t.Fatalf("the leader made of what it heard: %+v", seen)
+	}
+	b.Stop()
+	if third := a.lead(); third.Epoch.Compare(second.Epoch) <= 0 || third.Since != third.Epoch {
+		t.Fatalf("leads again as %+v after %+v", third, second)
+	}
+}
+
+func heardOfAnotherAlone(t *testing.T, h Harness, zone string) {
+	a := h.Start(t, zone, "a")
+	first := a.lead()
+	from := a.told()
+	higher := api.Epoch{Generation: first.Epoch.Generation, Revision: first.Epoch.Revision + 1}
+	a.Elector.Heard(membership.Leadership{Epoch: higher})
+	second := a.Until("leadership above what was heard", func(l membership.Leadership) bool {
+		return l.Mine && l.Epoch.Compare(higher) > 0
+	})
+	if seen := a.snapshot()[from]; seen.Mine || seen.Leader != "" || seen.Epoch != higher {
+		t.Fatalf("the leader made of what it heard: %+v", seen)
+	}
+	if second.Since != second.Epoch {
+		t.Fatalf("leads since %v though it stopped before %v", second.Since, second.Epoch)
+	}
+}
+
+func heardNothingNew(t *testing.T, h Harness, zone string) {
+	a := h.Start(t, zone, "a")
+	first := a.lead()
+	b := h.Start(t, zone, "b")
+	seen := b.follow("a")
+	for _, c := range []*Candidate{a, b} {
+		c.Elector.Heard(membership.Leadership{Leader: "a", Epoch: first.Epoch})
+		c.Elector.Heard(membership.Leadership{Leader: "x", Epoch: api.Epoch{Generation: first.Epoch.Generation, Revision: first.Epoch.Revision - 1}})
+	}
+	// A standby that knows who leads learns nothing from an epoch without a name.
+	b.Elector.Heard(membership.Leadership{Epoch: api.Epoch{Generation: first.Epoch.Generation, Revision: first.Epoch.Revision + 1}})
+	b.Elector.Heard(membership.Leadership{Leader: "y", Epoch: api.Epoch{Generation: first.Epoch.Generation, Revision: first.Epoch.Revision + 2}})
+	b.follow("y") // all before was taken in
+	if n := b.snapshot(); n[len(n)-2] != seen {
+		t.Fatalf("the standby was told %+v", n)
+	}
+	if l := a.Last(); l != first {
+		t.Fatalf("the leader was %+v, is %+v", first, l)
 	}
 }
 

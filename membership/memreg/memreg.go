@@ -35,6 +35,7 @@ type election struct {
 type campaign struct {
 	candidate string
 	rev       int64
+	claim     api.Epoch // since when the candidate leads, if it did before this campaign
 }
 
 // New makes an empty registry. generation is the first part of its epochs.
@@ -49,7 +50,7 @@ func (r *Registry) Elector(zone, candidate string) (membership.Elector, error) {
 			return nil, fmt.Errorf("memreg elector: %w", err)
 		}
 	}
-	return &elector{r, zone, candidate}, nil
+	return &elector{reg: r, zone: zone, candidate: candidate, news: make(chan struct{}, 1)}, nil
 }
 
 // Kill ends the candidate's sessions in all zones, as if their leases had run out. While its Run goes on, it
@@ -62,7 +63,8 @@ func (r *Registry) Kill(candidate string) {
 	}
 }
 
-func (r *Registry) enter(zone, candidate string) (int64, error) {
+// enter appends to the queue. above is what the zone has heard of: revisions go on beyond it.
+func (r *Registry) enter(zone, candidate string, claim, above api.Epoch) (int64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e := r.zones[zone]
@@ -73,8 +75,8 @@ func (r *Registry) enter(zone, candidate string) (int64, error) {
 	if len(e.queue) >= MaxCandidates {
 		return 0, fmt.Errorf("%w: zone %s has %d candidates", api.ErrOverloaded, zone, MaxCandidates)
 	}
-	r.rev++
-	e.queue = append(e.queue, campaign{candidate, r.rev})
+	r.rev = max(r.rev, above.Revision) + 1
+	e.queue = append(e.queue, campaign{candidate, r.rev, claim})
 	e.notifyLocked()
 	return r.rev, nil
 }
@@ -96,7 +98,7 @@ func (r *Registry) view(zone string, rev int64) (l membership.Leadership, alive 
 	}
 	first := e.queue[0]
 	return membership.Leadership{
-		Leader: first.candidate, Epoch: api.Epoch{Generation: r.generation, Revision: first.rev}, Mine: first.rev == rev,
+		Leader: first.candidate, Epoch: api.Epoch{Generation: r.generation, Revision: first.rev}, Since: first.claim, Mine: first.rev == rev,
 	}, true, e.changed
 }
 
@@ -115,43 +117,66 @@ func (e *election) notifyLocked() {
 type elector struct {
 	reg             *Registry
 	zone, candidate string
+
+	mu    sync.Mutex
+	heard membership.Leadership
+	news  chan struct{}
 }
 
 var _ membership.Elector = (*elector)(nil)
 
+// Heard implements membership.Elector. Epochs of another generation cannot be of this registry, and count for nothing.
+func (e *elector) Heard(l membership.Leadership) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !l.Newer(e.heard) || l.Epoch.Generation != e.reg.generation {
+		return
+	}
+	e.heard = l
+	select {
+	case e.news <- struct{}{}:
+	default:
+	}
+}
+
+func (e *elector) lastHeard() membership.Leadership {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.heard
+}
+
 // Run implements membership.Elector.
 func (e *elector) Run(ctx context.Context, changed func(membership.Leadership)) error {
-	var last membership.Leadership
-	tell := func(l membership.Leadership) {
-		if l != last {
-			last = l
-			changed(l)
-		}
-	}
+	v := membership.NewView(changed)
 	for ctx.Err() == nil {
-		rev, err := e.reg.enter(e.zone, e.candidate)
+		claim := v.Leading()
+		rev, err := e.reg.enter(e.zone, e.candidate, claim, e.lastHeard().Epoch)
 		if err != nil {
 			return fmt.Errorf("memreg run %s: %w", e.candidate, err)
 		}
-		e.hold(ctx, rev, tell)
-		if last.Mine { // told before the key goes, so that never two hold themselves for the leader
-			tell(membership.Leadership{})
+		e.hold(ctx, rev, claim, v)
+		if ctx.Err() != nil {
+			v.Resign() // before the key goes, so that never two hold themselves for the leader
 		}
 		e.reg.leave(e.zone, rev)
 	}
 	return nil
 }
 
-// hold follows the election until ctx ends or the campaign is lost.
-func (e *elector) hold(ctx context.Context, rev int64, tell func(membership.Leadership)) {
+// hold follows the election until ctx ends, the campaign is lost, or it stands below what was heard.
+func (e *elector) hold(ctx context.Context, rev int64, claim api.Epoch, v *membership.View) {
 	for {
 		l, alive, next := e.reg.view(e.zone, rev)
 		if !alive {
 			return
 		}
-		tell(l)
+		if !v.Saw(l) && l.Mine || claim != (api.Epoch{}) && claim != v.Leading() {
+			return
+		}
 		select {
 		case <-next:
+		case <-e.news:
+			v.Heard(e.lastHeard())
 		case <-ctx.Done():
 			return
 		}
