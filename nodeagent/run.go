@@ -43,7 +43,9 @@ type run struct {
 // accept takes a dispatch or refuses it at once.
 func (n *Node) accept(now time.Time, m *wire.Run, out []Action) []Action {
 	if m.Epoch.Compare(n.epoch) < 0 {
-		return append(out, n.refusal(m, api.CodeFenced, fmt.Sprintf("epoch %v is lower than %v", m.Epoch, n.epoch)))
+		a := n.refusal(m, api.CodeFenced, fmt.Sprintf("epoch %v is lower than %v", m.Epoch, n.epoch))
+		a.Completion.Epoch = n.epoch // the sender may be this epoch's leader too, and sends the call again
+		return append(out, a)
 	}
 	out = n.raise(m.Epoch, out)
 	n.seenSeq = max(n.seenSeq, m.Seq)

@@ -346,10 +346,15 @@ func (z *Zone) sample(m *wire.Completion, out []Action) []Action {
 
 // refused: the node could not take the call after all; nothing ran, so it is simply decided again.
 func (z *Zone) refused(now time.Time, c *call, n *node, m *wire.Completion, out []Action) []Action {
-	if m.Code == api.CodeFenced {
+	if m.Code == api.CodeFenced && m.Epoch.Compare(z.epoch) > 0 {
 		z.counters.FencedCompletions++
-		return z.answerError(now, c, api.CodeUnavailable, "this scheduler was replaced by a new leader", out)
+		out = append(out, Action{Kind: ActFenced, Epoch: m.Epoch})
+		return z.answer(now, c, &wire.Answer{
+			ID: c.inv.ID, Code: api.CodeUnavailable, Message: "this scheduler was replaced by a new leader", RetryMs: 100,
+			Refused: c.losses == 0, // it never ran: its door brings it to the new leader
+		}, out)
 	}
+	// Fenced by the own epoch: the dispatch was sent under the one before, and is simply sent again.
 	if c.refusals++; c.refusals > maxRefusals {
 		return z.answerError(now, c, api.CodeUnavailable, "refused by its nodes again and again, last: "+m.Message, out)
 	}

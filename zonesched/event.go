@@ -32,7 +32,7 @@ const (
 	EvModel
 	// EvFunctions: the catalogue changed. Functions, Deleted.
 	EvFunctions
-	// EvLead: this scheduler leads from now on. Epoch.
+	// EvLead: this scheduler leads from now on, or goes on leading under a higher epoch. Epoch.
 	EvLead
 	// EvShares: the coordinator's table of shares. Shares.
 	EvShares
@@ -125,9 +125,11 @@ const (
 	ActHello
 	// ActNodeLost: Node is taken for dead (for logs and metrics).
 	ActNodeLost
+	// ActFenced: nodes have seen Epoch, which is above the own one: another scheduler leads.
+	ActFenced
 )
 
-var actionNames = [...]string{"run", "wake", "answer", "cancel_run", "ack", "sample", "forward", "grant", "hello", "node_lost"}
+var actionNames = [...]string{"run", "wake", "answer", "cancel_run", "ack", "sample", "forward", "grant", "hello", "node_lost", "fenced"}
 
 // Action is one output of Step.
 type Action struct {
@@ -168,6 +170,8 @@ func (a *Action) String() string {
 		return fmt.Sprintf("%s to %s slots=%d", name, a.To, a.Grant.Slots)
 	case ActNodeLost:
 		return fmt.Sprintf("%s %s", name, a.Node)
+	case ActFenced:
+		return fmt.Sprintf("%s by %v", name, a.Epoch)
 	}
 	return name
 }

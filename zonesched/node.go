@@ -261,6 +261,9 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 		z.helloAt = now
 		out = append(out, Action{Kind: ActHello}) // it missed ours
 	}
+	if !z.epoch.IsZero() && hb.Epoch.Compare(z.epoch) > 0 {
+		out = append(out, Action{Kind: ActFenced, Epoch: hb.Epoch})
+	}
 	// A dispatch that the node has not seen after a while is lost: its reports must count again.
 	current := hb.SeenSeq >= n.sentSeq && (hb.Epoch == z.epoch || z.epoch.IsZero())
 	if fresh || current || now.Sub(n.sentAt) > sightLost {

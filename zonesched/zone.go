@@ -167,9 +167,7 @@ func (z *Zone) Step(now time.Time, ev *Event, out []Action) []Action {
 	case EvFunctions:
 		out = z.functions(now, ev, out)
 	case EvLead:
-		z.epoch = ev.Epoch
-		z.helloAt = now
-		out = append(out, Action{Kind: ActHello})
+		out = z.lead(now, ev.Epoch, out)
 	case EvShares:
 		z.shares = ev.Shares
 	case EvGrant:
@@ -178,6 +176,16 @@ func (z *Zone) Step(now time.Time, ev *Event, out []Action) []Action {
 		z.setPolicy(ev)
 	}
 	return z.settle(now, out)
+}
+
+// lead begins to lead, or goes on under a higher epoch: calls stay where they are, since nodes let finish what they have
+// begun. Nodes count dispatches anew under each epoch.
+func (z *Zone) lead(now time.Time, epoch api.Epoch, out []Action) []Action {
+	z.epoch, z.helloAt = epoch, now
+	for _, n := range z.nodes {
+		n.sentSeq = 0
+	}
+	return append(out, Action{Kind: ActHello})
 }
 
 func (z *Zone) setPolicy(ev *Event) {

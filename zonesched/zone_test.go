@@ -246,10 +246,66 @@ func TestRefusalIsDecidedAgain(t *testing.T) {
 		c.Outcome, c.Code, c.RunMs, c.Sandboxes = api.OutcomeRefused, api.CodeOverloaded, 0, nil
 	})
 	b.ran("i1", "b")
-	b.done("i1", "b", func(c *wire.Completion) {
-		c.Attempt, c.Outcome, c.Code, c.RunMs = 1, api.OutcomeRefused, api.CodeFenced, 0
-	})
-	b.answered("i1", api.CodeUnavailable)
+	fenced := func(attempt uint8, by api.Epoch) func(c *wire.Completion) {
+		return func(c *wire.Completion) {
+			c.Attempt, c.Outcome, c.Code, c.RunMs, c.Epoch = attempt, api.OutcomeRefused, api.CodeFenced, 0, by
+		}
+	}
+	b.after(time.Second)
+	b.node("a", 1, 1)
+	b.node("b", 1, 1)
+	// The dispatch was under way when this leader took a new epoch.
+	b.done("i1", "b", fenced(1, b.z.Epoch()))
+	on := b.z.calls["i1"].node.name
+	higher := b.z.Epoch()
+	higher.Revision++
+	b.done("i1", on, fenced(2, higher))
+	if a := b.answered("i1", api.CodeUnavailable); !a.Refused {
+		t.Fatalf("it never ran, and its door may bring it elsewhere: %+v", a)
+	}
+	if f := find(b.acts, ActFenced, ""); f == nil || f.Epoch != higher {
+		t.Fatalf("a higher epoch was not told: %v", text(b.acts))
+	}
+}
+
+// A leader that takes a higher epoch keeps its calls and its view of the nodes.
+func TestLeadsOnUnderAHigherEpoch(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 1, 1)
+	b.invoke("runs", "f")
+	b.invoke("waits", "f")
+	e := b.z.Epoch()
+	e.Revision += 5
+	b.step(&Event{Kind: EvLead, Epoch: e})
+	if find(b.acts, ActHello, "") == nil || b.z.Epoch() != e {
+		t.Fatalf("epoch %v: %v", b.z.Epoch(), text(b.acts))
+	}
+	// The node counts dispatches anew, and its report counts at once.
+	b.step(&Event{Kind: EvHeartbeat, Heartbeat: &wire.Heartbeat{
+		Zone: "z", Node: "a", Boot: 1, Epoch: e, Slots: 1, MemMB: 1000, MemUsedMB: 77, Running: []wire.RunningReport{{ID: "runs", Function: "t/f@1"}},
+	}})
+	if n := b.z.byName["a"]; n.memUsed != 77 || len(n.running) != 1 {
+		t.Fatalf("%d MB, %d calls on the node", n.memUsed, len(n.running))
+	}
+	b.done("runs", "a")
+	b.answered("runs", api.CodeOK)
+	if r := find(b.acts, ActRun, "waits"); r == nil || r.Run.Epoch != e || r.Run.Seq != 1 {
+		t.Fatalf("dispatched as %v", text(b.acts))
+	}
+}
+
+func TestReportOfAHigherEpochFences(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 1, 1)
+	if find(b.acts, ActFenced, "") != nil {
+		t.Fatal("fenced by the own epoch")
+	}
+	e := b.z.Epoch()
+	e.Generation++
+	b.step(&Event{Kind: EvHeartbeat, Heartbeat: &wire.Heartbeat{Zone: "z", Node: "a", Boot: 1, Epoch: e, Slots: 1, MemMB: 1000}})
+	if f := find(b.acts, ActFenced, ""); f == nil || f.Epoch != e {
+		t.Fatalf("not told: %v", text(b.acts))
+	}
 }
 
 func TestLostNode(t *testing.T) {

@@ -39,7 +39,7 @@ type SandboxReport struct {
 
 // Completion ends one dispatch: it ran, failed, or was refused.
 type Completion struct {
-	Epoch   api.Epoch   `msgpack:"e"`
+	Epoch   api.Epoch   `msgpack:"e"` // of the dispatch; of the node when that fenced it
 	Node    string      `msgpack:"n"`
 	Boot    uint64      `msgpack:"b"` // the node's incarnation
 	ID      string      `msgpack:"i"`
@@ -104,10 +104,13 @@ type Heartbeat struct {
 	Flushed uint64 `msgpack:"fl" json:"flushed"`
 }
 
-// Hello is a new leader's first word to its nodes: they persist the epoch, then report.
+// Hello is a leader's first word under an epoch. Nodes persist the epoch, then report; the zone's other schedulers learn
+// who leads though they cannot reach etcd.
 type Hello struct {
 	Epoch  api.Epoch `msgpack:"e"`
 	Leader string    `msgpack:"l"`
+	// Since is the epoch under which it began to lead; zero, from older schedulers, is Epoch.
+	Since api.Epoch `msgpack:"s"`
 }
 
 // Ack tells a node that completions arrived, so that it may forget them.

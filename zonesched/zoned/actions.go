@@ -7,6 +7,7 @@ import (
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
+	"github.com/rubato-faas/rubato/membership"
 	"github.com/rubato-faas/rubato/messaging"
 	"github.com/rubato-faas/rubato/zonesched"
 )
@@ -43,7 +44,9 @@ func (d *Daemon) carryOut(now time.Time, a *zonesched.Action) {
 	case zonesched.ActGrant:
 		d.send(wire.SubjectGrants(a.To), a.Grant)
 	case zonesched.ActHello:
-		d.send(wire.SubjectAllNodes(d.cfg.Zone, "hello"), &wire.Hello{Epoch: d.core.Epoch(), Leader: d.cfg.Name})
+		d.send(wire.SubjectAllNodes(d.cfg.Zone, "hello"), &wire.Hello{Epoch: d.core.Epoch(), Leader: d.cfg.Name, Since: d.began})
+	case zonesched.ActFenced:
+		d.deps.Elector.Heard(membership.Leadership{Epoch: a.Epoch})
 	case zonesched.ActNodeLost:
 		d.deps.Log.Warn("node lost", "zone", d.cfg.Zone, "node", a.Node)
 	}

@@ -17,6 +17,7 @@ func (d *Daemon) subscribe() ([]messaging.Subscription, error) {
 		{wire.SubjectHeartbeat(d.cfg.Zone), d.onHeartbeat},
 		{wire.SubjectSamples(d.cfg.Zone), d.learn.onBatch},
 		{wire.SubjectGrants(d.cfg.Zone), d.onGrant},
+		{wire.SubjectAllNodes(d.cfg.Zone, "hello"), d.onHello},
 		{wire.SubjectAnnounce, d.catalog.onAnnounce},
 	})
 }
@@ -67,6 +68,13 @@ func (d *Daemon) onGrant(m *messaging.Msg) {
 	}
 }
 
+// onHello: schedulers hear, as nodes do, who leads.
+func (d *Daemon) onHello(m *messaging.Msg) {
+	if h, ok := decode[wire.Hello](d, m); ok {
+		d.deps.Elector.Heard(membership.Leadership{Leader: h.Leader, Epoch: h.Epoch, Since: h.Since})
+	}
+}
+
 func (d *Daemon) onCancel(m *messaging.Msg) {
 	if c, ok := decode[wire.Cancel](d, m); ok {
 		d.call(func() { d.cancelHere(c.ID, "canceled by its caller") })
@@ -79,11 +87,18 @@ func (d *Daemon) roleChanged(l membership.Leadership) {
 	if old.Leadership == l {
 		return
 	}
-	d.deps.Log.Info("leadership", "zone", d.cfg.Zone, "leader", l.Leader, "epoch", l.Epoch.String(), "mine", l.Mine)
-	if old.Mine && (!l.Mine || l.Epoch != old.Epoch) {
+	d.deps.Log.Info("leadership", "zone", d.cfg.Zone, "leader", l.Leader, "epoch", l.Epoch.String(), "since", l.Since.String(), "mine", l.Mine)
+	if l.Since == old.Since && l.Mine == old.Mine && !l.Since.IsZero() {
+		if l.Mine {
+			d.call(func() { d.leadOn(l.Epoch) })
+		}
+		d.role.Store(&role{Leadership: l, changed: old.changed})
+		return
+	}
+	if old.Mine {
 		d.call(func() { d.stepDown() })
 	}
-	if l.Mine && (!old.Mine || l.Epoch != old.Epoch) {
+	if l.Mine {
 		// The sample stream goes on where this learner stands once it has learned all that was published.
 		seq := d.learn.drained()
 		d.call(func() { d.lead(l.Epoch, seq) })
@@ -91,6 +106,13 @@ func (d *Daemon) roleChanged(l membership.Leadership) {
 	d.role.Store(&role{Leadership: l, changed: make(chan struct{})})
 	close(old.changed)
 	d.ready.Store(true)
+}
+
+// leadOn goes on leading under a higher epoch. Nothing that this scheduler works on is touched.
+func (d *Daemon) leadOn(epoch api.Epoch) {
+	if d.leads() {
+		d.step(&zonesched.Event{Kind: zonesched.EvLead, Epoch: epoch})
+	}
 }
 
 // lead begins to schedule under epoch.
@@ -113,7 +135,7 @@ func (d *Daemon) lead(epoch api.Epoch, seq uint64) {
 	}
 	d.forSubs = subs
 	ctx, cancel := context.WithCancel(d.ctx)
-	d.leadEnd = cancel
+	d.leadEnd, d.began = cancel, epoch
 	d.step(&zonesched.Event{Kind: zonesched.EvLead, Epoch: epoch})
 	d.step(&zonesched.Event{Kind: zonesched.EvShares, Shares: d.shares})
 	if d.deps.Async != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
 	"github.com/rubato-faas/rubato/learner"
+	"github.com/rubato-faas/rubato/membership"
 	"github.com/rubato-faas/rubato/messaging"
 	"github.com/rubato-faas/rubato/objectstore"
 	"github.com/rubato-faas/rubato/zonesched"
@@ -71,7 +72,7 @@ func (g *learning) put(m learnMail) bool {
 	}
 }
 
-// ask runs f with the learner and waits for it.
+// ask runs f with the learner and waits for it. When it returns false, f may still run: what f wrote is not to be read.
 func (g *learning) ask(f func(*learner.Learner)) bool {
 	ran := make(chan struct{})
 	if !g.put(learnMail{do: func() { f(g.l); close(ran) }}) {
@@ -86,15 +87,24 @@ func (g *learning) ask(f func(*learner.Learner)) bool {
 }
 
 // drained waits until everything heard so far is learned and returns the position in the stream.
-func (g *learning) drained() (seq uint64) {
-	g.ask(func(l *learner.Learner) { seq = l.Seq() })
+func (g *learning) drained() uint64 {
+	var seq uint64
+	if !g.ask(func(l *learner.Learner) { seq = l.Seq() }) {
+		return 0 // the scheduler ends
+	}
 	return seq
 }
 
 func (g *learning) onBatch(m *messaging.Msg) {
-	if b, ok := decode[wire.Batch](g.d, m); ok && b.Zone == g.d.cfg.Zone && len(b.Records) <= 2*wire.MaxBatch {
-		g.put(learnMail{batch: b})
+	b, ok := decode[wire.Batch](g.d, m)
+	if !ok || b.Zone != g.d.cfg.Zone || len(b.Records) > 2*wire.MaxBatch {
+		return
 	}
+	// A leader learns here that it was replaced; a scheduler that etcd has told nothing yet, that somebody leads.
+	if r := g.d.role.Load(); (r.Mine || r.nobody()) && b.Epoch.Compare(r.Epoch) > 0 {
+		g.d.deps.Elector.Heard(membership.Leadership{Epoch: b.Epoch})
+	}
+	g.put(learnMail{batch: b})
 }
 
 func (g *learning) run() {
@@ -444,13 +454,17 @@ type ModelView struct {
 }
 
 func (g *learning) view() ModelView {
-	v := ModelView{Zone: g.d.cfg.Zone, Name: g.d.cfg.Name, Trees: map[string]int{}}
-	g.ask(func(l *learner.Learner) {
+	empty := ModelView{Zone: g.d.cfg.Zone, Name: g.d.cfg.Name, Trees: map[string]int{}}
+	v := empty
+	v.Trees = map[string]int{}
+	if !g.ask(func(l *learner.Learner) {
 		sum := l.Digest()
 		v.Digest, v.Stats = hex.EncodeToString(sum[:]), l.Stats()
 		for _, t := range l.Snapshot().Trees() {
 			v.Trees[t.Zone]++
 		}
-	})
+	}) {
+		return empty
+	}
 	return v
 }

@@ -136,7 +136,7 @@ func (d *Daemon) invokeHere(ctx context.Context, inv *api.Invocation) *wire.Answ
 }
 
 func (d *Daemon) invokeAtLeader(caller context.Context, r *role, inv *api.Invocation) *wire.Answer {
-	if r.Leader == "" {
+	if r.nobody() {
 		return refusal(inv.ID, api.CodeUnavailable, "zone "+d.cfg.Zone+" has no leader", 500)
 	}
 	ctx, cancel := context.WithCancelCause(caller)

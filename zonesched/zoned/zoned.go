@@ -121,6 +121,7 @@ type Daemon struct {
 	batch   []wire.Record
 	next    uint64 // sequence of batch[0]
 	since   time.Time
+	began   api.Epoch // under which this scheduler began to lead
 	forSubs []messaging.Subscription
 	leadEnd context.CancelFunc
 	digest  uint64
@@ -131,8 +132,11 @@ type Daemon struct {
 // role is who leads, as this scheduler sees it.
 type role struct {
 	membership.Leadership
-	changed chan struct{} // closed when the role changes
+	changed chan struct{} // closed when another leads; not when the leader goes on under a higher epoch
 }
+
+// nobody leads, as far as is known. A leader of whom only the epoch is known is asked by the zone's subject like any other.
+func (r *role) nobody() bool { return r.Leader == "" && r.Epoch.IsZero() }
 
 // New prepares a scheduler; Run starts it.
 func New(cfg Config, deps Deps) (*Daemon, error) {
@@ -294,7 +298,7 @@ func (d *Daemon) Ready() error {
 	if !d.ready.Load() {
 		return fmt.Errorf("%w: not serving (starting or stopping)", api.ErrUnavailable)
 	}
-	if r := d.role.Load(); r.Leader == "" {
+	if r := d.role.Load(); r.nobody() {
 		return fmt.Errorf("%w: zone %s has no leader", api.ErrUnavailable, d.cfg.Zone)
 	}
 	return nil
