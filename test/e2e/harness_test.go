@@ -78,6 +78,7 @@ type system struct {
 	t     *testing.T
 	dir   string
 	sub   *cluster.Substrate
+	etcd  string // URL of the zones' etcd
 	procs map[string]*proc
 }
 
@@ -91,6 +92,7 @@ func newSystem(t *testing.T) *system {
 	if s.sub, err = cluster.StartSubstrate(filepath.Join(dir, "substrate"), slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
+	s.etcd = s.sub.EtcdURL
 	t.Cleanup(func() {
 		for _, p := range s.procs {
 			p.stop()
@@ -173,7 +175,7 @@ func (s *system) globals(n int) {
 func (s *system) zone(zone, tier, name string) string {
 	addr := freePort(s.t)
 	s.start(name, "zone", fmt.Sprintf("nats:\n  urls: [%q]\netcd:\n  endpoints: [%q]\nhttp:\n  listen: %s\ngateway:\n  auth: \"off\"\nzone:\n  zone: %s\n  tier: %s\n  region: r1\n  name: %s\n  dir: %s\n  model_every: 1s\n",
-		s.sub.NATSURL, s.sub.EtcdURL, addr, zone, tier, name, filepath.Join(s.dir, name)))
+		s.sub.NATSURL, s.etcd, addr, zone, tier, name, filepath.Join(s.dir, name)))
 	return addr
 }
 
