@@ -44,8 +44,9 @@ type Zone struct {
 
 // Hooks reach into daemons of tests; zero in production.
 type Hooks struct {
-	Zone    func(zoned.Deps) zoned.Deps
-	Merging func(replica string)
+	Zone func(zoned.Deps) zoned.Deps
+	// Merging is called in the middle of a coordinator's merge: the manifest is stored, and not committed yet.
+	Merging func(replica, digest string)
 }
 
 // NewZone connects a scheduler and opens its door; Run serves.
@@ -291,7 +292,7 @@ func NewGlobal(ctx context.Context, cfg GlobalConfig, log *slog.Logger, raftLn n
 	deps := globald.Deps{Bus: g.conn.bus, Store: g.conn.models, Log: log, Raft: raftlog.Deps{Listener: raftLn}}
 	if hooks.Merging != nil {
 		id := cfg.Raft.ID
-		deps.Merging = func() { hooks.Merging(id) }
+		deps.Merging = func(digest string) { hooks.Merging(id, digest) }
 	}
 	if g.Daemon, err = globald.New(dc, deps); err != nil {
 		return nil, err

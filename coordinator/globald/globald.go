@@ -54,8 +54,9 @@ type Deps struct {
 	Store objectstore.Store // trees, scorecards and manifests
 	Raft  raftlog.Deps
 	Log   *slog.Logger
-	// Merging, if set, is called when a merge has begun, before anything of it is committed: for chaos tests.
-	Merging func()
+	// Merging, if set, is called in the middle of a merge, when the next manifest is stored under its digest and not
+	// committed yet: for chaos tests.
+	Merging func(digest string)
 }
 
 // Limits.

@@ -48,13 +48,13 @@ type bed struct {
 	bus      *membus.Bus
 	store    *memstore.Store
 	replicas []*replica
-	merging  func()
+	merging  func(string)
 
 	mu    sync.Mutex
 	pools map[uint64]string // announced digests by version
 }
 
-func newBed(t *testing.T, replicas int, change func(*Config), merging func()) *bed {
+func newBed(t *testing.T, replicas int, change func(*Config), merging func(string)) *bed {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	t.Cleanup(cancel)
 	hub, err := membus.NewHub(membus.DefaultConfig())
@@ -434,7 +434,7 @@ func TestTreesOfAnotherZoneAreLeftOut(t *testing.T) {
 func TestLeaderKilledInTheMiddleOfAMerge(t *testing.T) {
 	inMerge, release := make(chan struct{}), make(chan struct{})
 	var once sync.Once
-	b := newBed(t, 3, nil, func() {
+	b := newBed(t, 3, nil, func(string) {
 		once.Do(func() { close(inMerge); <-release })
 	})
 	defer once.Do(func() {}) // a failing test must not block a later merge

@@ -38,9 +38,6 @@ func (d *Daemon) merge(offers []coordinator.ModelUpdate) error {
 	if err != nil {
 		return fmt.Errorf("globald present pool: %w", err)
 	}
-	if d.deps.Merging != nil {
-		d.deps.Merging()
-	}
 	var updates []learner.Update
 	for _, o := range offers {
 		u, err := d.fetch(ctx, o)
@@ -62,6 +59,9 @@ func (d *Daemon) merge(offers []coordinator.ModelUpdate) error {
 	digest := catalog.DigestOf(raw)
 	if _, err := d.deps.Store.Put(ctx, objectstore.ModelKey(digest), bytes.NewReader(raw)); err != nil {
 		return fmt.Errorf("globald store manifest: %w", err)
+	}
+	if d.deps.Merging != nil {
+		d.deps.Merging(digest)
 	}
 	r, err := d.log.Apply(ctx, catalog.Command{Kind: catalog.PutPool, Pool: &catalog.Pool{
 		Parent: parent, Digest: digest, Manifest: raw,
