@@ -287,7 +287,47 @@ func TestSaturatedEdgeForwards(t *testing.T) {
 	}
 }
 
-// The pool holds trees of both zones, zones use it, and the loss of the raft leader does not stop it.
+// usesForeignTrees: a zone that has grown no trees predicts with those of another. GET /v1/model says whose they are; once
+// the zone has the 20 samples of a function without which no forest speaks for it, decisions rest on them.
+func usesForeignTrees(t *testing.T, zone, origin string, c *client.Client) {
+	t.Helper()
+	foreign := func() error {
+		var m zoned.ModelView
+		if err := c.Look(context.Background(), "model", &m); err != nil {
+			return err
+		}
+		if m.Stats.Version == 0 || m.Stats.Own > 0 || m.Stats.Foreign == 0 || m.Trees[origin] == 0 {
+			return fmt.Errorf("%s uses version %d with trees %v, %d own and %d foreign", zone, m.Stats.Version, m.Trees, m.Stats.Own, m.Stats.Foreign)
+		}
+		return nil
+	}
+	until(t, 60*time.Second, "predicting with trees of "+origin, foreign)
+	var res *client.Result
+	until(t, 10*time.Second, "estimated by the forest", func() (err error) {
+		for range 5 {
+			if res, err = c.Invoke(context.Background(), client.Invocation{Function: "noop"}); err != nil {
+				return err
+			}
+		}
+		if e := res.Header.Get("X-Estimate"); e != "forest" {
+			return fmt.Errorf("estimated by %q", e)
+		}
+		return nil
+	})
+	if err := foreign(); err != nil { // it was so before the call and is so after it
+		t.Fatal(err)
+	}
+	var x zoned.Explanation
+	if err := c.Look(context.Background(), "invocations/"+res.ID+"/explain", &x); err != nil {
+		t.Fatal(err)
+	}
+	if x.Best < 0 || x.Candidates[x.Best].Estimate != "forest" || x.ModelVersion == 0 {
+		t.Fatalf("decided by %+v, model version %d", x.Candidates, x.ModelVersion)
+	}
+}
+
+// A new zone begins with the trees of the one that has samples; then the pool holds trees of both, zones use it, and the
+// loss of the raft leader does not stop it.
 func TestPoolMovesOnWithoutTheRaftLeader(t *testing.T) {
 	s := newSystem(t)
 	s.globals(3)
@@ -304,11 +344,18 @@ func TestPoolMovesOnWithoutTheRaftLeader(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	defer func() { cancel(); wg.Wait() }()
-	for z, c := range doors {
+	for _, z := range []string{"edge", "core"} {
+		c := doors[z]
 		until(t, 20*time.Second, "known in "+z, func() error {
-			_, err := c.Invoke(context.Background(), client.Invocation{Function: "noop"})
-			return err
+			var all []map[string]any
+			if err := c.Look(context.Background(), "functions", &all); err != nil || len(all) == 0 {
+				return fmt.Errorf("%d functions (%v)", len(all), err)
+			}
+			return nil
 		})
+		if z == "core" {
+			usesForeignTrees(t, "core", "edge", c)
+		}
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
