@@ -289,6 +289,7 @@ func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause poli
 	if k.Sandbox == api.SandboxNone {
 		fetch += c.fn.spec.ArtifactBytes
 	}
+	n.drop(c.inv.ID) // reported by a node that was taken for lost: what runs there serves this attempt, in the same slot
 	n.running = append(n.running, &running{id: c.inv.ID, fnKey: c.fn.key, start: now, mu: k.Est.Mu, sigma: math.Min(k.Est.Sigma, sigmaMax), fetchMs: n.transferMs(fetch), cold: k.Sandbox != api.SandboxWarm})
 	s := n.sandboxFor(c.fn.key, c.fn.spec.MemoryMB)
 	if s.idle > 0 {

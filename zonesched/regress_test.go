@@ -175,3 +175,28 @@ func TestFreedSlotGoesToTheHighestResponseRatio(t *testing.T) {
 	b.done("i1", "a")
 	b.ran("short", "a")
 }
+
+// A node that was taken for lost comes back with the call still running, and the call is sent to it again: it is one call
+// in one slot, which is free when it ends.
+func TestCallSentAgainToTheNodeThatRunsIt(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 2, 2)
+	b.invoke("i1", "f", func(i *api.Invocation) { i.Async = true })
+	b.after(4 * time.Second)
+	b.step(&Event{Kind: EvTick}) // lost; the call waits
+	report := &wire.Heartbeat{
+		Zone: "z", Node: "a", Boot: 1, Epoch: b.z.Epoch(), SeenSeq: 1, Slots: 2, MemMB: 1000, MemUsedMB: 100,
+		Running: []wire.RunningReport{{ID: "i1", Function: "t/f@1", Elapsed: 4000}},
+	}
+	b.step(&Event{Kind: EvHeartbeat, Heartbeat: report})
+	b.ran("i1", "a")
+	if n := b.z.byName["a"]; n.free() != 1 {
+		t.Fatalf("%d slots free, one of two is taken", n.free())
+	}
+	b.done("i1", "a", func(c *wire.Completion) { c.Attempt = 1 })
+	b.answered("i1", api.CodeOK)
+	b.node("a", 2, 2)
+	if n := b.z.byName["a"]; n.free() != 2 {
+		t.Fatalf("%d slots free, nothing runs", n.free())
+	}
+}
