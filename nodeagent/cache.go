@@ -137,7 +137,7 @@ func (n *Node) dropSandbox(sb *sandboxState, out []Action) []Action {
 	return append(out, Action{Kind: ActClose, Sandbox: sb.id})
 }
 
-// idle keeps a sandbox warm, unless the node drains or its artifact was dropped meanwhile.
+// idle keeps a sandbox warm, unless its artifact was dropped meanwhile.
 func (n *Node) idle(now time.Time, sb *sandboxState, out []Action) []Action {
 	if n.arts[sb.digest] == nil {
 		return n.dropSandbox(sb, out)
@@ -328,13 +328,14 @@ func (n *Node) objectReport() []api.Object {
 }
 
 // withDeltas adds what changed since the last completion, so that the zone need not wait for a report. Deltas of one
-// function are final states, so a lost one is mended by the next report.
+// function are final states, so a lost one is mended by the next report, as are those beyond what a message holds.
 func (n *Node) withDeltas(now time.Time, c *wire.Completion) *wire.Completion {
 	cp := *c
 	for _, k := range sortedKeys(n.touched) {
 		cp.Sandboxes = append(cp.Sandboxes, n.sandboxReport(now, k))
 	}
-	cp.Objects, cp.Evicted, cp.MemUsedMB = n.newObjects, n.evicted, n.memUsed
+	cp.MemUsedMB = n.memUsed
+	cp.Objects, cp.Evicted = n.newObjects[:min(len(n.newObjects), wire.MaxObjects)], n.evicted[:min(len(n.evicted), wire.MaxObjects)]
 	n.newObjects, n.evicted = nil, nil
 	clear(n.touched)
 	return &cp

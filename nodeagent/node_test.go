@@ -106,6 +106,9 @@ func TestRefusals(t *testing.T) {
 	if b.run("old", "f", func(m *wire.Run) { m.Epoch.Revision = 4 }); code() != api.CodeFenced {
 		t.Fatal("a lower epoch was obeyed")
 	}
+	if e := b.want(ActComplete).Completion.Epoch; e != b.n.Epoch() {
+		t.Fatalf("fenced by %v, told as %v", b.n.Epoch(), e)
+	}
 	if b.run("big", "f", func(m *wire.Run) { m.Fn.MemoryMB = 301 }); code() != api.CodeOverloaded {
 		t.Fatal("a sandbox larger than the node was begun")
 	}

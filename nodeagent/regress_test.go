@@ -1,6 +1,7 @@
 package nodeagent
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/rubato-faas/rubato/api"
@@ -71,5 +72,27 @@ func TestTimeoutWhilePreparingOrStarting(t *testing.T) {
 		} else if b.n.MemUsedMB() != 0 {
 			t.Fatalf("in %s: %d MB claimed by nothing", actionNames[reach], b.n.MemUsedMB())
 		}
+	}
+}
+
+// What changed since the last completion may be more than a message holds: the next report tells the rest.
+func TestDeltasAreBounded(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.CacheBytes = 1 << 40 })
+	in := make([]api.Object, wire.MaxObjects+5)
+	for i := range in {
+		in[i] = api.Object{Key: fmt.Sprint("x", i), Bytes: api.LocalityBytes}
+	}
+	b.run("i1", "f", func(m *wire.Run) { m.Call.Inputs = in })
+	for _, o := range in {
+		b.step(Event{Kind: EvFetched, Key: o.Key})
+	}
+	sb := b.up("f")
+	if c := b.finish("i1", sb); len(c.Objects) != wire.MaxObjects {
+		t.Fatalf("%d objects in one completion", len(c.Objects))
+	}
+	b.step(Event{Kind: EvFlush})
+	b.run("i2", "f")
+	if c := b.finish("i2", b.up("f")); len(c.Evicted) != wire.MaxObjects {
+		t.Fatalf("%d evictions in one completion", len(c.Evicted))
 	}
 }

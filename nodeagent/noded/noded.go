@@ -175,7 +175,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		}
 		if done == nil && d.core.Idle() {
 			d.shutdown(subs)
-			return nil
+			return d.failed // when it could not keep the epoch while it drained
 		}
 	}
 }
