@@ -286,6 +286,21 @@ func TestPayloadLimits(t *testing.T) {
 	}
 }
 
+// The first of several callers with one key leaves: the call goes on for the others, with the first one's payload.
+func TestPayloadStaysForJoinedCallers(t *testing.T) {
+	d := newDoor(t, "on")
+	d.z.answer = func(_ context.Context, inv *api.Invocation) *wire.Answer {
+		return &wire.Answer{ID: inv.ID, Code: api.CodeCanceled, Message: "the caller went away"}
+	}
+	for key, kept := range map[string]bool{"": false, "k": true} {
+		d.do("POST", invokeF, acmeToken, strings.Repeat("y", api.InlineBytes+1), "Idempotency-Key: "+key)
+		inv := d.z.seen[len(d.z.seen)-1]
+		if _, err := d.store.Stat(context.Background(), inv.PayRef); (err == nil) != kept {
+			t.Errorf("key %q: payload kept: %v, want %v", key, err == nil, kept)
+		}
+	}
+}
+
 func TestCallerWhoLeavesCancels(t *testing.T) {
 	d := newDoor(t, "off")
 	entered := make(chan struct{})

@@ -48,8 +48,8 @@ func (g *Gateway) invoke(w http.ResponseWriter, r *http.Request, c caller) error
 	}
 	a := g.deps.Zone.Invoke(r.Context(), inv)
 	g.metrics.observe(a, time.Since(began))
-	if inv.PayRef != "" {
-		g.discard(g.deps.Objects, inv.PayRef)
+	if inv.PayRef != "" && (inv.IdemKey == "" || a.Code != api.CodeCanceled) {
+		g.discard(g.deps.Objects, inv.PayRef) // but for a caller who left, since others may have joined the call, which needs it
 	}
 	if a.ResultRef != "" && inv.IdemKey == "" {
 		defer g.discard(g.deps.Results, a.ResultRef) // with a key, the answer is kept for callers that repeat it
