@@ -361,11 +361,14 @@ func (g *learning) propose(version uint64, digest string) {
 			return
 		}
 		if _, _, err := g.fetchPool(ctx, digest, have); err != nil {
-			g.adopting.Store(version - 1) // the next announcement tries again
+			g.adopting.CompareAndSwap(version, version-1) // the next announcement tries again
 			g.d.deps.Log.Warn("pool refused", "zone", g.d.cfg.Zone, "version", version, "err", err)
 			return
 		}
 		g.d.call(func() {
+			if g.adopting.Load() > version {
+				return // a newer one overtook it: the pool must not go back
+			}
 			if g.d.leads() {
 				g.d.batch = append(g.d.batch, wire.Record{AdoptVersion: version, AdoptDigest: digest})
 				g.d.flushSamples()

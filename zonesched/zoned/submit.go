@@ -51,12 +51,18 @@ func (a *answers) get(key string, now time.Time) *wire.Answer {
 }
 
 func (a *answers) put(key string, ans *wire.Answer, now time.Time) {
+	a.trim(now) // an answer under this key that is too old makes room for the new one
 	if _, ok := a.byKey[key]; ok {
 		return
 	}
 	a.byKey[key] = kept{ans, now}
 	a.order = append(a.order, key)
 	a.bytes += len(ans.Result)
+	a.trim(now)
+}
+
+// trim drops the oldest answers while a limit is passed.
+func (a *answers) trim(now time.Time) {
 	for len(a.order) > idemMax || a.bytes > idemMaxBytes || len(a.order) > 0 && now.Sub(a.byKey[a.order[0]].at) > idemKeep {
 		a.bytes -= len(a.byKey[a.order[0]].ans.Result)
 		delete(a.byKey, a.order[0])

@@ -446,6 +446,14 @@ func TestKeptAnswersAreBounded(t *testing.T) {
 	if len(a.byKey) != idemMax || a.bytes != 10*idemMax || a.get("k0", now) != nil {
 		t.Fatalf("%d answers of %d bytes", len(a.byKey), a.bytes)
 	}
+	// A key is good again when its answer is too old, also while nothing else pushes that out.
+	old := newAnswers()
+	old.put("k", &wire.Answer{ID: "first"}, now)
+	late := now.Add(idemKeep + time.Second)
+	old.put("k", &wire.Answer{ID: "second"}, late)
+	if got := old.get("k", late); got == nil || got.ID != "second" || len(old.order) != 1 {
+		t.Fatalf("kept %+v in %v", got, old.order)
+	}
 	last := fmt.Sprint("k", 2*idemMax-1)
 	if a.get(last, now) == nil || a.get(last, now.Add(idemKeep+1)) != nil {
 		t.Fatal("an answer must be there until its time is over")
