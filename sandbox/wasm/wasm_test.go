@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -163,7 +164,9 @@ func TestDamagedCodeIsCompiledAgain(t *testing.T) {
 // TestRecursionIsLeftBehind: wazero cannot stop a guest in recursion; the caller must not wait for it, and what the
 // guest uses must not be freed under it.
 func TestRecursionIsLeftBehind(t *testing.T) {
-	artifact := writeModule(t, fibReactor(42))
+	// A collection has to stop the world and waits for the guest, which has no safe point: so does everything else then.
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	artifact := writeModule(t, fibReactor(44)) // seconds
 	r := newRuntime(t, t.TempDir())
 	s, err := r.Start(t.Context(), sandboxtest.Function(t, api.RuntimeWasm, artifact), artifact)
 	if err != nil {
@@ -171,7 +174,6 @@ func TestRecursionIsLeftBehind(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	begin := time.Now()
 	if _, err := s.Invoke(ctx, &sandbox.Call{}); !errors.Is(err, api.ErrDeadline) {
 		t.Errorf("invoke: %v", err)
 	}
@@ -179,15 +181,12 @@ func TestRecursionIsLeftBehind(t *testing.T) {
 		t.Error(err)
 	}
 	closeRuntime(t, r)
-	if took := time.Since(begin); took > 400*time.Millisecond {
-		t.Errorf("invoke and close took %v after a deadline of 50ms", took)
-	}
 	if n := r.Abandoned(); n != 1 {
-		t.Errorf("%d abandoned, want 1", n)
+		t.Errorf("%d abandoned, want 1: invoke and close waited for the guest", n)
 	}
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(30 * time.Second); r.Abandoned() != 0; <-tick.C {
+	for deadline := time.Now().Add(90 * time.Second); r.Abandoned() != 0; <-tick.C {
 		if time.Now().After(deadline) {
 			t.Fatal("the guest is still counted")
 		}
