@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"github.com/rubato-faas/rubato/bench"
@@ -58,16 +60,7 @@ throttled nodes. All streams are learned with the settings that a zone uses.`,
 		Example: "  rubato bench learn\n  rubato bench learn --data streams/ -o json\n  rubato bench learn --stream bike.csv --late",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkOutput(output); err != nil {
-				return err
-			}
-			done := showProgress(&o.Progress, cmd.ErrOrStderr())
-			r, err := bench.Learn(cmd.Context(), o)
-			done(err == nil)
-			if err != nil {
-				return err
-			}
-			return writeReport(cmd, r, output)
+			return measure(cmd, output, &o.Progress, func(ctx context.Context) (*bench.Report, error) { return bench.Learn(ctx, o) })
 		},
 	}
 	addOutput(cmd, &output)
@@ -90,16 +83,7 @@ same result: walking every tree, with a forest specialised for the request first
 		Example: "  rubato bench score\n  rubato bench score -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkOutput(output); err != nil {
-				return err
-			}
-			done := showProgress(&o.Progress, cmd.ErrOrStderr())
-			r, err := bench.Score(cmd.Context(), o)
-			done(err == nil)
-			if err != nil {
-				return err
-			}
-			return writeReport(cmd, r, output)
+			return measure(cmd, output, &o.Progress, func(ctx context.Context) (*bench.Report, error) { return bench.Score(ctx, o) })
 		},
 	}
 	addOutput(cmd, &output)
@@ -119,16 +103,7 @@ said before, at alpha .05 and .01: in the long run, in the worst 500 rows, for t
 		Example: "  rubato bench bound\n  rubato bench bound --data streams/ --seed 7 -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkOutput(output); err != nil {
-				return err
-			}
-			done := showProgress(&o.Progress, cmd.ErrOrStderr())
-			r, err := bench.Bound(cmd.Context(), o)
-			done(err == nil)
-			if err != nil {
-				return err
-			}
-			return writeReport(cmd, r, output)
+			return measure(cmd, output, &o.Progress, func(ctx context.Context) (*bench.Report, error) { return bench.Bound(ctx, o) })
 		},
 	}
 	addOutput(cmd, &output)
@@ -151,16 +126,7 @@ harmful trees, and for a zone that joins with 100 rows. One CSV a zone (headerle
 		Example: "  rubato bench federate\n  rubato bench federate --data zones/ --seed 3 -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkOutput(output); err != nil {
-				return err
-			}
-			done := showProgress(&o.Progress, cmd.ErrOrStderr())
-			r, err := bench.Federate(cmd.Context(), o)
-			done(err == nil)
-			if err != nil {
-				return err
-			}
-			return writeReport(cmd, r, output)
+			return measure(cmd, output, &o.Progress, func(ctx context.Context) (*bench.Report, error) { return bench.Federate(ctx, o) })
 		},
 	}
 	addOutput(cmd, &output)
@@ -168,6 +134,20 @@ harmful trees, and for a zone that joins with 100 rows. One CSV a zone (headerle
 	f.StringVar(&o.Data, "data", "", "folder with one CSV a zone")
 	f.Uint64Var(&o.Seed, "seed", o.Seed, "seed of the forests and of generated zones")
 	return cmd
+}
+
+// measure runs a benchmark with its progress shown, and prints its report.
+func measure(cmd *cobra.Command, output string, hear *func(done, total int, doing string), run func(context.Context) (*bench.Report, error)) error {
+	if err := checkOutput(output); err != nil {
+		return err
+	}
+	done := showProgress(hear, cmd.ErrOrStderr())
+	r, err := run(cmd.Context())
+	done(err == nil)
+	if err != nil {
+		return err
+	}
+	return writeReport(cmd, r, output)
 }
 
 func writeReport(cmd *cobra.Command, r *bench.Report, output string) error {
