@@ -24,6 +24,9 @@ const (
 	maxVariance  = 1000 // of ln ms
 )
 
+// ErrSchema: a tree was grown on another feature schema, by an older or a newer program. It is no fault of the pool.
+var ErrSchema = fmt.Errorf("%w: tree of another feature schema", api.ErrInvalid)
+
 // Tree is a regression tree as it travels between zones: real thresholds, so that it means the same on every grid;
 // the prediction is ln(milliseconds). It is immutable, and one that exists has passed all checks.
 type Tree struct {
@@ -118,7 +121,7 @@ func decodeTree(b []byte, width int) (*Tree, error) {
 	}
 	r := newReader(b, treeVersion)
 	if e := r.u64(); r.err == nil && e != uint64(SchemaEpoch) {
-		r.fail("schema epoch %d, want %d", e, SchemaEpoch)
+		return nil, fmt.Errorf("learner decode tree: %w: epoch %d, want %d", ErrSchema, e, SchemaEpoch)
 	}
 	t := &Tree{zone: r.str(api.MaxNameLen), born: r.u64()}
 	feats := r.bytes(MaxTreeNodes)

@@ -112,6 +112,19 @@ func comb(leaves int) (shape []split, stats []leafStat) {
 	return shape, stats
 }
 
+// Whoever upgrades meets trees of the former schema in the pool: they are told apart from bad ones.
+func TestTreesOfAnotherSchemaAreToldApart(t *testing.T) {
+	b, err := EncodeTree(smallTree(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := bytes.Clone(b)
+	other[1]-- // the version, then the epoch
+	if _, err := DecodeTree(other); !errors.Is(err, ErrSchema) || !errors.Is(err, api.ErrInvalid) {
+		t.Errorf("a tree of epoch %d: %v", other[1], err)
+	}
+}
+
 func FuzzDecodeTree(f *testing.F) {
 	tr := smallTree(f)
 	b, _ := EncodeTree(tr)

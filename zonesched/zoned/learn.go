@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"sync/atomic"
@@ -304,7 +305,9 @@ func (g *learning) fetchPool(ctx context.Context, digest string, have map[string
 			if err != nil {
 				return m, nil, fmt.Errorf("zoned fetch tree: %w", err)
 			}
-			if t, err = learner.DecodeTree(b); err != nil {
+			if t, err = learner.DecodeTree(b); errors.Is(err, learner.ErrSchema) {
+				continue // of a zone that runs another version, or from before an upgrade
+			} else if err != nil {
 				return m, nil, fmt.Errorf("zoned tree %s of zone %s: %w", e.Digest, e.Zone, err)
 			}
 		}
