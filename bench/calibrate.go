@@ -19,12 +19,12 @@ import (
 
 // remoteOverLocal is what the link's speed is chosen for: the function that is quickest per byte takes about this many
 // times longer with its input remote than local, all others less. The largest ratio measured on real clouds is 3.5.
-const remoteOverLocal = 2.8
+const remoteOverLocal = 2.6
 
 // referenceSecondsPerByte is how long wordcount, the function that takes most of the host's time, takes per byte with one
 // running on every core of the machine that the arrival rates were chosen for. Cores that are shared with others, or are
 // two threads of one, show only when all of them work.
-const referenceSecondsPerByte = 15e-9
+const referenceSecondsPerByte = 12.5e-9
 
 // calibration is what the demo adapts to the machine: the speed of the nodes' links, and the scale of the arrival
 // rates, so that a slow machine is as busy as a fast one and queueing for the host does not drown everything else.

@@ -2,7 +2,6 @@ package learner
 
 import (
 	"fmt"
-	"math"
 	"slices"
 
 	"github.com/rubato-faas/rubato/api"
@@ -261,9 +260,7 @@ func (e *ensemble) write(w *writer, win *window) {
 	}
 	w.u64(uint64(len(e.pool)))
 	for _, t := range e.pool {
-		b, err := EncodeTree(t.Tree)
-		w.keep(err)
-		w.bytes(b)
+		w.bytes(EncodeTree(t.Tree))
 	}
 	w.u64(uint64(len(e.picks)))
 	for _, c := range e.picks {
@@ -271,11 +268,14 @@ func (e *ensemble) write(w *writer, win *window) {
 		w.u64(uint64(bit(c.pool)))
 	}
 	w.pack(e.recent(win))
-	var job [2]uint64 // the rows are drawn again from the window
-	if e.job != nil {
-		job = [2]uint64{uint64(e.job.slot), e.job.born}
+	// The rows of jobs are drawn again from the window.
+	w.u64(e.batch.born)
+	w.u64(e.batch.due)
+	slots := make([]byte, len(e.batch.jobs))
+	for k, j := range e.batch.jobs {
+		slots[k] = byte(j.slot)
 	}
-	w.pack(job[:])
+	w.bytes(slots)
 }
 
 // recent lists the predictions of own slots for the newest rows, oldest first.
@@ -325,19 +325,26 @@ func (e *ensemble) read(r *reader, win *window) {
 		copy(e.preds[int((win.total-uint64(m-k))%scoreRows)*len(e.own):], recent[k*len(e.own):][:len(e.own)])
 	}
 	e.weigh()
-	e.readJob(r, win)
+	e.readBatch(r, win)
 }
 
-func (e *ensemble) readJob(r *reader, win *window) {
-	var job [2]uint64
-	readArray(r, job[:])
-	slot, born := int(min(job[0], math.MaxInt32)), job[1]
-	if born == 0 || r.err != nil {
+func (e *ensemble) readBatch(r *reader, win *window) {
+	b := batch{born: r.u64(), due: r.u64()}
+	slots := r.bytes(len(e.own) + len(e.resid))
+	if r.err != nil || len(slots) == 0 {
 		return
 	}
-	ok := slot < len(e.own) || slot < len(e.own)+len(e.resid) && e.residReady(born)
-	if r.check(ok && e.ownFrom > 0 && born >= e.ownFrom && born <= win.total && win.total < born+uint64(e.cfg.Regrow), "job"); r.err == nil {
-		e.job = e.begin(win, slot, born)
+	r.check(b.born > 0 && b.born <= win.total && b.born < b.due && win.total < b.due && b.due-b.born <= uint64(e.cfg.Regrow), "time of the jobs")
+	for k, i := range slots {
+		ok := int(i) < len(e.own) || int(i) < len(e.own)+len(e.resid) && e.residReady(b.born)
+		r.check(ok && (k == 0 || slots[k-1] < i), "slot of a job")
+		b.jobs = append(b.jobs, &Job{slot: int(i)})
+	}
+	// The first trees are grown all together, and then there is always something to grow.
+	r.check(e.ownFrom > 0 || len(slots) == len(e.own), "first jobs")
+	if r.err == nil {
+		e.batch = b
+		e.beginAgain(win)
 	}
 }
 

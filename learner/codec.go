@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"math"
 	"reflect"
 
@@ -128,6 +129,23 @@ func (r *reader) bytes(limit int) []byte {
 		return nil
 	}
 	return b
+}
+
+// view reads bytes without a copy: a slice of b, which is what the reader was made of.
+func (r *reader) view(b []byte, limit int) []byte {
+	if r.err != nil {
+		return nil
+	}
+	n, err := r.dec.DecodeBytesLen()
+	if err != nil || n < 0 || n > limit || n > r.src.Len() {
+		r.fail("%d bytes where at most %d are left or allowed: %v", n, min(limit, r.src.Len()), err)
+		return nil
+	}
+	from := len(b) - r.src.Len()
+	if _, err := r.src.Seek(int64(n), io.SeekCurrent); err != nil {
+		r.fail("%v", err)
+	}
+	return b[from : from+n : from+n]
 }
 
 func (r *reader) str(limit int) string { return string(r.bytes(limit)) }

@@ -49,17 +49,19 @@ func (e *ensemble) watch(w *window) {
 	case d.Cut == 0 && d.Slow.N > driftQuiet && d.Fast.Mean > driftRatio*d.Slow.Mean:
 		d.Cut, d.Slow, d.Fast = w.total, ew{}, ew{}
 		d.Alarms++
+		e.beginAgain(w)
 	case d.Cut > 0 && w.total >= d.Cut+driftTrial:
 		if f := e.groupErr[freshGroup]; f.N > 0 && f.Mean <= e.bestErr() {
 			d.Floor = d.Cut
 		}
 		d.Cut = 0
+		e.beginAgain(w)
 	case d.Cut > 0 && dueInWarmUp(w.total-d.Cut):
 		if f, long := e.groupErr[freshGroup], e.groupErr[0]; w.total-d.Cut >= driftSure && f.N > 0 && f.Mean < driftClear*long.Mean {
 			d.Floor, d.Cut = d.Cut, 0 // regrow goes on with all slots
 			return
 		}
-		e.regrowFresh(w)
+		e.beginAll(w, w.total-d.Cut, d.fresh)
 	}
 }
 
@@ -75,19 +77,3 @@ func (e *ensemble) bestErr() float64 {
 }
 
 const maxErr = 1e300
-
-func (e *ensemble) regrowFresh(w *window) {
-	for i := range e.own {
-		if e.drift.fresh(i) {
-			e.own[i] = e.grown(w, i)
-		}
-	}
-	if !e.residReady(w.total) {
-		return
-	}
-	for i := range e.resid {
-		if slot := i + len(e.own); e.drift.fresh(slot) {
-			e.resid[i] = e.grown(w, slot)
-		}
-	}
-}

@@ -30,9 +30,6 @@ var lambdas = [...]float64{0, .25, .5, .75, 1, 1.25}
 // warmUp lists the rows at which all own trees are grown anew: with little data a tree is old within a few rows.
 var warmUp = []uint64{16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1280, 1536}
 
-// residRows is from how many rows on there are residual trees.
-const residRows = 48
-
 // local is an own tree: its shape is fixed while it lives, its leaves follow the samples.
 type local struct {
 	shape  []split // nil: not grown yet
@@ -70,7 +67,7 @@ type ensemble struct {
 	absErr    ew // |residual| of the whole forest
 	drift     drift
 
-	job    *Job  // under way; nil before the first trees
+	batch  batch
 	leafAt []int // scratch of predict: leaf of each own, then of each residual tree
 	ownMu  []float32
 }
@@ -97,9 +94,9 @@ type prediction struct {
 
 func (e *ensemble) predict(x *row) prediction {
 	var p prediction
+	walkTrees(e.own, x, e.leafAt)
 	for i := range e.own {
 		if t := &e.own[i]; t.alive() {
-			e.leafAt[i] = walk(t.shape, x)
 			e.ownMu[i] = t.leaf[e.leafAt[i]].Mean
 		}
 	}
@@ -126,11 +123,10 @@ func (e *ensemble) predict(x *row) prediction {
 	}
 	p.variance += max(square-p.stage1*p.stage1, 0)
 	n := 0
+	walkTrees(e.resid, x, e.leafAt[len(e.own):])
 	for i := range e.resid {
 		if t := &e.resid[i]; t.alive() {
-			at := walk(t.shape, x)
-			e.leafAt[len(e.own)+i] = at
-			p.resid += float64(t.leaf[at].Mean)
+			p.resid += float64(t.leaf[e.leafAt[len(e.own)+i]].Mean)
 			n++
 		}
 	}

@@ -197,16 +197,17 @@ func (f *Forest) Score(out []api.Estimate) {
 func (f *Forest) score(out []api.Estimate) {
 	var all sums
 	var rows [block]row
+	var at [block]int
 	for i := range out {
 		copy(rows[i][:], out[i].Bins[:])
 	}
 	for t := range f.base {
 		shape, leaf, w := f.base[t].shape, f.base[t].leaf, f.base[t].weight
+		walkBlock(shape, &rows, len(out), &at)
 		for i := range out {
-			l := leaf[walk(shape, &rows[i])].weighed(w)
+			l := leaf[at[i]].weighed(w)
 			all[i].mean += l.mean
-			all[i].square += l.square
-			all[i].within += l.within
+			all[i].second += l.second
 		}
 	}
 	for i := range out {
@@ -215,8 +216,9 @@ func (f *Forest) score(out []api.Estimate) {
 	if f.lambda > 0 {
 		for t := range f.resid {
 			shape, leaf, w := f.resid[t].shape, f.resid[t].leaf, f.resid[t].weight
+			walkBlock(shape, &rows, len(out), &at)
 			for i := range out {
-				all[i].mean += leaf[walk(shape, &rows[i])].weighed(w).mean
+				all[i].mean += leaf[at[i]].weighed(w).mean
 			}
 		}
 	}
@@ -226,5 +228,5 @@ func (f *Forest) score(out []api.Estimate) {
 }
 
 func (f *Forest) sigma(s *weighed) float64 {
-	return math.Sqrt(s.within + max(s.square-s.mean*s.mean, 0) + f.floor + 1e-6)
+	return math.Sqrt(max(s.second-s.mean*s.mean, 0) + f.floor + 1e-6)
 }

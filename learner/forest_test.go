@@ -168,14 +168,15 @@ func TestExportedTreesKeepPrivacy(t *testing.T) {
 		t.Fatalf("%d trees, want %d", len(trees), maxExport)
 	}
 	for _, tr := range trees {
-		if len(tr.leaf) < 8 || tr.Zone() != "a" || tr.Born() != l.win.total {
-			t.Errorf("tree of %d leaves, zone %q, born %d", len(tr.leaf), tr.Zone(), tr.Born())
+		if tr.Leaves() < 8 || tr.Zone() != "a" || tr.Born() != l.win.total {
+			t.Errorf("tree of %d leaves, zone %q, born %d", tr.Leaves(), tr.Zone(), tr.Born())
 		}
-		tenants := make([]map[uint32]bool, len(tr.leaf))
-		rows := make([]int, len(tr.leaf))
+		tenants := make([]map[uint32]bool, tr.Leaves())
+		rows := make([]int, tr.Leaves())
+		shape, _ := tr.compile(zoneGrid)
 		for k := range l.win.len() {
 			i := l.win.back(k)
-			at := walk(tr.compile(zoneGrid), &l.win.rows[i])
+			at := walk(shape, &l.win.rows[i])
 			if rows[at]++; tenants[at] == nil {
 				tenants[at] = map[uint32]bool{}
 			}

@@ -32,22 +32,6 @@ type split struct {
 
 const leafMark = 255
 
-// walk finds the leaf of a row.
-func walk(shape []split, r *row) int {
-	i := 0
-	for {
-		s := shape[i]
-		if s.feat >= maxFeatures {
-			return int(s.next)
-		}
-		if r[s.feat] <= s.bin {
-			i++
-		} else {
-			i = int(s.next)
-		}
-	}
-}
-
 // leafStat is what a leaf knows of its samples: weight, mean and sum of squared deviations. Fields are exported for
 // encoding/binary only.
 type leafStat struct{ N, Mean, M2 float32 }

@@ -3,25 +3,23 @@ package learner
 import "math"
 
 // Job is the growth of one tree over rows of its own, apart from the learner: Build may run on any goroutine while the
-// learner goes on. A tree begun at row k is installed at row k + Regrow exactly, built by then or built on the spot, so
+// learner goes on. A tree is installed a fixed number of rows after it was begun, built by then or built on the spot, so
 // the clock never decides what the forest is.
 type Job struct {
-	slot      int
-	born, due uint64
-	g         growth
-	b         grower
-	tree      local
-	built     bool
+	slot  int
+	g     growth
+	b     grower
+	tree  local
+	built bool
 }
 
-// Build grows the tree; the second call does nothing. It must have returned before the learner takes the record after
-// which Due is true, and must not run beside it.
+// Build grows the tree; the second call does nothing. It must have returned before the learner takes the record before
+// which JobsDue is true, and must not run beside it.
 func (j *Job) Build() {
 	if j.built {
 		return
 	}
 	j.built = true
-	j.tree.born = j.born
 	j.tree.shape, j.tree.leaf = j.b.grow(&j.g)
 	for i := range j.tree.leaf {
 		if l := &j.tree.leaf[i]; l.N > leafCap {
@@ -31,44 +29,55 @@ func (j *Job) Build() {
 	}
 }
 
-// Job is the tree that is to be grown next, nil for none. The caller may Build it in the background.
-func (l *Learner) Job() *Job { return l.ens.job }
+// batch is the trees that are being grown. Each of its jobs is at any time what begin makes of the window as it is now:
+// whatever changes what trees are grown from begins the batch again, so a restored learner has the same one.
+type batch struct {
+	jobs      []*Job
+	born, due uint64
+}
 
-// JobDue reports whether the next record installs the tree of Job: its Build must be over.
-func (l *Learner) JobDue() bool { return l.ens.job != nil && l.win.total+1 >= l.ens.job.due }
+// Jobs are the trees that are being grown, in the order in which they should be built; the slice is good until the next
+// record. The caller may Build them in the background.
+func (l *Learner) Jobs() []*Job { return l.ens.batch.jobs }
 
-// regrow does what is due at this row: in the warm-up all trees are grown on the spot, later one job at a time.
+// JobsDue reports whether the next record installs the trees of Jobs: their Builds must be over.
+func (l *Learner) JobsDue() bool {
+	b := &l.ens.batch
+	return len(b.jobs) > 0 && l.win.total+1 >= b.due
+}
+
+// regrow does what is due at this row: in the warm-up all trees are grown anew, later one at a time.
 func (e *ensemble) regrow(w *window) {
-	if dueInWarmUp(w.total - e.drift.Floor) {
-		first := e.ownFrom == 0
-		for i := range e.own {
-			e.own[i] = e.grown(w, i)
-		}
-		if w.total >= residRows {
-			e.regrowResidual(w)
-		}
-		if first {
-			e.ownFrom = w.total
-			e.repick(w)
-		}
-		e.restart(w)
-		return
-	}
-	if e.job != nil && w.total >= e.job.due {
-		e.install(w)
-		e.job = nil
-	}
-	if e.job == nil && w.total >= warmUp[0] {
-		e.job = e.begin(w, e.oldest(w), w.total)
+	e.install(w)
+	switch {
+	case dueInWarmUp(w.total - e.drift.Floor):
+		e.beginAll(w, w.total-e.drift.Floor, func(int) bool { return true })
+	case len(e.batch.jobs) == 0 && e.ownFrom > 0:
+		e.batch.born, e.batch.due = w.total, w.total+uint64(e.cfg.Regrow)
+		e.batch.jobs = []*Job{e.begin(w, e.oldest(w))}
 	}
 }
 
-// restart drops the job, whose rows are no longer what the forest learns from, and begins another.
-func (e *ensemble) restart(w *window) {
-	e.job = nil // somebody may still be building it: its memory is not used again
-	if e.ownFrom > 0 {
-		e.job = e.begin(w, e.oldest(w), w.total)
+// beginAll begins the trees of all slots that are wanted, instead of what was under way. The younger the law they are grown
+// from, the sooner they are installed.
+func (e *ensemble) beginAll(w *window, age uint64, want func(slot int) bool) {
+	e.batch.born, e.batch.due = w.total, w.total+min(max(age/16, 1), uint64(e.cfg.Regrow))
+	e.batch.jobs = nil
+	for i := range len(e.own) + len(e.resid) {
+		if want(i) && (i < len(e.own) || e.residReady(w.total)) {
+			e.batch.jobs = append(e.batch.jobs, e.begin(w, i))
+		}
 	}
+}
+
+// beginAgain makes the jobs anew from the window as it is now. Somebody may still be building the old ones: their memory is
+// not used again.
+func (e *ensemble) beginAgain(w *window) {
+	jobs := make([]*Job, len(e.batch.jobs))
+	for k, j := range e.batch.jobs {
+		jobs[k] = e.begin(w, j.slot)
+	}
+	e.batch.jobs = jobs
 }
 
 func dueInWarmUp(rows uint64) bool {
@@ -112,13 +121,15 @@ func (e *ensemble) residReady(total uint64) bool {
 	return e.residFrom > 0 && total >= e.residFrom+2*residMinLeaf
 }
 
-// begin draws the rows of slot i's next tree from the window as it was at row born, which may be up to a job's life ago.
-// Residuals of the first quarter are left out while there are few: they are errors of forests that knew next to nothing.
-func (e *ensemble) begin(w *window, i int, born uint64) *Job {
-	every := uint64(e.cfg.Regrow)
-	j := &Job{slot: i, born: born, due: born + every}
+// begin draws the rows of slot i's next tree from the window as it was at the batch's birth, which may be up to Regrow rows
+// ago. Residuals of the first quarter are left out while there are few: they are errors of forests that knew next to
+// nothing.
+func (e *ensemble) begin(w *window, i int) *Job {
+	born, every := e.batch.born, uint64(e.cfg.Regrow)
+	j := &Job{slot: i}
+	j.tree.born = born
 	j.tree.fresh = e.drift.fresh(i) && i < len(e.own)
-	size := min(born-e.drift.since(i), uint64(len(w.rows))-every)
+	size := min(born-min(e.drift.since(i), born), uint64(len(w.rows))-every)
 	target, leaves, minLeaf := w.target, baseLeaves, baseMinLeaf
 	if i >= len(e.own) {
 		target, leaves, minLeaf = w.resid, residLeaves, residMinLeaf
@@ -138,43 +149,30 @@ func (e *ensemble) begin(w *window, i int, born uint64) *Job {
 	return j
 }
 
-// install puts the job's tree into its slot, after showing it the rows that came since it was begun.
+// install puts the batch's trees into their slots when they are due, after showing them the rows that came since they were
+// begun.
 func (e *ensemble) install(w *window) {
-	j := e.job
-	j.Build()
-	t, target := &j.tree, w.target
-	if j.slot >= len(e.own) {
-		target = w.resid
-	}
-	for k := int(w.total-j.born) - 1; k >= 0; k-- {
-		at := w.back(k)
-		t.leaf[walk(t.shape, &w.rows[at])].add(target[at], 1)
-	}
-	e.put(j)
-}
-
-func (e *ensemble) put(j *Job) {
-	j.tree.digest = localDigest(j.slot, &j.tree)
-	if j.slot < len(e.own) {
-		e.own[j.slot] = j.tree
-	} else {
-		e.resid[j.slot-len(e.own)] = j.tree
-	}
-}
-
-// grown is slot i's tree, begun and built now.
-func (e *ensemble) grown(w *window, i int) local {
-	j := e.begin(w, i, w.total)
-	j.Build()
-	j.tree.digest = localDigest(i, &j.tree)
-	return j.tree
-}
-
-func (e *ensemble) regrowResidual(w *window) {
-	if !e.residReady(w.total) {
+	b := &e.batch
+	if len(b.jobs) == 0 || w.total < b.due {
 		return
 	}
-	for i := range e.resid {
-		e.resid[i] = e.grown(w, i+len(e.own))
+	for _, j := range b.jobs {
+		j.Build()
+		t, target, to := &j.tree, w.target, e.own
+		slot := j.slot
+		if slot >= len(e.own) {
+			target, to, slot = w.resid, e.resid, slot-len(e.own)
+		}
+		for k := int(w.total-b.born) - 1; k >= 0; k-- {
+			at := w.back(k)
+			t.leaf[walk(t.shape, &w.rows[at])].add(target[at], 1)
+		}
+		t.digest = localDigest(j.slot, t)
+		to[slot] = *t
+	}
+	*b = batch{}
+	if e.ownFrom == 0 {
+		e.ownFrom = w.total
+		e.repick(w)
 	}
 }

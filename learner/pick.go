@@ -27,13 +27,13 @@ func (e *ensemble) setPool(trees []*Tree) {
 	at := make(map[string]int, len(trees))
 	nodes := 0
 	for _, t := range trees {
-		if t == nil || t.digest == "" || len(e.pool) == maxPool || nodes+len(t.shape) > maxPoolNodes {
+		if t == nil || t.digest == "" || len(e.pool) == maxPool || nodes+2*t.Leaves() > maxPoolNodes {
 			continue
 		}
 		if _, twice := at[t.digest]; !twice {
 			at[t.digest] = len(e.pool)
-			e.pool = append(e.pool, pooled{t, t.compile(e.grid)})
-			nodes += len(t.shape)
+			e.pool = append(e.pool, pool(t, e.grid))
+			nodes += 2 * t.Leaves()
 		}
 	}
 	e.picks = slices.DeleteFunc(e.picks, func(c pick) bool {
@@ -52,10 +52,9 @@ func (e *ensemble) adopt(w *window, version uint64, trees []*Tree) (another bool
 	e.version = version
 	e.setPool(trees)
 	another = 2*e.repick(w) > len(e.picks)
-	if another {
-		e.regrowResidual(w)
+	if another && e.ownFrom > 0 && len(e.batch.jobs) <= 1 { // more than one: residual trees are among them, if they can be
+		e.beginAll(w, w.total, func(slot int) bool { return slot >= len(e.own) })
 	}
-	e.restart(w)
 	return another
 }
 
@@ -63,6 +62,9 @@ func in(at map[string]int, digest string) bool {
 	_, ok := at[digest]
 	return ok
 }
+
+// firstTrees is at which row the first trees predict.
+const firstTrees = 17
 
 // judged is how many of the newest rows own slots can be judged by.
 func (e *ensemble) judged(w *window) int {
@@ -84,7 +86,13 @@ func (e *ensemble) newer(t *Tree, w *window, m int) int {
 // pooled is a tree of the pool, ready for this ensemble's grid.
 type pooled struct {
 	*Tree
-	at []split
+	at   []split
+	leaf []leafOut
+}
+
+func pool(t *Tree, g *Grid) pooled {
+	shape, leaf := t.compile(g)
+	return pooled{t, shape, leaf}
 }
 
 func (t *pooled) says(x *row) float64 { return float64(t.leaf[walk(t.at, x)].Mean) }
@@ -118,7 +126,7 @@ func (e *ensemble) repick(w *window) (changed int) {
 	before := slices.Clone(e.picks)
 	m := e.judged(w)
 	switch {
-	case m < pickRows-int(warmUp[0]) && len(e.pool) > 0:
+	case m < pickRows-firstTrees && len(e.pool) > 0:
 		e.picks = e.picks[:0]
 		for i := range min(len(e.pool), e.cfg.Pick) {
 			e.picks = append(e.picks, pick{pool: true, i: i})
@@ -215,9 +223,7 @@ func (e *ensemble) rejudge(w *window, m int) {
 		}
 		w.resid[at] = w.target[at] - float32(p)
 	}
-	if e.job != nil && e.job.slot >= len(e.own) {
-		e.restart(w)
-	}
+	e.beginAgain(w) // second-stage trees that are being grown are grown from these residuals
 }
 
 func (e *ensemble) said(w *window, c pick, k int, x *row) float64 {

@@ -100,7 +100,7 @@ func NewCommittee(g *Grid) *Committee { return &Committee{grid: g} }
 // Add gives trees the same weight each.
 func (c *Committee) Add(trees []*Tree, weight float64) {
 	for _, t := range trees {
-		c.trees, c.weights, c.total = append(c.trees, pooled{t, t.compile(c.grid)}), append(c.weights, weight), c.total+weight
+		c.trees, c.weights, c.total = append(c.trees, pool(t, c.grid)), append(c.weights, weight), c.total+weight
 	}
 }
 
@@ -143,10 +143,10 @@ func (r *Regressor) Learn(x []float64, y float64) {
 	}
 }
 
-// Build grows the tree that is due next, if any, instead of leaving it to a later Learn: for measuring it apart.
+// Build grows the trees that are due next, instead of leaving them to a later Learn: for measuring it apart.
 func (r *Regressor) Build() {
-	if r.ens.job != nil {
-		r.ens.job.Build()
+	for _, j := range r.ens.batch.jobs {
+		j.Build()
 	}
 }
 
@@ -218,10 +218,10 @@ func (e *ensemble) regrid(w *window, g *Grid) {
 		}
 	}
 	for i := range e.pool {
-		e.pool[i].at = e.pool[i].compile(g)
+		e.pool[i] = pool(e.pool[i].Tree, g)
 	}
 	e.grid = g
-	e.restart(w)
+	e.beginAgain(w)
 }
 
 // sampler keeps a uniform sample of the rows (the sampleRows with the smallest hashes) and the first rows whole. Two
@@ -369,8 +369,7 @@ func (r *Regressor) Sizes() Sizes {
 				continue
 			}
 			if t, err := newTree(r.ens.cfg.Zone, set[i].born, r.grid, set[i].shape, set[i].leaf); err == nil {
-				b, _ := EncodeTree(t) // it was encoded to make it
-				s.Forest += len(b)
+				s.Forest += len(EncodeTree(t))
 			}
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"testing"
 
 	"github.com/rubato-faas/rubato/api"
@@ -33,10 +34,7 @@ func smallTree(t testing.TB) *Tree {
 
 func TestTreeRoundTripAndGolden(t *testing.T) {
 	tr := smallTree(t)
-	b, err := EncodeTree(tr)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := EncodeTree(tr)
 	golden := filepath.Join("testdata", "tree.golden")
 	text := fmt.Sprintf("%s\n%s\n", tr.Digest(), hex.EncodeToString(b))
 	if *update {
@@ -52,8 +50,12 @@ func TestTreeRoundTripAndGolden(t *testing.T) {
 		t.Errorf("tree does not survive its encoding: %v", err)
 	}
 	x := row{api.NodeSandbox: 4, api.NodeMissing: 5}
-	if v := back.leaf[walk(back.compile(zoneGrid), &x)].Mean; v != 2.25 {
+	c := pool(back, zoneGrid)
+	if v := c.says(&x); math.Abs(v-2.25) > 1e-4 {
 		t.Errorf("warm with something missing: %v, want 2.25", v)
+	}
+	if v := float64(c.leaf[0].Variance); math.Abs(v-.1) > .1/11 {
+		t.Errorf("variance %v, want about .1", v)
 	}
 	if back.counts[0] != 4 || back.counts[3] != 9 {
 		t.Errorf("counts %v: want log2 of the samples", back.counts)
@@ -61,24 +63,35 @@ func TestTreeRoundTripAndGolden(t *testing.T) {
 }
 
 func TestDecodeTreeRefusesWhatCouldHarm(t *testing.T) {
+	inf := float32(math.Inf(1))
 	harm := map[string]func(t *Tree){
-		"cycle":            func(t *Tree) { t.shape[0].next = 0 },
-		"shared child":     func(t *Tree) { t.shape[0].next = 3 },
-		"beyond the end":   func(t *Tree) { t.shape[4].next = 60000 },
-		"unknown feature":  func(t *Tree) { t.shape[0].feat = uint8(api.NumFeatures) },
-		"nan mean":         func(t *Tree) { t.leaf[0].Mean = float32(math.NaN()) },
-		"infinite edge":    func(t *Tree) { t.thr[0] = float32(math.Inf(1)) },
-		"absurd mean":      func(t *Tree) { t.leaf[0].Mean = 1e9 },
-		"negative spread":  func(t *Tree) { t.leaf[0].Variance = -1 },
-		"too few leaves":   func(t *Tree) { t.leaf = t.leaf[:3] },
-		"too many edges":   func(t *Tree) { t.thr = append(t.thr, 1) },
-		"no zone":          func(t *Tree) { t.zone = "" },
-		"a count too many": func(t *Tree) { t.counts = append(t.counts, 1) },
+		"a leaf for a split":  func(t *Tree) { t.nodes = []byte{t.nodes[0] &^ 2} },
+		"a split for a leaf":  func(t *Tree) { t.nodes = []byte{t.nodes[0] | 4} },
+		"two trees":           func(t *Tree) { t.nodes = []byte{0b0110_0110} },
+		"bits too many":       func(t *Tree) { t.nodes = []byte{t.nodes[0] | 0x80} },
+		"bytes too many":      func(t *Tree) { t.nodes = append(bytes.Clone(t.nodes), 0) },
+		"unknown feature":     func(t *Tree) { t.feats = []byte{t.feats[0], t.feats[1], byte(api.NumFeatures)} },
+		"features out of row": func(t *Tree) { t.feats = []byte{t.feats[1], t.feats[0], t.feats[2]} },
+		"a split twice":       func(t *Tree) { t.feats = []byte{5, 5, 5}; t.edges = make([]byte, 12) },
+		"an unused split":     func(t *Tree) { t.which = make([]byte, 3) },
+		"beyond the splits":   func(t *Tree) { t.which = []byte{0, 1, 3} },
+		"infinite edge":       func(t *Tree) { t.edges = append(bytes.Clone(t.edges[:8]), appendFloat(nil, inf)...) },
+		"nan mean":            func(t *Tree) { t.scale = appendFloat(appendFloat(nil, inf-inf), 1e-4) },
+		"nan step":            func(t *Tree) { t.scale = appendFloat(appendFloat(nil, 1), inf-inf) },
+		"absurd mean":         func(t *Tree) { t.scale = appendFloat(appendFloat(nil, 1e9), 0) },
+		"absurd step":         func(t *Tree) { t.scale = appendFloat(appendFloat(nil, 0), 1) },
+		"falling means":       func(t *Tree) { t.scale = appendFloat(appendFloat(nil, 0), -1e-4) },
+		"too few leaves":      func(t *Tree) { t.means = t.means[:6] },
+		"too few spreads":     func(t *Tree) { t.spread = t.spread[:3] },
+		"no leaf":             func(t *Tree) { t.nodes, t.feats, t.edges, t.which, t.means, t.spread, t.counts = nil, nil, nil, nil, nil, nil, nil },
+		"absurd count":        func(t *Tree) { t.counts = []byte{1, 2, 32, 1} },
+		"a count too many":    func(t *Tree) { t.counts = append(bytes.Clone(t.counts), 1) },
+		"no zone":             func(t *Tree) { t.zone = "" },
 	}
 	for name, do := range harm {
-		tr := smallTree(t)
-		do(tr)
-		b, err := EncodeTree(tr)
+		tr := *smallTree(t)
+		do(&tr)
+		b, err := tr.encode()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -94,7 +107,7 @@ func TestDecodeTreeRefusesWhatCouldHarm(t *testing.T) {
 		t.Errorf("too deep: %v, want invalid", err)
 	}
 	// A length of four billion in a message of a few bytes must not be believed.
-	bomb := []byte{1, 1, 0xa1, 'a', 0, 0xc6, 0xff, 0xff, 0xff, 0xff, 0}
+	bomb := []byte{treeVersion, byte(SchemaEpoch), 0xa1, 'a', 0, 0xc6, 0xff, 0xff, 0xff, 0xff, 0}
 	if n := testing.AllocsPerRun(10, func() { _, _ = DecodeTree(bomb) }); n > 30 {
 		t.Errorf("%v allocations for a bomb", n)
 	}
@@ -114,20 +127,30 @@ func comb(leaves int) (shape []split, stats []leafStat) {
 
 // Whoever upgrades meets trees of the former schema in the pool: they are told apart from bad ones.
 func TestTreesOfAnotherSchemaAreToldApart(t *testing.T) {
-	b, err := EncodeTree(smallTree(t))
-	if err != nil {
-		t.Fatal(err)
+	for at, what := range []string{"format", "epoch"} {
+		other := bytes.Clone(EncodeTree(smallTree(t)))
+		other[at]--
+		if _, err := DecodeTree(other); !errors.Is(err, ErrSchema) || !errors.Is(err, api.ErrInvalid) {
+			t.Errorf("a tree of the %s before: %v", what, err)
+		}
 	}
-	other := bytes.Clone(b)
-	other[1]-- // the version, then the epoch
-	if _, err := DecodeTree(other); !errors.Is(err, ErrSchema) || !errors.Is(err, api.ErrInvalid) {
-		t.Errorf("a tree of epoch %d: %v", other[1], err)
-	}
+}
+
+// decodeOverhead is what decoders and errors take whatever the input.
+const decodeOverhead = 8 << 10
+
+// allocated is how many bytes f allocates, alone in the process.
+func allocated(f func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
 }
 
 func FuzzDecodeTree(f *testing.F) {
 	tr := smallTree(f)
-	b, _ := EncodeTree(tr)
+	b := EncodeTree(tr)
 	f.Add(b)
 	for i := 0; i < len(b); i += 5 {
 		c := bytes.Clone(b)
@@ -135,7 +158,12 @@ func FuzzDecodeTree(f *testing.F) {
 		f.Add(c)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		tr, err := DecodeTree(b)
+		var tr *Tree
+		var err error
+		got := allocated(func() { tr, err = DecodeTree(b) })
+		if limit := 2*uint64(len(b)) + decodeOverhead; got > limit {
+			t.Fatalf("%d bytes allocated for %d, limit %d", got, len(b), limit)
+		}
 		if err != nil {
 			return
 		}
@@ -143,8 +171,9 @@ func FuzzDecodeTree(f *testing.F) {
 		for i := range x {
 			x[i] = b[i%len(b)] % api.MaxBins
 		}
-		if k := walk(tr.compile(zoneGrid), &x); k >= len(tr.leaf) {
-			t.Fatalf("leaf %d of %d", k, len(tr.leaf))
+		shape, leaf := tr.compile(zoneGrid)
+		if k := walk(shape, &x); k >= len(leaf) || !wellFormed(shape, len(leaf), MaxTreeDepth) {
+			t.Fatalf("leaf %d of %d, or not a tree", k, len(leaf))
 		}
 	})
 }

@@ -139,7 +139,7 @@ func New(cfg Config) (*Zone, error) {
 		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule,
 		fns: map[string]*function{}, byKey: map[string]*function{}, byName: map[string]*node{}, calls: map[string]*call{}, tenants: map[string]int{},
 		grantsIn: map[string]*grantIn{}, given: map[string]*grantOut{}, ring: newRing(cfg.Records),
-		linkMs: ewma{w: .05, v: 1}, linkDev: ewma{w: .05, v: .5}, comeback: ewma{w: .1, v: .5, n: 1},
+		linkMs: ewma{w: .05, v: 1}, linkDev: ewma{w: .05, v: .5}, comeback: ewma{w: .1, v: .5, n: 2},
 		cands: make([]policy.Candidate, 0, n), feats: make([]api.Candidate, 0, n), ests: make([]api.Estimate, n),
 		picked: make([]*node, 0, cfg.Candidates),
 	}, nil
@@ -269,7 +269,8 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 	return out
 }
 
-// ewma is an exponentially weighted mean; v is its start value until the first update when n is 0.
+// ewma is an exponentially weighted mean with weight w, a plain one for the first 1/w updates: with a fixed weight from the
+// start it was slow to leave its first value. v is that value, and counts as n updates.
 type ewma struct {
 	w, v float64
 	n    uint32
@@ -279,11 +280,7 @@ func (e *ewma) add(x float64) {
 	if math.IsNaN(x) || math.IsInf(x, 0) {
 		return
 	}
-	if e.n == 0 {
-		e.v = x
-	} else {
-		e.v += e.w * (x - e.v)
-	}
+	e.v += math.Max(e.w, 1/(1+float64(e.n))) * (x - e.v)
 	if e.n < math.MaxUint32 {
 		e.n++
 	}

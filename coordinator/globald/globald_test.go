@@ -327,11 +327,7 @@ func (b *bed) update(zone string, seq uint64) *wire.ModelUpdate {
 	}
 	u := &wire.ModelUpdate{Zone: zone, Epoch: api.Epoch{Generation: 1, Revision: 1}, Seq: seq}
 	for _, t := range l.Export(2) {
-		raw, err := learner.EncodeTree(t)
-		if err != nil {
-			b.t.Fatal(err)
-		}
-		u.Trees = append(u.Trees, b.put(raw))
+		u.Trees = append(u.Trees, b.put(learner.EncodeTree(t)))
 	}
 	if len(u.Trees) == 0 {
 		b.t.Fatal("the zone has no trees to offer")

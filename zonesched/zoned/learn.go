@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -31,8 +32,8 @@ type learning struct {
 
 	// Owned by run.
 	l         *learner.Learner
-	job       *learner.Job  // last one given to the background
-	built     chan struct{} // closed when it is over
+	jobs      []*learner.Job // last ones given to the background
+	built     chan struct{}  // closed when they are over
 	epoch     api.Epoch
 	published uint64
 	trees     map[string]*learner.Tree // of the adopted pool, by digest
@@ -163,18 +164,33 @@ func (g *learning) learn(b *wire.Batch) {
 	}
 }
 
-// learnSample learns one sample and lets the tree that is due next grow in the background: growing takes milliseconds,
+// learnSample learns one sample and lets the trees that are due next grow in the background: growing takes milliseconds,
 // and samples and questions would wait for it.
 func (g *learning) learnSample(s *api.Sample) {
-	if g.l.JobDue() && g.l.Job() == g.job {
+	g.await()
+	g.l.Learn(s)
+	g.grow()
+}
+
+// await waits for the jobs that the next record needs.
+func (g *learning) await() {
+	if g.l.JobsDue() && slices.Equal(g.l.Jobs(), g.jobs) {
 		<-g.built
 	}
-	g.l.Learn(s)
-	if j := g.l.Job(); j != nil && j != g.job {
-		built := make(chan struct{})
-		g.job, g.built = j, built
-		g.d.task(func() { j.Build(); close(built) })
+}
+
+func (g *learning) grow() {
+	if slices.Equal(g.l.Jobs(), g.jobs) {
+		return
 	}
+	jobs, built := slices.Clone(g.l.Jobs()), make(chan struct{})
+	g.jobs, g.built = jobs, built
+	g.d.task(func() {
+		for _, j := range jobs {
+			j.Build()
+		}
+		close(built)
+	})
 }
 
 // diverged: this learner is ahead of its leader's stream, so it learned what the leader never did.
@@ -326,6 +342,7 @@ func (g *learning) adopt(version uint64, digest string) {
 		cancel()
 		if err == nil {
 			g.l.Adopt(version, trees)
+			g.grow()
 			clear(g.trees)
 			for _, t := range trees {
 				g.trees[t.Digest()] = t
@@ -412,11 +429,7 @@ func (g *learning) offerOnce(ctx context.Context, last *uint64) error {
 	}
 	u := wire.ModelUpdate{Zone: g.d.cfg.Zone, Epoch: g.d.role.Load().Epoch, Seq: seq}
 	for _, t := range trees {
-		b, err := learner.EncodeTree(t)
-		if err != nil {
-			return err
-		}
-		digest, err := g.store(b)
+		digest, err := g.store(learner.EncodeTree(t))
 		if err != nil {
 			return err
 		}
