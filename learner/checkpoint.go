@@ -344,7 +344,6 @@ func (e *ensemble) readBatch(r *reader, win *window) {
 	r.check(e.ownFrom > 0 || len(slots) == len(e.own), "first jobs")
 	if r.err == nil {
 		e.batch = b
-		e.beginAgain(win)
 	}
 }
 

@@ -49,13 +49,13 @@ func (e *ensemble) watch(w *window) {
 	case d.Cut == 0 && d.Slow.N > driftQuiet && d.Fast.Mean > driftRatio*d.Slow.Mean:
 		d.Cut, d.Slow, d.Fast = w.total, ew{}, ew{}
 		d.Alarms++
-		e.beginAgain(w)
+		e.beginAgain()
 	case d.Cut > 0 && w.total >= d.Cut+driftTrial:
 		if f := e.groupErr[freshGroup]; f.N > 0 && f.Mean <= e.bestErr() {
 			d.Floor = d.Cut
 		}
 		d.Cut = 0
-		e.beginAgain(w)
+		e.beginAgain()
 	case d.Cut > 0 && dueInWarmUp(w.total-d.Cut):
 		if f, long := e.groupErr[freshGroup], e.groupErr[0]; w.total-d.Cut >= driftSure && f.N > 0 && f.Mean < driftClear*long.Mean {
 			d.Floor, d.Cut = d.Cut, 0 // regrow goes on with all slots

@@ -68,7 +68,8 @@ type ensemble struct {
 	drift     drift
 
 	batch  batch
-	leafAt []int // scratch of predict: leaf of each own, then of each residual tree
+	spare  []*Job // installed ones, for their memory
+	leafAt []int  // scratch of predict: leaf of each own, then of each residual tree
 	ownMu  []float32
 }
 

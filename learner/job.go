@@ -6,11 +6,11 @@ import "math"
 // learner goes on. A tree is installed a fixed number of rows after it was begun, built by then or built on the spot, so
 // the clock never decides what the forest is.
 type Job struct {
-	slot  int
-	g     growth
-	b     grower
-	tree  local
-	built bool
+	slot         int
+	g            growth
+	b            *grower // with g's slices, taken over from an installed job
+	tree         local
+	drawn, built bool
 }
 
 // Build grows the tree; the second call does nothing. It must have returned before the learner takes the record before
@@ -29,7 +29,7 @@ func (j *Job) Build() {
 	}
 }
 
-// batch is the trees that are being grown. Each of its jobs is at any time what begin makes of the window as it is now:
+// batch is the trees that are being grown. Each of its jobs is at any time what draw makes of the window as it is now:
 // whatever changes what trees are grown from begins the batch again, so a restored learner has the same one.
 type batch struct {
 	jobs      []*Job
@@ -38,7 +38,7 @@ type batch struct {
 
 // Jobs are the trees that are being grown, in the order in which they should be built; the slice is good until the next
 // record. The caller may Build them in the background.
-func (l *Learner) Jobs() []*Job { return l.ens.batch.jobs }
+func (l *Learner) Jobs() []*Job { return l.ens.drawn(&l.win) }
 
 // JobsDue reports whether the next record installs the trees of Jobs: their Builds must be over.
 func (l *Learner) JobsDue() bool {
@@ -54,7 +54,7 @@ func (e *ensemble) regrow(w *window) {
 		e.beginAll(w, w.total-e.drift.Floor, func(int) bool { return true })
 	case len(e.batch.jobs) == 0 && e.ownFrom > 0:
 		e.batch.born, e.batch.due = w.total, w.total+uint64(e.cfg.Regrow)
-		e.batch.jobs = []*Job{e.begin(w, e.oldest(w))}
+		e.batch.jobs = []*Job{{slot: e.oldest(w)}}
 	}
 }
 
@@ -65,19 +65,29 @@ func (e *ensemble) beginAll(w *window, age uint64, want func(slot int) bool) {
 	e.batch.jobs = nil
 	for i := range len(e.own) + len(e.resid) {
 		if want(i) && (i < len(e.own) || e.residReady(w.total)) {
-			e.batch.jobs = append(e.batch.jobs, e.begin(w, i))
+			e.batch.jobs = append(e.batch.jobs, &Job{slot: i})
 		}
 	}
 }
 
-// beginAgain makes the jobs anew from the window as it is now. Somebody may still be building the old ones: their memory is
-// not used again.
-func (e *ensemble) beginAgain(w *window) {
+// beginAgain makes the jobs anew, to be drawn from the window as it is now. Somebody may still be building the old ones: their
+// memory is not used again.
+func (e *ensemble) beginAgain() {
 	jobs := make([]*Job, len(e.batch.jobs))
 	for k, j := range e.batch.jobs {
-		jobs[k] = e.begin(w, j.slot)
+		jobs[k] = &Job{slot: j.slot}
 	}
 	e.batch.jobs = jobs
+}
+
+// drawn are the jobs, each with its rows.
+func (e *ensemble) drawn(w *window) []*Job {
+	for _, j := range e.batch.jobs {
+		if !j.drawn {
+			e.draw(w, j)
+		}
+	}
+	return e.batch.jobs
 }
 
 func dueInWarmUp(rows uint64) bool {
@@ -121,13 +131,17 @@ func (e *ensemble) residReady(total uint64) bool {
 	return e.residFrom > 0 && total >= e.residFrom+2*residMinLeaf
 }
 
-// begin draws the rows of slot i's next tree from the window as it was at the batch's birth, which may be up to Regrow rows
-// ago. Residuals of the first quarter are left out while there are few: they are errors of forests that knew next to
+// draw draws the rows of a job's tree from the window as it was at the batch's birth, which may be up to Regrow rows ago.
+// Residuals of the first quarter are left out while there are few: they are errors of forests that knew next to
 // nothing.
-func (e *ensemble) begin(w *window, i int) *Job {
-	born, every := e.batch.born, uint64(e.cfg.Regrow)
-	j := &Job{slot: i}
-	j.tree.born = born
+func (e *ensemble) draw(w *window, j *Job) {
+	if n := len(e.spare); n > 0 {
+		j.g, j.b, e.spare = e.spare[n-1].g, e.spare[n-1].b, e.spare[:n-1]
+	} else {
+		j.b = new(grower)
+	}
+	i, born, every := j.slot, e.batch.born, uint64(e.cfg.Regrow)
+	j.drawn, j.tree.born = true, born
 	j.tree.fresh = e.drift.fresh(i) && i < len(e.own)
 	size := min(born-min(e.drift.since(i), born), uint64(len(w.rows))-every)
 	target, leaves, minLeaf := w.target, baseLeaves, baseMinLeaf
@@ -141,13 +155,23 @@ func (e *ensemble) begin(w *window, i int) *Job {
 	g.width, g.leaves, g.minLeaf = len(e.grid.edges), leaves, minLeaf
 	g.draw = rng(mix(mix(e.cfg.Seed+uint64(i)) ^ born))
 	n, skip := min(span, bootstrapRows), int(w.total-born)
-	g.rows, g.target, g.idx = make([]row, n), make([]float32, n), make([]int32, n)
+	g.rows, g.target, g.idx = sized(g.rows, n), sized(g.target, n), sized(g.idx, n)
 	for k := range n {
 		at := w.back(skip + g.draw.below(span))
 		g.rows[k], g.target[k], g.idx[k] = w.rows[at], target[at], int32(k)
 	}
-	return j
 }
+
+// sized is s with n elements, whatever they are.
+func sized[T any](s []T, n int) []T {
+	if cap(s) < n {
+		return make([]T, n)
+	}
+	return s[:n]
+}
+
+// maxSpare bounds the memory of installed jobs that is kept for new ones: 0.4 MB each.
+const maxSpare = 4
 
 // install puts the batch's trees into their slots when they are due, after showing them the rows that came since they were
 // begun.
@@ -156,7 +180,7 @@ func (e *ensemble) install(w *window) {
 	if len(b.jobs) == 0 || w.total < b.due {
 		return
 	}
-	for _, j := range b.jobs {
+	for _, j := range e.drawn(w) {
 		j.Build()
 		t, target, to := &j.tree, w.target, e.own
 		slot := j.slot
@@ -169,6 +193,9 @@ func (e *ensemble) install(w *window) {
 		}
 		t.digest = localDigest(j.slot, t)
 		to[slot] = *t
+		if len(e.spare) < maxSpare {
+			e.spare = append(e.spare, &Job{g: j.g, b: j.b})
+		}
 	}
 	*b = batch{}
 	if e.ownFrom == 0 {

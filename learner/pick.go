@@ -223,7 +223,7 @@ func (e *ensemble) rejudge(w *window, m int) {
 		}
 		w.resid[at] = w.target[at] - float32(p)
 	}
-	e.beginAgain(w) // second-stage trees that are being grown are grown from these residuals
+	e.beginAgain() // second-stage trees that are being grown are grown from these residuals
 }
 
 func (e *ensemble) said(w *window, c pick, k int, x *row) float64 {

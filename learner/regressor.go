@@ -19,7 +19,9 @@ type Regressor struct {
 	p      prediction
 	ready  bool // p belongs to x
 	fixed  bool // the grid was given
-	mean   ew   // of the target, for the first rows
+	// gridDue: the grid is to be made anew before the next row.
+	gridDue bool
+	mean    ew // of the target, for the first rows
 }
 
 // NewRegressor makes a forest over width columns (1-32).
@@ -56,7 +58,10 @@ func GridOf(seed uint64, width int, rows []float64) *Grid {
 }
 
 // Export grows trees for other zones, as Learner.Export; rows have no tenants here.
-func (r *Regressor) Export(max int) []*Tree { return r.ens.export(&r.win, max, 1) }
+func (r *Regressor) Export(max int) []*Tree {
+	r.settle()
+	return r.ens.export(&r.win, max, 1)
+}
 
 // Scorecard judges the pool, as Learner.Scorecard.
 func (r *Regressor) Scorecard() Scorecard { return r.ens.scorecard(&r.win, r.win.total) }
@@ -119,6 +124,7 @@ func (c *Committee) Predict(x []float64) float64 {
 
 // Predict returns the mean and the spread expected of the target at x; known is false before anything was learned.
 func (r *Regressor) Predict(x []float64) (mean, spread float64, known bool) {
+	r.settle()
 	r.quantise(x)
 	r.p = r.ens.predict(&r.x)
 	if !r.p.known {
@@ -130,6 +136,7 @@ func (r *Regressor) Predict(x []float64) (mean, spread float64, known bool) {
 
 // Learn takes the true target of x. When x is what Predict saw last, that prediction is the one that is judged.
 func (r *Regressor) Learn(x []float64, y float64) {
+	r.settle()
 	before := r.x
 	if r.quantise(x); !r.ready || r.x != before {
 		r.p = r.ens.predict(&r.x)
@@ -138,15 +145,23 @@ func (r *Regressor) Learn(x []float64, y float64) {
 	r.mean.add(y, 64)
 	r.sample.add(x)
 	r.ens.learn(&r.win, r.x, y, r.p, 0)
-	if !r.fixed && gridDue(r.win.total) {
-		r.regrid()
+	r.gridDue = !r.fixed && gridDue(r.win.total)
+}
+
+// Build makes the grid that is due and grows the trees that are due next, instead of leaving them to the next Predict or
+// Learn: for measuring it apart.
+func (r *Regressor) Build() {
+	r.settle()
+	for _, j := range r.ens.drawn(&r.win) {
+		j.Build()
 	}
 }
 
-// Build grows the trees that are due next, instead of leaving them to a later Learn: for measuring it apart.
-func (r *Regressor) Build() {
-	for _, j := range r.ens.batch.jobs {
-		j.Build()
+// settle makes the grid that is due.
+func (r *Regressor) settle() {
+	if r.gridDue {
+		r.gridDue, r.ready = false, false
+		r.regrid()
 	}
 }
 
@@ -221,7 +236,7 @@ func (e *ensemble) regrid(w *window, g *Grid) {
 		e.pool[i] = pool(e.pool[i].Tree, g)
 	}
 	e.grid = g
-	e.beginAgain(w)
+	e.beginAgain()
 }
 
 // sampler keeps a uniform sample of the rows (the sampleRows with the smallest hashes) and the first rows whole. Two

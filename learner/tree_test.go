@@ -83,10 +83,12 @@ func TestDecodeTreeRefusesWhatCouldHarm(t *testing.T) {
 		"falling means":       func(t *Tree) { t.scale = appendFloat(appendFloat(nil, 0), -1e-4) },
 		"too few leaves":      func(t *Tree) { t.means = t.means[:6] },
 		"too few spreads":     func(t *Tree) { t.spread = t.spread[:3] },
-		"no leaf":             func(t *Tree) { t.nodes, t.feats, t.edges, t.which, t.means, t.spread, t.counts = nil, nil, nil, nil, nil, nil, nil },
-		"absurd count":        func(t *Tree) { t.counts = []byte{1, 2, 32, 1} },
-		"a count too many":    func(t *Tree) { t.counts = append(bytes.Clone(t.counts), 1) },
-		"no zone":             func(t *Tree) { t.zone = "" },
+		"no leaf": func(t *Tree) {
+			t.nodes, t.feats, t.edges, t.which, t.means, t.spread, t.counts = nil, nil, nil, nil, nil, nil, nil
+		},
+		"absurd count":     func(t *Tree) { t.counts = []byte{1, 2, 32, 1} },
+		"a count too many": func(t *Tree) { t.counts = append(bytes.Clone(t.counts), 1) },
+		"no zone":          func(t *Tree) { t.zone = "" },
 	}
 	for name, do := range harm {
 		tr := *smallTree(t)

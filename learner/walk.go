@@ -31,7 +31,7 @@ func walk4(a, b, c, d []split, ra, rb, rc, rd *row) (ka, kb, kc, kd int) {
 // step is the node after i, i itself in a leaf, without a branch.
 func (s split) step(i int, r *row) int {
 	right := (int(s.bin) - int(r[s.feat&(maxFeatures-1)])) >> 63 // all ones or zero
-	leaf := int(int8(s.feat)) >> 63                               // features are below 128, leafMark is not
+	leaf := int(int8(s.feat)) >> 63                              // features are below 128, leafMark is not
 	next := i + 1 + (int(s.next)-i-1)&right
 	return i&leaf | next&^leaf
 }
