@@ -5,7 +5,7 @@ BIN := bin
 DEMO_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build functions demo test race lint law fmt vet ci demo-short fuzz bench e2e clean
+.PHONY: help build functions demo test race lint law fmt vet ci demo-short fuzz bench bench-learn-peers bench-learn-ablation e2e clean
 
 help: ## print the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -50,6 +50,12 @@ fuzz: ## every fuzz target for ten seconds
 
 bench: ## the Go benchmarks, with allocations
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+bench-learn-peers: build ## the forest beside scikit-learn's (python3-sklearn), on generated streams or DATA=folder
+	$(BIN)/rubato bench learn --peers $(if $(DATA),--data $(DATA))
+
+bench-learn-ablation: build ## the forest without each of its parts, on generated streams or DATA=folder
+	$(BIN)/rubato bench learn --ablation $(if $(DATA),--data $(DATA))
 
 e2e: functions ## the whole-system tests only: real processes, real faults
 	$(GO) test -count=1 ./test/...

@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"hash/fnv"
 	"math"
 )
 
@@ -67,6 +68,27 @@ const MaxBins = 64
 // Bins is one quantised row.
 type Bins [NumFeatures]uint8
 
+// hardwareClasses is how many classes are told apart.
+const hardwareClasses = 61
+
+// MaxPrice bounds the price of a slot for an hour; MaxEnergyClass is the class of those that take the most energy.
+const (
+	MaxPrice       = 1e6
+	MaxEnergyClass = 7
+)
+
+// HardwareClass numbers a class of hardware by its name, the same everywhere and without anybody being asked: 1-61, 0 for no
+// name. Names whose numbers collide (of ten classes, with a probability of one half) share what is learned of them; the
+// residuals of their nodes still tell them apart.
+func HardwareClass(name string) uint8 {
+	if name == "" {
+		return 0
+	}
+	h := fnv.New32a()
+	h.Write([]byte(name))
+	return uint8(1 + h.Sum32()%hardwareClasses)
+}
+
 // Request is the request side of a prediction.
 type Request struct {
 	// Function is "tenant/name": statistics outlive a version.
@@ -83,7 +105,7 @@ type Request struct {
 // Candidate is the node side of a prediction: a node as it will be when the call would start there.
 type Candidate struct {
 	Node         string
-	Class        uint8 // hardware class, 0 = unknown
+	Class        uint8 // hardware class (see HardwareClass), 0 = unknown
 	Sandbox      SandboxState
 	MissingBytes int64
 	Running      int
@@ -125,6 +147,8 @@ type Estimate struct {
 	// AveragesMu is what averages alone say, in ln ms: the forest predicts the difference.
 	AveragesMu float64
 	Source     Source
+	// Grid is the epoch of the grid that Bins is on.
+	Grid uint32
 	// Bins is the row that produced the estimate; a dispatch carries it so that the sample learns what was known.
 	Bins Bins
 }
@@ -161,6 +185,7 @@ type Echo struct {
 	Node         string       `msgpack:"n"`
 	Bins         []byte       `msgpack:"b"` // NumFeatures long
 	SchemaEpoch  uint32       `msgpack:"se"`
+	Grid         uint32       `msgpack:"g,omitempty"` // epoch of the grid that Bins is on
 	ModelVersion uint64       `msgpack:"mv"`
 	Mu           float64      `msgpack:"mu"`
 	AveragesMu   float64      `msgpack:"am,omitempty"`
@@ -174,6 +199,8 @@ type Echo struct {
 	InputBytes   int64        `msgpack:"ib"`
 	LinkMbps     float64      `msgpack:"lm,omitempty"` // of the node; 0: no limit
 	Propensity   float64      `msgpack:"pp"`
+	PricePerHour float64      `msgpack:"ph,omitempty"` // of a slot of the node, in the operator's unit
+	EnergyClass  uint8        `msgpack:"ec,omitempty"` // of the node, 0: unknown
 }
 
 // Outcome says how an execution ended.

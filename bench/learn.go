@@ -18,6 +18,10 @@ type LearnOptions struct {
 	Late        bool
 	Outstanding float64
 	Seed        uint64
+	// Peers runs scikit-learn's forest on the same streams.
+	Peers bool
+	// Ablation learns each stream again without each part of the forest.
+	Ablation bool
 	// Progress hears how many rows of how many are done, and of which stream.
 	Progress func(done, total int, doing string)
 }
@@ -46,23 +50,28 @@ func Learn(ctx context.Context, o LearnOptions) (*Report, error) {
 	for _, s := range streams {
 		total += s.rows()
 	}
+	passes := 1
 	if o.Late {
-		total *= 2
+		passes++
 	}
+	if o.Ablation {
+		passes += len(learner.Ablations)
+	}
+	total *= passes
 	var sizes learner.Sizes
 	for _, s := range streams {
-		pass := func(late bool) (*learned, error) {
-			l, err := learnStream(ctx, s, o, late, func(n int) { o.Progress(done+n, total, s.name) })
+		pass := func(late bool, without learner.Parts) (*learned, error) {
+			l, err := learnStream(ctx, s, o, late, without, func(n int) { o.Progress(done+n, total, s.name) })
 			done += s.rows()
 			return l, err
 		}
-		l, err := pass(false)
+		l, err := pass(false, 0)
 		if err != nil {
 			return nil, err
 		}
 		if o.Late {
 			prompt := l.rmse
-			if l, err = pass(true); err != nil {
+			if l, err = pass(true, 0); err != nil {
 				return nil, err
 			}
 			r.add(s.name+".late_cost", l.rmse/prompt-1, "share of rmse")
@@ -74,6 +83,26 @@ func Learn(ctx context.Context, o LearnOptions) (*Report, error) {
 		r.add(s.name+".learn_us", us(l.predict+l.learn), "us/sample")
 		r.add(s.name+".build_us", us(l.grow), "us/sample")
 		r.add(s.name+".total_us", us(l.predict+l.learn+l.grow), "us/sample")
+		if o.Peers {
+			p, err := sklearn(ctx, s, o.Seed)
+			if err != nil {
+				return nil, err
+			}
+			r.add(s.name+".sklearn.mae", p.MAE, "target")
+			r.add(s.name+".sklearn.rmse", p.RMSE, "target")
+			r.add(s.name+".sklearn.total_us", p.US, "us/sample")
+			r.add(s.name+".rmse_over_sklearn", l.rmse/p.RMSE, "ratio")
+		}
+		for _, a := range learner.Ablations {
+			if !o.Ablation {
+				break
+			}
+			part, err := pass(false, a)
+			if err != nil {
+				return nil, err
+			}
+			r.add(s.name+".without_"+a.String()+".rmse", part.rmse, "target")
+		}
 		if len(s.drifts) > 0 {
 			r.add(s.name+".recovery_samples", float64(l.recovery(s.drifts)), "samples")
 		}
@@ -85,9 +114,9 @@ func Learn(ctx context.Context, o LearnOptions) (*Report, error) {
 	return r, nil
 }
 
-func learnStream(ctx context.Context, s *stream, o LearnOptions, late bool, progress func(int)) (*learned, error) {
+func learnStream(ctx context.Context, s *stream, o LearnOptions, late bool, without learner.Parts, progress func(int)) (*learned, error) {
 	cfg := learner.DefaultConfig()
-	cfg.Seed = o.Seed
+	cfg.Seed, cfg.Without = o.Seed, without
 	m, err := learner.NewRegressor(cfg, s.width)
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", s.name, err)

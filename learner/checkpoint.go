@@ -10,7 +10,7 @@ import (
 // MaxCheckpointBytes bounds a checkpoint: the limits of the parts keep it below.
 const (
 	MaxCheckpointBytes = 4 << 20
-	checkpointVersion  = 2
+	checkpointVersion  = 3
 )
 
 // Checkpoint encodes the whole state. A learner restored from it goes on exactly as this one would.
@@ -35,7 +35,7 @@ func Restore(cfg Config, b []byte) (*Learner, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := newReader(b, checkpointVersion)
+	r := newReader(b, checkpointVersion, checkpointVersion)
 	l.read(r)
 	if err := r.end(); err != nil {
 		return nil, fmt.Errorf("learner restore: %w", err)
@@ -45,7 +45,7 @@ func Restore(cfg Config, b []byte) (*Learner, error) {
 
 // shapeOf is the part of a config that a checkpoint must agree with.
 func (c Config) shapeOf() []uint64 {
-	return []uint64{c.Seed, hash(0, c.Zone), uint64(c.Window), uint64(c.Trees), uint64(c.ResidualTrees), uint64(c.Pick), uint64(c.Regrow), uint64(c.MinForest)}
+	return []uint64{c.Seed, hash(0, c.Zone), uint64(c.Window), uint64(c.Trees), uint64(c.ResidualTrees), uint64(c.Pick), uint64(c.Regrow), uint64(c.MinForest), uint64(c.Without)}
 }
 
 func (l *Learner) write(w *writer) {
@@ -67,12 +67,17 @@ func (l *Learner) write(w *writer) {
 		l.youngBound[k].write(w)
 	}
 	l.writeHots(w)
+	l.ens.grid.write(w)
+	w.u64(uint64(bit(l.former != nil)))
+	if l.former != nil {
+		l.former.write(w)
+	}
 	l.win.write(w)
 	l.ens.write(w, &l.win)
 }
 
 func (l *Learner) read(r *reader) {
-	r.check(slices.Equal(unpack[uint64](r, 8), l.cfg.shapeOf()), "config of the checkpoint")
+	r.check(slices.Equal(unpack[uint64](r, 9), l.cfg.shapeOf()), "config of the checkpoint")
 	l.seq, l.usable = r.u64(), r.u64()
 	readArray(r, l.tenants[:])
 	readArray(r, l.calls[:])
@@ -93,6 +98,10 @@ func (l *Learner) read(r *reader) {
 		l.youngBound[k].read(r)
 	}
 	l.readHots(r)
+	l.ens.grid = readGrid(r)
+	if r.count(1) == 1 {
+		l.former = readGrid(r)
+	}
 	l.win.read(r)
 	l.ens.read(r, &l.win)
 }
@@ -269,6 +278,7 @@ func (e *ensemble) write(w *writer, win *window) {
 	}
 	w.pack(e.recent(win))
 	// The rows of jobs are drawn again from the window.
+	w.u64(e.every)
 	w.u64(e.batch.born)
 	w.u64(e.batch.due)
 	slots := make([]byte, len(e.batch.jobs))
@@ -329,12 +339,14 @@ func (e *ensemble) read(r *reader, win *window) {
 }
 
 func (e *ensemble) readBatch(r *reader, win *window) {
+	e.every = r.u64()
+	r.check(e.every >= 1 && e.every <= uint64(e.cfg.maxRegrow()), "rows between trees")
 	b := batch{born: r.u64(), due: r.u64()}
 	slots := r.bytes(len(e.own) + len(e.resid))
 	if r.err != nil || len(slots) == 0 {
 		return
 	}
-	r.check(b.born > 0 && b.born <= win.total && b.born < b.due && win.total < b.due && b.due-b.born <= uint64(e.cfg.Regrow), "time of the jobs")
+	r.check(b.born > 0 && b.born <= win.total && b.born < b.due && win.total < b.due && b.due-b.born < uint64(len(win.rows)), "time of the jobs")
 	for k, i := range slots {
 		ok := int(i) < len(e.own) || int(i) < len(e.own)+len(e.resid) && e.residReady(b.born)
 		r.check(ok && (k == 0 || slots[k-1] < i), "slot of a job")

@@ -53,16 +53,18 @@ func (w *writer) pack(v any) {
 // reader decodes what writer wrote, from a hostile source: every length is checked against what is left before
 // anything is allocated, and the first error makes all later reads return zero values.
 type reader struct {
-	src *bytes.Reader
-	dec *msgpack.Decoder
-	err error
+	version uint64
+	src     *bytes.Reader
+	dec     *msgpack.Decoder
+	err     error
 }
 
-func newReader(b []byte, version uint64) *reader {
+// newReader begins to read what was written by version or, not before oldest, by an earlier one.
+func newReader(b []byte, oldest, version uint64) *reader {
 	r := &reader{src: bytes.NewReader(b)}
 	r.dec = msgpack.NewDecoder(r.src)
-	if v := r.u64(); r.err == nil && v != version {
-		r.fail("version %d, want %d", v, version)
+	if r.version = r.u64(); r.err == nil && (r.version < oldest || r.version > version) {
+		r.fail("version %d, want %d-%d", r.version, oldest, version)
 	}
 	return r
 }

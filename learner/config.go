@@ -3,6 +3,7 @@ package learner
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/rubato-faas/rubato/api"
 )
@@ -41,17 +42,56 @@ type Config struct {
 	ResidualTrees int
 	// Pick is how many base trees, of the pool's and the own, predict (default 32).
 	Pick int
-	// Regrow is after how many rows one tree is grown anew once the warm-up is over (default 48). Fewer follow
-	// drift faster; each costs one tree's growth, about 2 ms with a full window.
+	// Regrow is after how many rows one tree is grown anew once the warm-up is over (default 48), until SetRegrow says
+	// otherwise. Fewer follow drift faster; each costs one tree's growth, about 2 ms with a full window.
 	Regrow int
 	// MinForest is how many samples a function must have before the forest speaks for it (default 20); below, averages do.
 	MinForest int
+	// Without leaves parts of the forest out, to measure what they are worth; zero for any other use.
+	Without Parts
 }
+
+// Parts is a set of parts of the forest.
+type Parts uint8
+
+// The parts that can be left out.
+const (
+	// PartResidual is the second stage.
+	PartResidual Parts = 1 << iota
+	// PartOnlineLeaves lets leaves follow the samples between two growths of their tree.
+	PartOnlineLeaves
+	// PartHorizons lets slots look back over unlike spans and weighs them by error.
+	PartHorizons
+	// PartDrift starts half of the slots over after an abrupt drift.
+	PartDrift
+	// PartWarmUp grows all trees anew at short intervals while rows are few.
+	PartWarmUp
+)
+
+// Ablations are the sets worth measuring: each part alone, and the first three together, which leaves a plain forest that is
+// grown anew tree by tree.
+var Ablations = []Parts{PartResidual, PartOnlineLeaves, PartHorizons, PartDrift, PartWarmUp, PartResidual | PartOnlineLeaves | PartHorizons}
+
+func (p Parts) String() string {
+	var names []string
+	for i, name := range []string{"residual", "online_leaves", "horizons", "drift", "warm_up"} {
+		if p>>i&1 == 1 {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, "_")
+}
+
+func (p Parts) has(part Parts) bool { return p&part != 0 }
 
 // DefaultConfig is what a zone uses; Seed and Zone remain to be set.
 func DefaultConfig() Config {
 	return Config{Seed: 1, Zone: "local", Window: MaxWindow, Trees: 32, ResidualTrees: 16, Pick: 32, Regrow: 48, MinForest: 20}
 }
+
+// maxRegrow is how many rows may pass at most between a tree's beginning and its installation: it must still find the rows
+// that it is grown from.
+func (c Config) maxRegrow() int { return max(c.Window*3/4, 1) }
 
 // Validate reports every fault of c at once.
 func (c Config) Validate() error {
@@ -65,7 +105,7 @@ func (c Config) Validate() error {
 	within("trees", c.Trees, 1, MaxTrees)
 	within("residual trees", c.ResidualTrees, 0, MaxTrees)
 	within("pick", c.Pick, 1, MaxTrees)
-	within("regrow", c.Regrow, 1, max(c.Window*3/4, 1))
+	within("regrow", c.Regrow, 1, c.maxRegrow())
 	within("min forest", c.MinForest, 1, 1000)
 	return errors.Join(errs...)
 }

@@ -46,6 +46,7 @@ func (d *drift) since(i int) uint64 {
 func (e *ensemble) watch(w *window) {
 	d := &e.drift
 	switch {
+	case e.cfg.Without.has(PartDrift):
 	case d.Cut == 0 && d.Slow.N > driftQuiet && d.Fast.Mean > driftRatio*d.Slow.Mean:
 		d.Cut, d.Slow, d.Fast = w.total, ew{}, ew{}
 		d.Alarms++

@@ -67,6 +67,7 @@ type ensemble struct {
 	absErr    ew // |residual| of the whole forest
 	drift     drift
 
+	every  uint64 // rows from the beginning of a tree to its installation
 	batch  batch
 	spare  []*Job // installed ones, for their memory
 	leafAt []int  // scratch of predict: leaf of each own, then of each residual tree
@@ -74,8 +75,11 @@ type ensemble struct {
 }
 
 func (e *ensemble) init(cfg Config, g *Grid) {
-	e.cfg, e.grid = cfg, g
-	e.own, e.resid = make([]local, cfg.Trees), make([]local, cfg.ResidualTrees)
+	e.cfg, e.grid, e.every = cfg, g, uint64(cfg.Regrow)
+	if cfg.Without.has(PartResidual) {
+		e.cfg.ResidualTrees = 0
+	}
+	e.own, e.resid = make([]local, cfg.Trees), make([]local, e.cfg.ResidualTrees)
 	e.preds = make([]float32, scoreRows*cfg.Trees)
 	e.leafAt = make([]int, cfg.Trees+cfg.ResidualTrees)
 	e.ownMu = make([]float32, cfg.Trees)
@@ -200,6 +204,9 @@ func (e *ensemble) judge(y float64, p prediction) {
 
 // follow moves the leaves that the row fell into.
 func (e *ensemble) follow(total uint64, y, resid float32) {
+	if e.cfg.Without.has(PartOnlineLeaves) {
+		return
+	}
 	base := mix(e.cfg.Seed ^ total)
 	for i, at := range e.leafAt {
 		t, v := (*local)(nil), y
@@ -232,7 +239,7 @@ func (e *ensemble) weigh() {
 	var of [groups]float64
 	for g := range of {
 		of[g] = 1
-		if used[g] && e.groupErr[g].N > 0 && best > 0 {
+		if used[g] && e.groupErr[g].N > 0 && best > 0 && !e.cfg.Without.has(PartHorizons) {
 			of[g] = math.Exp(-horizonTemper * (e.groupErr[g].Mean/best - 1))
 		}
 	}

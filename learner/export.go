@@ -68,6 +68,8 @@ type Scorecard struct {
 	Samples uint64
 	// Scores are ordered by digest.
 	Scores []Score
+	// Sketch says where the zone's rows lie on its grid.
+	Sketch Sketch
 }
 
 // Score is one tree's error. Error is on a logarithmic scale, 16 steps to the doubling from .001: lower is better.
@@ -84,7 +86,9 @@ func quantise(err float64) uint8 {
 // Scorecard judges each tree of the adopted pool on own rows that the tree has not seen; trees with fewer than 50 of
 // them are left out.
 func (l *Learner) Scorecard() Scorecard {
-	return l.ens.scorecard(&l.win, l.seq)
+	c := l.ens.scorecard(&l.win, l.seq)
+	c.Sketch = l.ens.sketch(&l.win)
+	return c
 }
 
 func (e *ensemble) scorecard(w *window, seq uint64) Scorecard {
@@ -101,7 +105,7 @@ func (e *ensemble) scorecard(w *window, seq uint64) Scorecard {
 	return c
 }
 
-const scorecardVersion = 1
+const scorecardVersion = 2
 
 // EncodeScorecard encodes c for the object store.
 func EncodeScorecard(c Scorecard) ([]byte, error) {
@@ -114,6 +118,7 @@ func EncodeScorecard(c Scorecard) ([]byte, error) {
 		w.str(s.Digest)
 		w.u64(uint64(s.Error))
 	}
+	c.Sketch.write(w)
 	if w.err != nil {
 		return nil, fmt.Errorf("learner encode scorecard: %w", w.err)
 	}
@@ -122,7 +127,7 @@ func EncodeScorecard(c Scorecard) ([]byte, error) {
 
 // DecodeScorecard decodes and checks a scorecard from outside.
 func DecodeScorecard(b []byte) (Scorecard, error) {
-	r := newReader(b, scorecardVersion)
+	r := newReader(b, scorecardVersion-1, scorecardVersion)
 	c := Scorecard{Zone: r.str(api.MaxNameLen), Seq: r.u64(), Samples: r.u64()}
 	for range r.count(maxPool) {
 		s := Score{Digest: r.str(digestLen), Error: uint8(r.count(255))}
@@ -132,6 +137,9 @@ func DecodeScorecard(b []byte) (Scorecard, error) {
 		r.check(isDigest(s.Digest), "digest")
 		r.check(len(c.Scores) == 0 || c.Scores[len(c.Scores)-1].Digest < s.Digest, "order of digests")
 		c.Scores = append(c.Scores, s)
+	}
+	if r.version >= 2 {
+		c.Sketch = readSketch(r)
 	}
 	err := r.end()
 	if err == nil {

@@ -36,6 +36,7 @@ type Forest struct {
 	seed      uint64
 	version   uint64
 	minForest uint32
+	grid      *Grid
 	base      []flat
 	resid     []flat
 	lambda    float64
@@ -67,7 +68,7 @@ func (l *Learner) Snapshot() *Forest {
 	}
 	e := &l.ens
 	f := &Forest{
-		seed: l.cfg.Seed, version: e.version, minForest: uint32(l.cfg.MinForest), lambda: e.lambda,
+		seed: l.cfg.Seed, version: e.version, grid: e.grid, minForest: uint32(l.cfg.MinForest), lambda: e.lambda,
 		floor: .25 * e.absErr.Mean * e.absErr.Mean, guarded: l.guarded,
 		fns: l.fns.share(), nodes: l.nodes.share(), pairs: l.pairs.share(), rts: l.rts, fetch: l.fetch,
 	}
@@ -139,13 +140,13 @@ func (f *Forest) estimate(req *api.Request, cands []api.Candidate, out []api.Est
 	fn := hash(f.seed, req.Function)
 	st := f.fns.get(fn)
 	var bins api.Bins
-	requestBins(&bins, req, st)
+	f.grid.requestBins(&bins, req, st)
 	class := runtimeClass(req.Runtime)
 	avg := averagesOf(st, &f.rts[class], &f.fetch, class, req.InputBytes)
 	for i := range cands {
 		c := &cands[i]
 		mu := avg.of(c.Sandbox, c.MissingBytes, c.LinkMbps)
-		out[i] = api.Estimate{Bins: bins, Mu: mu, AveragesMu: mu, Sigma: avg.sigma}
+		out[i] = api.Estimate{Bins: bins, Grid: f.grid.epoch, Mu: mu, AveragesMu: mu, Sigma: avg.sigma}
 		if avg.known {
 			out[i].Source = api.SourceAverages
 		}
@@ -174,13 +175,13 @@ func (f *Forest) estimate(req *api.Request, cands []api.Candidate, out []api.Est
 
 // nodeSide fills the candidate's features.
 func (f *Forest) nodeSide(to *api.Bins, fn uint64, c *api.Candidate) {
-	nodeBins(to, c)
+	f.grid.nodeBins(to, c)
 	node := hash(f.seed, c.Node)
 	if s := f.nodes.get(node); s != nil {
-		to[api.NodeResidual] = bin(api.NodeResidual, float64(s.Mean))
+		to[api.NodeResidual] = f.grid.of(api.NodeResidual, float64(s.Mean))
 	}
 	if s := f.pairs.get(pairKey(fn, node)); s != nil {
-		to[api.FnNodeResidual] = bin(api.FnNodeResidual, float64(s.Mean))
+		to[api.FnNodeResidual] = f.grid.of(api.FnNodeResidual, float64(s.Mean))
 	}
 }
 

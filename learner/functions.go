@@ -129,17 +129,17 @@ func (st *fnStat) slope() float64 {
 }
 
 // bins fills the function's features.
-func (st *fnStat) bins(to *api.Bins) {
-	to[api.FnCount] = bin(api.FnCount, math.Log2(1+float64(st.Count)))
+func (st *fnStat) bins(g *Grid, to *api.Bins) {
+	to[api.FnCount] = g.of(api.FnCount, math.Log2(1+float64(st.Count)))
 	if st.SizeN == 0 {
 		return
 	}
-	to[api.FnFast] = bin(api.FnFast, float64(st.Fast))
-	to[api.FnSlow] = bin(api.FnSlow, float64(st.Slow))
-	to[api.FnSpread] = bin(api.FnSpread, float64(st.Spread))
-	to[api.FnSizeExponent] = bin(api.FnSizeExponent, st.slope())
+	to[api.FnFast] = g.of(api.FnFast, float64(st.Fast))
+	to[api.FnSlow] = g.of(api.FnSlow, float64(st.Slow))
+	to[api.FnSpread] = g.of(api.FnSpread, float64(st.Spread))
+	to[api.FnSizeExponent] = g.of(api.FnSizeExponent, st.slope())
 	if c := &st.Init[api.SandboxNone]; c.N > 0 {
-		to[api.FnColdGap] = bin(api.FnColdGap, float64(c.Mean-st.Slow))
+		to[api.FnColdGap] = g.of(api.FnColdGap, float64(c.Mean-st.Slow))
 	}
 }
 

@@ -6,7 +6,7 @@ import (
 	"github.com/rubato-faas/rubato/api"
 )
 
-// SchemaEpoch names the grid below. Rows of another epoch are not trained on: their bins mean something else.
+// SchemaEpoch numbers what the features mean. Rows of another one are not trained on.
 const SchemaEpoch uint32 = api.SchemaEpoch
 
 // maxFeatures is the width of a row inside the forest: a zone uses api.NumFeatures of it, a Regressor what its stream has.
@@ -17,9 +17,12 @@ type row [maxFeatures]uint8
 
 // Grid holds the edges of each feature: bin 0 is "missing", bin 1 + k holds the values with k edges at or below them.
 // At most 62 edges give at most 64 bins. It is never written once it is in use.
-type Grid struct{ edges [][]float32 }
+type Grid struct {
+	epoch uint32
+	edges [][]float32
+}
 
-// zoneGrid is the grid of the current SchemaEpoch.
+// zoneGrid is the first grid of a zone.
 var zoneGrid = func() *Grid {
 	g := make([][]float32, api.NumFeatures)
 	lnMs := ramp(-3, 14, 62)
@@ -54,8 +57,8 @@ func ramp(lo, hi float64, n int) []float32 {
 // exact gives each of the integers 0..n-1 a bin of its own.
 func exact(n int) []float32 { return ramp(.5, float64(n)-1.5, n-1) }
 
-// bin quantises x on the zone's grid.
-func bin(f api.Feature, x float64) uint8 { return zoneGrid.bin(int(f), x) }
+// of quantises a feature's value.
+func (g *Grid) of(f api.Feature, x float64) uint8 { return g.bin(int(f), x) }
 
 // bin quantises x. NaN is missing.
 func (g *Grid) bin(f int, x float64) uint8 {
@@ -123,32 +126,32 @@ const (
 )
 
 // requestBins fills the request side of a row from the request and the function's statistics (nil: never seen).
-func requestBins(to *api.Bins, req *api.Request, st *fnStat) {
+func (g *Grid) requestBins(to *api.Bins, req *api.Request, st *fnStat) {
 	if st != nil {
-		st.bins(to)
+		st.bins(g, to)
 	}
-	to[api.InputSize] = bin(api.InputSize, log2p(req.InputBytes))
-	to[api.PayloadSize] = bin(api.PayloadSize, log2p(req.PayloadBytes))
-	to[api.MemoryMB] = bin(api.MemoryMB, log2OrMissing(float64(req.MemoryMB)))
+	to[api.InputSize] = g.of(api.InputSize, log2p(req.InputBytes))
+	to[api.PayloadSize] = g.of(api.PayloadSize, log2p(req.PayloadBytes))
+	to[api.MemoryMB] = g.of(api.MemoryMB, log2OrMissing(float64(req.MemoryMB)))
 	if c := runtimeClass(req.Runtime); c > 0 {
-		to[api.RuntimeClass] = bin(api.RuntimeClass, float64(c))
+		to[api.RuntimeClass] = g.of(api.RuntimeClass, float64(c))
 	}
 	if req.Hour >= 0 && req.Hour < 24 {
-		to[api.HourOfDay] = bin(api.HourOfDay, float64(req.Hour))
+		to[api.HourOfDay] = g.of(api.HourOfDay, float64(req.Hour))
 	}
 }
 
 // nodeBins fills the node side of a row, apart from the residuals.
-func nodeBins(to *api.Bins, c *api.Candidate) {
-	to[api.NodeSandbox] = bin(api.NodeSandbox, float64(c.Sandbox))
-	to[api.NodeMissing] = bin(api.NodeMissing, log2p(c.MissingBytes))
+func (g *Grid) nodeBins(to *api.Bins, c *api.Candidate) {
+	to[api.NodeSandbox] = g.of(api.NodeSandbox, float64(c.Sandbox))
+	to[api.NodeMissing] = g.of(api.NodeMissing, log2p(c.MissingBytes))
 	to[api.NodeLoad] = 0
 	if c.Slots > 0 {
-		to[api.NodeLoad] = bin(api.NodeLoad, float64(c.Running)/float64(c.Slots))
+		to[api.NodeLoad] = g.of(api.NodeLoad, float64(c.Running)/float64(c.Slots))
 	}
-	to[api.NodeLink] = bin(api.NodeLink, log2OrMissing(c.LinkMbps))
+	to[api.NodeLink] = g.of(api.NodeLink, log2OrMissing(c.LinkMbps))
 	to[api.NodeClass] = 0
 	if c.Class > 0 && c.Class < 62 {
-		to[api.NodeClass] = bin(api.NodeClass, float64(c.Class))
+		to[api.NodeClass] = g.of(api.NodeClass, float64(c.Class))
 	}
 }

@@ -50,10 +50,10 @@ func (l *Learner) JobsDue() bool {
 func (e *ensemble) regrow(w *window) {
 	e.install(w)
 	switch {
-	case dueInWarmUp(w.total - e.drift.Floor):
+	case dueInWarmUp(w.total-e.drift.Floor) && (e.ownFrom == 0 || !e.cfg.Without.has(PartWarmUp)):
 		e.beginAll(w, w.total-e.drift.Floor, func(int) bool { return true })
 	case len(e.batch.jobs) == 0 && e.ownFrom > 0:
-		e.batch.born, e.batch.due = w.total, w.total+uint64(e.cfg.Regrow)
+		e.batch.born, e.batch.due = w.total, w.total+e.every
 		e.batch.jobs = []*Job{{slot: e.oldest(w)}}
 	}
 }
@@ -61,7 +61,7 @@ func (e *ensemble) regrow(w *window) {
 // beginAll begins the trees of all slots that are wanted, instead of what was under way. The younger the law they are grown
 // from, the sooner they are installed.
 func (e *ensemble) beginAll(w *window, age uint64, want func(slot int) bool) {
-	e.batch.born, e.batch.due = w.total, w.total+min(max(age/16, 1), uint64(e.cfg.Regrow))
+	e.batch.born, e.batch.due = w.total, w.total+min(max(age/16, 1), e.every)
 	e.batch.jobs = nil
 	for i := range len(e.own) + len(e.resid) {
 		if want(i) && (i < len(e.own) || e.residReady(w.total)) {
@@ -123,6 +123,9 @@ func (e *ensemble) horizon(i int) int {
 	if i >= len(e.own) {
 		i -= len(e.own)
 	}
+	if e.cfg.Without.has(PartHorizons) {
+		return e.cfg.Window
+	}
 	return max(e.cfg.Window/horizons[horizonOf[i%len(horizonOf)]], 32)
 }
 
@@ -140,10 +143,10 @@ func (e *ensemble) draw(w *window, j *Job) {
 	} else {
 		j.b = new(grower)
 	}
-	i, born, every := j.slot, e.batch.born, uint64(e.cfg.Regrow)
+	i, born := j.slot, e.batch.born
 	j.drawn, j.tree.born = true, born
 	j.tree.fresh = e.drift.fresh(i) && i < len(e.own)
-	size := min(born-min(e.drift.since(i), born), uint64(len(w.rows))-every)
+	size := min(born-min(e.drift.since(i), born), uint64(len(w.rows))-(e.batch.due-born))
 	target, leaves, minLeaf := w.target, baseLeaves, baseMinLeaf
 	if i >= len(e.own) {
 		target, leaves, minLeaf = w.resid, residLeaves, residMinLeaf
@@ -187,7 +190,7 @@ func (e *ensemble) install(w *window) {
 		if slot >= len(e.own) {
 			target, to, slot = w.resid, e.resid, slot-len(e.own)
 		}
-		for k := int(w.total-b.born) - 1; k >= 0; k-- {
+		for k := int(w.total-b.born) - 1; k >= 0 && !e.cfg.Without.has(PartOnlineLeaves); k-- {
 			at := w.back(k)
 			t.leaf[walk(t.shape, &w.rows[at])].add(target[at], 1)
 		}

@@ -136,8 +136,8 @@ func TestGridRoundTrip(t *testing.T) {
 		if n := len(zoneGrid.edges[f]); n == 0 || n > api.MaxBins-2 {
 			t.Errorf("%v has %d edges", f, n)
 		}
-		if bin(f, math.NaN()) != 0 || bin(f, math.Inf(-1)) != 1 || int(bin(f, math.Inf(1))) != len(zoneGrid.edges[f])+1 {
-			t.Errorf("%v: missing and infinite values land in bins %d %d %d", f, bin(f, math.NaN()), bin(f, math.Inf(-1)), bin(f, math.Inf(1)))
+		if zoneGrid.of(f, math.NaN()) != 0 || zoneGrid.of(f, math.Inf(-1)) != 1 || int(zoneGrid.of(f, math.Inf(1))) != len(zoneGrid.edges[f])+1 {
+			t.Errorf("%v: missing and infinite values land in bins %d %d %d", f, zoneGrid.of(f, math.NaN()), zoneGrid.of(f, math.Inf(-1)), zoneGrid.of(f, math.Inf(1)))
 		}
 		for b := range uint8(len(zoneGrid.edges[f]) + 1) {
 			if got := zoneGrid.splitBin(int(f), zoneGrid.threshold(int(f), b)); got != b {
@@ -146,7 +146,7 @@ func TestGridRoundTrip(t *testing.T) {
 		}
 	}
 	for s := range api.SandboxState(5) {
-		if b := bin(api.NodeSandbox, float64(s)); b != uint8(s)+1 {
+		if b := zoneGrid.of(api.NodeSandbox, float64(s)); b != uint8(s)+1 {
 			t.Errorf("sandbox %v in bin %d", s, b)
 		}
 	}

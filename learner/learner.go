@@ -35,8 +35,9 @@ type Learner struct {
 	youngBound    [kinds]*aci
 	calls, misses [kinds]uint64
 
-	win window
-	ens ensemble
+	win    window
+	ens    ensemble
+	former *Grid // the one before ens.grid, nil for none
 
 	forestErr, averagesErr ew // absolute errors on the same samples, mature functions only
 	guarded                bool
@@ -106,7 +107,7 @@ func (l *Learner) Learn(s *api.Sample) {
 	if s.Outcome == api.OutcomeCrash {
 		return
 	}
-	if x, ok := rowOf(e); ok {
+	if x, ok := l.rowOf(e); ok {
 		l.train(e, x, y-e.AveragesMu, int(st.Count) >= l.cfg.MinForest)
 	}
 	if st.SizeN > 0 && math.Abs(e.AveragesMu) <= maxMean {
@@ -116,7 +117,7 @@ func (l *Learner) Learn(s *api.Sample) {
 }
 
 // rowOf checks the row that the decision was made with.
-func rowOf(e *api.Echo) (x row, ok bool) {
+func (l *Learner) rowOf(e *api.Echo) (x row, ok bool) {
 	if e.SchemaEpoch != SchemaEpoch || !(math.Abs(e.AveragesMu) <= maxMean) {
 		return x, false
 	}
@@ -126,7 +127,7 @@ func rowOf(e *api.Echo) (x row, ok bool) {
 			return x, false
 		}
 	}
-	return x, true
+	return x, l.onGrid(&x, e.Grid) == nil
 }
 
 // train lets the forest predict the row, judges it beside the averages, and then learns the row: y is
@@ -202,6 +203,17 @@ func (l *Learner) Adopt(version uint64, trees []*Tree) {
 	}
 }
 
+// SetRegrow is a record of its own: from here on a tree is grown anew every so many rows, within what Config allows. Whoever
+// watches what growing costs may slow it down; since it is a record, replicas go on being equal.
+func (l *Learner) SetRegrow(rows int) {
+	l.seq++
+	l.last = nil
+	l.ens.every = uint64(min(max(rows, 1), l.cfg.maxRegrow()))
+}
+
+// Regrow is after how many rows one tree is grown anew.
+func (l *Learner) Regrow() int { return int(l.ens.every) }
+
 // Digest is the SHA-256 of the whole state: equal for equal configs and streams.
 func (l *Learner) Digest() [32]byte {
 	w := newWriter(checkpointVersion)
@@ -214,6 +226,11 @@ type Stats struct {
 	Seq, Usable, Rows uint64
 	// Version is that of the adopted pool manifest, 0 for none.
 	Version uint64
+	// Grid is the epoch of the grid in use, Regrow after how many rows one tree is grown anew, Drifts how many drifts were
+	// noticed.
+	Grid   uint32
+	Regrow int
+	Drifts uint64
 	// Own, Foreign and Residual count the trees that predict.
 	Own, Foreign, Residual int
 	// MAEForest and MAEAverages are mean absolute errors in ln ms, each made before the sample was learned, on the
@@ -228,7 +245,7 @@ type Stats struct {
 // Stats reads the counters.
 func (l *Learner) Stats() Stats {
 	s := Stats{
-		Seq: l.seq, Usable: l.usable, Rows: l.win.total, Version: l.ens.version,
+		Seq: l.seq, Usable: l.usable, Rows: l.win.total, Version: l.ens.version, Grid: l.ens.grid.epoch, Regrow: l.Regrow(), Drifts: l.ens.drift.Alarms,
 		MAEForest: l.forestErr.Mean, MAEAverages: l.averagesErr.Mean, Guarded: l.guarded,
 		ImmediateCalls: l.calls[0], ImmediateMisses: l.misses[0], DelayedCalls: l.calls[1], DelayedMisses: l.misses[1],
 	}

@@ -15,7 +15,7 @@ import (
 
 // Limits of the pool. An encoded manifest stays below MaxManifestBytes by them.
 const (
-	MaxManifestBytes = 64 << 10
+	MaxManifestBytes = 96 << 10
 	// MaxPool is the largest pool.
 	MaxPool = maxPool
 	// maxBallots is how many zones' votes are kept; beyond, those heard longest ago go.
@@ -26,7 +26,7 @@ const (
 	halfLife = 16
 	// graceAge is until which age a tree counts as if it had graceVotes votes: no zone has judged it yet.
 	graceAge, graceVotes = 2, 2
-	manifestVersion      = 1
+	manifestVersion      = 2
 )
 
 // Update is what one zone sends in a round. Seq in its card orders the updates of a zone.
@@ -64,6 +64,11 @@ type Manifest struct {
 	Parent  string
 	Entries []PoolEntry
 	Ballots []Ballot // by zone hash
+	// Grid is what zones quantise on from here on, nil for the first one; it came with version GridSince.
+	Grid      *Grid
+	GridSince uint64
+	// Sketch is where the zones' rows lie on it.
+	Sketch Sketch
 }
 
 // MergePool makes the next manifest from a set of updates. It is pure and does not depend on their order; an update
@@ -88,7 +93,23 @@ func MergePool(prev Manifest, updates []Update, limit int) Manifest {
 	})
 	next.Entries = keep(all, limit, next.Version)
 	next.Ballots = votes.bind(next.Entries)
+	next.schema(prev, fresh)
 	return next
+}
+
+// schema takes over the grid and adds up where the rows lie on it, until that calls for another grid.
+func (m *Manifest) schema(prev Manifest, fresh []Update) {
+	m.Grid, m.GridSince = prev.Grid, prev.GridSince
+	m.Sketch = Sketch{Epoch: prev.Sketch.Epoch, Counts: slices.Clone(prev.Sketch.Counts)}
+	for i := range fresh {
+		m.Sketch.add(&fresh[i].Card.Sketch)
+	}
+	if m.Version < m.GridSince+gridAge {
+		return
+	}
+	if next := nextGrid(m.grid(), &m.Sketch); next != nil {
+		m.Grid, m.GridSince, m.Sketch = next, m.Version, Sketch{Epoch: next.epoch}
+	}
 }
 
 // utility decays votes with age, in 1/1024 of a vote.
@@ -126,7 +147,7 @@ func freshest(prev Manifest, updates []Update) []Update {
 }
 
 func compareCards(a, b Scorecard) int {
-	return slices.CompareFunc(a.Scores, b.Scores, compareScores)
+	return cmp.Or(slices.CompareFunc(a.Scores, b.Scores, compareScores), cmp.Compare(a.Sketch.Epoch, b.Sketch.Epoch), slices.Compare(a.Sketch.Counts, b.Sketch.Counts))
 }
 
 func compareScores(x, y Score) int {
@@ -295,6 +316,13 @@ func keep(ranked []PoolEntry, limit int, version uint64) []PoolEntry {
 	return out
 }
 
+func (m *Manifest) grid() *Grid {
+	if m.Grid == nil {
+		return zoneGrid
+	}
+	return m.Grid
+}
+
 // Digest is the SHA-256 of the encoding, in hex.
 func (m *Manifest) Digest() string {
 	sum := sha256.Sum256(m.write().buf.Bytes())
@@ -316,6 +344,9 @@ func (m *Manifest) write() *writer {
 		w.u64(uint64(e.Votes))
 	}
 	w.pack(m.Ballots)
+	m.grid().write(w)
+	w.u64(m.GridSince)
+	m.Sketch.write(w)
 	return w
 }
 
@@ -336,7 +367,7 @@ func DecodeManifest(b []byte) (Manifest, error) {
 	if len(b) > MaxManifestBytes {
 		return Manifest{}, fmt.Errorf("learner decode manifest: %w: %d bytes, limit %d", api.ErrTooLarge, len(b), MaxManifestBytes)
 	}
-	r := newReader(b, manifestVersion)
+	r := newReader(b, manifestVersion-1, manifestVersion)
 	m := Manifest{Version: r.u64(), Parent: r.str(digestLen)}
 	r.check(m.Parent == "" || isDigest(m.Parent), "parent")
 	known := make(map[string]bool)
@@ -350,6 +381,13 @@ func DecodeManifest(b []byte) (Manifest, error) {
 		m.Entries = append(m.Entries, e)
 	}
 	m.Ballots = readBallots(r, len(m.Entries))
+	if r.version >= 2 {
+		if g := readGrid(r); g.epoch > 0 {
+			m.Grid = g
+		}
+		m.GridSince, m.Sketch = r.u64(), readSketch(r)
+		r.check(m.GridSince <= m.Version && m.Sketch.Epoch == m.grid().epoch, "epoch of the grid")
+	}
 	if err := r.end(); err != nil {
 		return Manifest{}, fmt.Errorf("learner decode manifest: %w", err)
 	}

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/rubato-faas/rubato/api"
 )
 
 func digestOf(i int) string { return fmt.Sprintf("%064x", i) }
@@ -22,6 +24,14 @@ func drawUpdates(t *rapid.T, round int) []Update {
 		for range rapid.IntRange(0, 3).Draw(t, "trees") {
 			u.Trees = append(u.Trees, TreeInfo{Digest: digestOf(rapid.IntRange(0, 60).Draw(t, "tree")), Zone: zone, Born: uint64(i)})
 		}
+		if rapid.Bool().Draw(t, "sketched") {
+			u.Card.Sketch = Sketch{Epoch: uint32(rapid.IntRange(0, 1).Draw(t, "grid")), Counts: make([]uint32, sketchLen)}
+			for f := range int(api.NumFeatures) {
+				b := rapid.IntRange(0, 40).Draw(t, "bin")
+				u.Card.Sketch.Counts[f*api.MaxBins+b] = 9000
+				u.Card.Sketch.Counts[f*api.MaxBins+b+1] = 30
+			}
+		}
 		for range rapid.IntRange(0, 40).Draw(t, "scores") {
 			u.Card.Scores = append(u.Card.Scores, Score{digestOf(rapid.IntRange(0, 60).Draw(t, "scored")), rapid.Byte().Draw(t, "error")})
 		}
@@ -34,7 +44,7 @@ func TestMergeIsOrderFreeIdempotentAndBounded(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var m Manifest
 		limit := rapid.IntRange(1, 20).Draw(t, "limit")
-		for round := range rapid.IntRange(1, 5).Draw(t, "rounds") {
+		for round := range rapid.IntRange(1, 12).Draw(t, "rounds") {
 			set := drawUpdates(t, round)
 			next := MergePool(m, set, limit)
 			shuffled := rapid.Permutation(set).Draw(t, "order")

@@ -190,7 +190,7 @@ func (r *Regressor) regrid() {
 		}
 		old.rebin(&r.win.rows[at], r.grid)
 	}
-	r.ens.regrid(&r.win, r.grid)
+	r.ens.regrid(r.grid)
 }
 
 // rebin moves a row to another grid by the midpoints of its bins.
@@ -220,7 +220,7 @@ func (g *Grid) mid(f int, b uint8) float64 {
 // moved is a split's bin on another grid.
 func (g *Grid) moved(f int, b uint8, to *Grid) uint8 { return to.splitBin(f, g.threshold(f, b)) }
 
-func (e *ensemble) regrid(w *window, g *Grid) {
+func (e *ensemble) regrid(g *Grid) {
 	for _, set := range [][]local{e.own, e.resid} {
 		for i := range set {
 			shape := slices.Clone(set[i].shape)

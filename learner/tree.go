@@ -198,7 +198,7 @@ func decodeTree(b []byte, width int) (*Tree, error) {
 	if len(b) > 0 && b[0] < treeVersion {
 		return nil, fmt.Errorf("learner decode tree: %w: format %d, want %d", ErrSchema, b[0], treeVersion)
 	}
-	r := newReader(b, treeVersion)
+	r := newReader(b, treeVersion, treeVersion)
 	if e := r.u64(); r.err == nil && e != uint64(SchemaEpoch) {
 		return nil, fmt.Errorf("learner decode tree: %w: epoch %d, want %d", ErrSchema, e, SchemaEpoch)
 	}

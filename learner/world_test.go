@@ -79,7 +79,7 @@ func (w *world) sample(c *call, e *api.Estimate) *api.Sample {
 	k := math.Exp(w.noise * w.rnd.NormFloat64())
 	s := &api.Sample{FetchMs: f * k, InitMs: i * k, RunMs: r * k}
 	s.Echo = api.Echo{
-		Function: c.req.Function, Runtime: c.req.Runtime, Node: c.cand.Node, Bins: e.Bins[:], SchemaEpoch: SchemaEpoch,
+		Function: c.req.Function, Runtime: c.req.Runtime, Node: c.cand.Node, Bins: e.Bins[:], SchemaEpoch: SchemaEpoch, Grid: e.Grid,
 		Mu: e.Mu, Sigma: e.Sigma, UpperMs: e.UpperMs, Alpha: c.req.Alpha, Source: e.Source, Sandbox: c.cand.Sandbox,
 		MissingBytes: c.cand.MissingBytes, InputBytes: c.req.InputBytes, LinkMbps: c.cand.LinkMbps, AveragesMu: e.AveragesMu, Propensity: 1,
 	}

@@ -28,8 +28,12 @@ type Config struct {
 	Artifacts int `koanf:"artifacts" doc:"function artifacts kept fetched and prepared"`
 	// LinkMbps is the link to the object store: 0 is as fast as the machine allows.
 	LinkMbps float64 `koanf:"link_mbps" doc:"limit of the link to the object store in Mbit/s (0: none)"`
-	// Class is the hardware class reported to the zone (0: unknown).
-	Class uint8 `koanf:"class" doc:"hardware class, a small number (0: unknown)"`
+	// Class names the hardware: nodes of one class are expected to be equally fast. Any name may appear at any time.
+	Class string `koanf:"class" doc:"name of the hardware class, like x86-gen4 or a100 (empty: unknown)"`
+	// PricePerHour is what one slot costs an hour, in whatever unit the operator weighs it in; EnergyClass is how much energy
+	// it takes, 1 the least (0: unknown). Samples carry both.
+	PricePerHour float64 `koanf:"price_per_hour" doc:"price of one slot for an hour, in any unit that all nodes share"`
+	EnergyClass  uint8   `koanf:"energy_class" doc:"energy class, 1 (least energy) to 7 (0: unknown)"`
 	// MaxUnacked bounds completions kept until the zone acknowledges them; the oldest is dropped, and counted.
 	MaxUnacked int `koanf:"max_unacked" doc:"completions kept until acknowledged"`
 	// ResendAfter is how long an unacknowledged completion waits before it is sent again.
@@ -54,6 +58,9 @@ func (c Config) Validate() error {
 	bad(c.CacheBytes >= 0, "cache_bytes %d: want at least 0", c.CacheBytes)
 	bad(c.Artifacts >= 1 && c.Artifacts <= wire.MaxSandboxes, "artifacts %d: want 1-%d", c.Artifacts, wire.MaxSandboxes)
 	bad(c.LinkMbps >= 0, "link_mbps %v: want at least 0", c.LinkMbps)
+	bad(len(c.Class) <= api.MaxNameLen, "class of %d characters: want at most %d", len(c.Class), api.MaxNameLen)
+	bad(c.PricePerHour >= 0 && c.PricePerHour <= api.MaxPrice, "price_per_hour %v: want 0-%v", c.PricePerHour, float64(api.MaxPrice))
+	bad(c.EnergyClass <= api.MaxEnergyClass, "energy_class %d: want 0-%d", c.EnergyClass, api.MaxEnergyClass)
 	bad(c.MaxUnacked >= 1, "max_unacked %d: want at least 1", c.MaxUnacked)
 	bad(c.ResendAfter > 0, "resend_after %v: want more than 0", c.ResendAfter)
 	return errors.Join(errs...)
@@ -180,7 +187,8 @@ func (n *Node) Idle() bool { return len(n.order) == 0 && len(n.unacked) == 0 }
 func (n *Node) Heartbeat(now time.Time) *wire.Heartbeat {
 	hb := &wire.Heartbeat{
 		Zone: n.cfg.Zone, Node: n.cfg.Name, Boot: n.boot, Epoch: n.epoch, SeenSeq: n.seenSeq, Slots: n.cfg.Slots,
-		MemMB: n.cfg.MemoryMB, MemUsedMB: n.memUsed, LinkMbps: n.cfg.LinkMbps, Class: n.cfg.Class, Draining: n.draining,
+		MemMB: n.cfg.MemoryMB, MemUsedMB: n.memUsed, LinkMbps: n.cfg.LinkMbps, Class: api.HardwareClass(n.cfg.Class), ClassName: n.cfg.Class,
+		PricePerHour: n.cfg.PricePerHour, EnergyClass: n.cfg.EnergyClass, Draining: n.draining,
 		Unacked: len(n.unacked), CacheBytes: n.bytes, FetchedBytes: n.fetchedBytes, ColdStarts: n.coldStarts,
 		Calls: n.calls, Flushed: n.flushed,
 	}

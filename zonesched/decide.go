@@ -333,9 +333,10 @@ func (z *Zone) run(c *call, n *node, k *policy.Candidate, timeout time.Duration,
 		Epoch: z.epoch, Seq: n.sentSeq, Call: inv, Fn: *c.fn.spec, TimeoutMs: max(timeout.Milliseconds(), 1),
 		Echo: api.Echo{
 			Function: c.fn.id, Runtime: c.fn.spec.Runtime, Node: n.name, Bins: append([]byte(nil), k.Est.Bins[:]...),
-			SchemaEpoch: api.SchemaEpoch, ModelVersion: version, Mu: k.Est.Mu, AveragesMu: k.Est.AveragesMu, Sigma: k.Est.Sigma, UpperMs: k.Est.UpperMs,
+			SchemaEpoch: api.SchemaEpoch, Grid: k.Est.Grid, ModelVersion: version, Mu: k.Est.Mu, AveragesMu: k.Est.AveragesMu, Sigma: k.Est.Sigma, UpperMs: k.Est.UpperMs,
 			Alpha: c.fn.spec.Objective.Alpha(), Source: k.Est.Source, Kind: c.kind, Sandbox: k.Sandbox,
 			MissingBytes: k.MissingBytes, InputBytes: c.inv.InputBytes(), LinkMbps: n.linkMbps, Propensity: propensity,
+			PricePerHour: n.price, EnergyClass: n.energy,
 		},
 	}
 }

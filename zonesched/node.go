@@ -19,6 +19,9 @@ type node struct {
 	lastSeen time.Time
 	boot     uint64
 	class    uint8
+	clsName  string
+	price    float64 // of a slot, per hour
+	energy   uint8
 	slots    int
 	memMB    int
 	memUsed  int
@@ -256,7 +259,11 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 		lost, n.running, n.sentSeq = n.running, nil, 0
 	}
 	n.live, n.lastSeen, n.boot, n.draining = true, now, hb.Boot, hb.Draining
-	n.slots, n.memMB, n.linkMbps, n.class = hb.Slots, hb.MemMB, hb.LinkMbps, hb.Class
+	n.slots, n.memMB, n.linkMbps, n.class, n.clsName = hb.Slots, hb.MemMB, hb.LinkMbps, hb.Class, hb.ClassName
+	n.price, n.energy = 0, min(hb.EnergyClass, api.MaxEnergyClass)
+	if hb.PricePerHour >= 0 && hb.PricePerHour <= api.MaxPrice {
+		n.price = hb.PricePerHour
+	}
 	if !z.epoch.IsZero() && hb.Epoch.Compare(z.epoch) < 0 && now.Sub(z.helloAt) > helloEvery {
 		z.helloAt = now
 		out = append(out, Action{Kind: ActHello}) // it missed ours

@@ -19,6 +19,9 @@ type NodeView struct {
 	MemMB       int                  `json:"mem_mb"`
 	MemUsedMB   int                  `json:"mem_used_mb"`
 	LinkMbps    float64              `json:"link_mbps"`
+	Class       string               `json:"class,omitempty"`
+	PricePerH   float64              `json:"price_per_hour,omitempty"`
+	EnergyClass uint8                `json:"energy_class,omitempty"`
 	Objects     int                  `json:"objects"`
 	ObjectBytes int64                `json:"object_bytes"`
 	SeenMsAgo   float64              `json:"seen_ms_ago"`
@@ -32,7 +35,7 @@ func (z *Zone) Nodes(now time.Time) []NodeView {
 		n := z.byName[name]
 		v := NodeView{
 			Name: n.name, Zone: z.cfg.Zone, Live: n.live, Draining: n.draining, Quarantined: n.quarantined, Slots: n.slots,
-			Running: len(n.running), MemMB: n.memMB, MemUsedMB: n.memUsed, LinkMbps: n.linkMbps, Objects: len(n.objects), ObjectBytes: n.held,
+			Running: len(n.running), MemMB: n.memMB, MemUsedMB: n.memUsed, LinkMbps: n.linkMbps, Class: n.clsName, PricePerH: n.price, EnergyClass: n.energy, Objects: len(n.objects), ObjectBytes: n.held,
 			SeenMsAgo: ms(now.Sub(n.lastSeen)),
 		}
 		for _, s := range n.sandboxes {

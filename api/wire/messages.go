@@ -83,18 +83,22 @@ type Heartbeat struct {
 	Boot  uint64    `msgpack:"b" json:"boot"`
 	Epoch api.Epoch `msgpack:"e" json:"epoch"`
 	// SeenSeq is the highest dispatch seen of the present epoch.
-	SeenSeq   uint64          `msgpack:"s" json:"seen_seq"`
-	Slots     int             `msgpack:"sl" json:"slots"`
-	MemMB     int             `msgpack:"m" json:"mem_mb"`
-	MemUsedMB int             `msgpack:"mu" json:"mem_used_mb"`
-	LinkMbps  float64         `msgpack:"l" json:"link_mbps"`
-	Class     uint8           `msgpack:"c" json:"class"`
-	Isolation string          `msgpack:"is" json:"isolation"`
-	Draining  bool            `msgpack:"d" json:"draining"`
-	Unacked   int             `msgpack:"u" json:"unacked"`
-	Running   []RunningReport `msgpack:"r" json:"-"`
-	Sandboxes []SandboxReport `msgpack:"sb" json:"sandboxes"`
-	Objects   []api.Object    `msgpack:"o" json:"objects"`
+	SeenSeq   uint64  `msgpack:"s" json:"seen_seq"`
+	Slots     int     `msgpack:"sl" json:"slots"`
+	MemMB     int     `msgpack:"m" json:"mem_mb"`
+	MemUsedMB int     `msgpack:"mu" json:"mem_used_mb"`
+	LinkMbps  float64 `msgpack:"l" json:"link_mbps"`
+	Class     uint8   `msgpack:"c" json:"class"`
+	// ClassName is what Class was made of.
+	ClassName    string          `msgpack:"cn,omitempty" json:"class_name,omitempty"`
+	PricePerHour float64         `msgpack:"ph,omitempty" json:"price_per_hour,omitempty"`
+	EnergyClass  uint8           `msgpack:"ec,omitempty" json:"energy_class,omitempty"`
+	Isolation    string          `msgpack:"is" json:"isolation"`
+	Draining     bool            `msgpack:"d" json:"draining"`
+	Unacked      int             `msgpack:"u" json:"unacked"`
+	Running      []RunningReport `msgpack:"r" json:"-"`
+	Sandboxes    []SandboxReport `msgpack:"sb" json:"sandboxes"`
+	Objects      []api.Object    `msgpack:"o" json:"objects"`
 	// Counters since boot.
 	CacheBytes   int64  `msgpack:"cb" json:"cache_bytes"`
 	FetchedBytes int64  `msgpack:"fb" json:"fetched_bytes"`
@@ -176,6 +180,8 @@ type Record struct {
 	// Adopt names the pool manifest (version, digest) from which on everybody predicts.
 	AdoptVersion uint64 `msgpack:"av,omitempty"`
 	AdoptDigest  string `msgpack:"ad,omitempty"`
+	// Regrow, if not zero, is after how many samples a tree is grown anew from here on.
+	Regrow int `msgpack:"rg,omitempty"`
 }
 
 // Batch is a run of records of the zone's sample stream: First, First+1, ...

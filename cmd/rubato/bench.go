@@ -56,7 +56,10 @@ func newBenchLearn() *cobra.Command {
 (.csv or .csv.gz), the last column the target, file order. A file <stream>.json beside it may say what columns mean:
 {"function": 0, "node": 4, "zone": 5, "node_side": [4, 6], "ln_ms": true}, numbered from 0. Without --data and --stream it
 generates its own: Friedman's function with abrupt and with gradual drift, and a serverless zone with deployments and
-throttled nodes. All streams are learned with the settings that a zone uses.`,
+throttled nodes. All streams are learned with the settings that a zone uses.
+
+--peers runs scikit-learn's forest on the same streams (48 trees, trained anew every 1,000 rows), if python3 has it.
+--ablation learns every stream again without each part of the forest, to show what the part is worth.`,
 		Example: "  rubato bench learn\n  rubato bench learn --data streams/ -o json\n  rubato bench learn --stream bike.csv --late",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -70,6 +73,8 @@ throttled nodes. All streams are learned with the settings that a zone uses.`,
 	f.BoolVar(&o.Late, "late", false, "labels arrive after their own time; prints what that costs (late_cost)")
 	f.Float64Var(&o.Outstanding, "outstanding", o.Outstanding, "labels on their way on average, with --late")
 	f.Uint64Var(&o.Seed, "seed", o.Seed, "seed of the forest and of generated streams")
+	f.BoolVar(&o.Peers, "peers", false, "also run scikit-learn's forest (Debian's python3-sklearn)")
+	f.BoolVar(&o.Ablation, "ablation", false, "also learn without each part of the forest")
 	return cmd
 }
 

@@ -23,7 +23,7 @@ const (
 	// MaxCommandBytes bounds an encoded command; a log entry costs every replica one write to disk.
 	MaxCommandBytes = 256 << 10
 	// MaxManifestBytes bounds a pool manifest. Trees travel by digest, not in the manifest.
-	MaxManifestBytes = 64 << 10
+	MaxManifestBytes = 96 << 10
 	// MaxFunctionBytes bounds the record of one version, its environment included.
 	MaxFunctionBytes = 16 << 10
 	// MaxVersions bounds the versions of all functions together.

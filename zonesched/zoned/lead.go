@@ -142,6 +142,7 @@ func (d *Daemon) lead(epoch api.Epoch, seq uint64) {
 		d.task(func() { d.serveAsync(ctx) })
 	}
 	d.task(func() { d.learn.offer(ctx) })
+	d.task(func() { d.learn.pace(ctx) })
 }
 
 // unlead stops hearing what only leaders hear.

@@ -34,6 +34,7 @@ type learning struct {
 	l         *learner.Learner
 	jobs      []*learner.Job // last ones given to the background
 	built     chan struct{}  // closed when they are over
+	building  atomic.Int64   // nanoseconds spent on growing trees
 	epoch     api.Epoch
 	published uint64
 	trees     map[string]*learner.Tree // of the adopted pool, by digest
@@ -53,6 +54,10 @@ const (
 	modelOpTimeout  = 10 * time.Second
 	adoptRetries    = 5
 	adoptRetryPause = 200 * time.Millisecond
+	// buildShare of a core may go into growing trees, looked at every paceEvery; maxRegrow bounds how slow that makes it.
+	buildShare = .05
+	paceEvery  = 10 * time.Second
+	maxRegrow  = 4096
 )
 
 func newLearning(d *Daemon) (*learning, error) {
@@ -160,6 +165,8 @@ func (g *learning) learn(b *wire.Batch) {
 			g.learnSample(r.Sample)
 		case r.AdoptDigest != "":
 			g.adopt(r.AdoptVersion, r.AdoptDigest)
+		case r.Regrow > 0:
+			g.l.SetRegrow(r.Regrow)
 		}
 	}
 }
@@ -186,11 +193,55 @@ func (g *learning) grow() {
 	jobs, built := slices.Clone(g.l.Jobs()), make(chan struct{})
 	g.jobs, g.built = jobs, built
 	g.d.task(func() {
+		began := time.Now()
 		for _, j := range jobs {
 			j.Build()
 		}
 		close(built)
+		if len(jobs) == 1 { // the warm-up is short, and not to be slowed down
+			g.building.Add(int64(time.Since(began)))
+		}
 	})
+}
+
+// pace keeps growing trees below a share of a core: the leader watches what it costs and puts a change of pace into the
+// sample stream, so that standbys change at the same record.
+func (g *learning) pace(ctx context.Context) {
+	t := time.NewTicker(paceEvery)
+	defer t.Stop()
+	last, spent := time.Now(), g.building.Load()
+	for {
+		var now time.Time
+		select {
+		case now = <-t.C:
+		case <-ctx.Done():
+			return
+		}
+		share := float64(g.building.Load()-spent) / float64(now.Sub(last))
+		last, spent = now, g.building.Load()
+		var was, rows int
+		if !g.ask(func(l *learner.Learner) { was = l.Regrow(); rows = paced(was, share) }) || rows == was {
+			continue
+		}
+		g.d.call(func() {
+			if g.d.leads() {
+				g.d.batch = append(g.d.batch, wire.Record{Regrow: rows})
+				g.d.flushSamples()
+			}
+		})
+	}
+}
+
+// paced is the number of rows between trees when growing them takes a share of a core: twice as many above buildShare, half
+// as many, down to the default, once that would stay well below it.
+func paced(rows int, share float64) int {
+	switch floor := learner.DefaultConfig().Regrow; {
+	case share > buildShare:
+		return min(2*rows, maxRegrow)
+	case share < buildShare/4 && rows > floor:
+		return max(rows/2, floor)
+	}
+	return rows
 }
 
 // diverged: this learner is ahead of its leader's stream, so it learned what the leader never did.
@@ -338,9 +389,11 @@ func (g *learning) adopt(version uint64, digest string) {
 	for try := 0; try < adoptRetries; try++ {
 		ctx, cancel := context.WithTimeout(g.d.ctx, modelOpTimeout)
 		var trees []*learner.Tree
-		_, trees, err = g.fetchPool(ctx, digest, g.trees)
+		var m learner.Manifest
+		m, trees, err = g.fetchPool(ctx, digest, g.trees)
 		cancel()
 		if err == nil {
+			g.l.AdoptGrid(m.Grid)
 			g.l.Adopt(version, trees)
 			g.grow()
 			clear(g.trees)
