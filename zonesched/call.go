@@ -138,6 +138,18 @@ func (z *Zone) slots() int {
 	return s
 }
 
+// load is what rules may know of the zone's load.
+func (z *Zone) load() policy.Load {
+	l := policy.Load{Nodes: len(z.nodes), Waiting: len(z.waiting)}
+	for _, n := range z.nodes {
+		if n.live && !n.draining {
+			l.Slots += n.slots
+			l.Free += max(n.free(), 0)
+		}
+	}
+	return l
+}
+
 // retryMs is the Retry-After of a refusal: about the time in which the waiting calls are worked off.
 func (z *Zone) retryMs() int64 {
 	slots := max(z.slots(), 1)
@@ -400,7 +412,10 @@ func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out [
 func (z *Zone) policyCall(now time.Time, c *call) policy.Call {
 	p := policy.Call{
 		WaitedMs: ms(now.Sub(c.arrived)), DeadlineMs: math.Inf(1), ErrEW: c.fn.errEW.v, DelayOff: c.fn.spec.DelayOff,
-		MarginMs: 2 + z.linkMs.v + 3*z.linkDev.v,
+		MarginMs: 2 + z.linkMs.v + 3*z.linkDev.v, FnHash: c.fn.hash, Affinity: hashOf(c.inv.Affinity), Hope: -1, Load: z.load(),
+	}
+	if c.hope != nil {
+		p.Hope = c.hope.index
 	}
 	if !c.soft.IsZero() {
 		p.DeadlineMs = ms(c.soft.Sub(now))

@@ -236,12 +236,21 @@ func (z *Zone) pick(now time.Time, c *call) []*node {
 		}
 		return z.picked
 	}
+	if p, ok := z.rule.(policy.Picker); ok {
+		pc := z.policyCall(now, c)
+		z.wanted = p.Pick(&pc, z.cfg.Candidates, z.rng, z.wanted[:0])
+		for _, i := range z.wanted {
+			if int(i) < len(z.nodes) && z.nodes[i].usable(now) && !contains(z.picked, z.nodes[i]) && len(z.picked) < z.cfg.Candidates {
+				z.picked = append(z.picked, z.nodes[i])
+			}
+		}
+	}
 	draws := z.cfg.Candidates / 4
 	for _, n := range z.nodes {
 		if len(z.picked) >= z.cfg.Candidates-draws {
 			break
 		}
-		if !n.usable(now) {
+		if !n.usable(now) || contains(z.picked, n) {
 			continue
 		}
 		if s := n.sandbox(c.fn.key); s != nil && (s.idle > 0 || s.busy > 0 || s.state == api.SandboxPrepared) ||

@@ -9,6 +9,7 @@ package zonesched
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"math"
 	"math/rand/v2"
 	"time"
@@ -122,6 +123,7 @@ type Zone struct {
 	feats  []api.Candidate
 	ests   []api.Estimate
 	picked []*node
+	wanted []int32
 	redo   []*call
 }
 
@@ -141,7 +143,7 @@ func New(cfg Config) (*Zone, error) {
 		grantsIn: map[string]*grantIn{}, given: map[string]*grantOut{}, ring: newRing(cfg.Records),
 		linkMs: ewma{w: .05, v: 1}, linkDev: ewma{w: .05, v: .5}, comeback: ewma{w: .1, v: .5, n: 2},
 		cands: make([]policy.Candidate, 0, n), feats: make([]api.Candidate, 0, n), ests: make([]api.Estimate, n),
-		picked: make([]*node, 0, cfg.Candidates),
+		picked: make([]*node, 0, cfg.Candidates), wanted: make([]int32, 0, cfg.Candidates),
 	}, nil
 }
 
@@ -229,6 +231,7 @@ func (z *Zone) Counters() Counters { return z.counters }
 type function struct {
 	spec *api.Function
 	key  string
+	hash uint64 // of key
 	id   string
 
 	errEW  ewma // |ln(measured/predicted)|
@@ -249,6 +252,7 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 		if f.spec == nil || f.spec.Version < spec.Version {
 			delete(z.byKey, f.key)
 			f.spec, f.key = &spec, spec.Key()
+			f.hash = hashOf(f.key)
 			z.byKey[f.key] = f
 		}
 	}
@@ -267,6 +271,16 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 		}
 	}
 	return out
+}
+
+// hashOf is FNV-1a, 0 for the empty string.
+func hashOf(s string) uint64 {
+	if s == "" {
+		return 0
+	}
+	h := fnv.New64a()
+	h.Write([]byte(s))
+	return h.Sum64()
 }
 
 // ewma is an exponentially weighted mean with weight w, a plain one for the first 1/w updates: with a fixed weight from the

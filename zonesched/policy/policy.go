@@ -56,6 +56,19 @@ type Call struct {
 	DelayOff bool
 	// MarginMs is kept before a deadline for what estimates do not cover.
 	MarginMs float64
+	// FnHash names the function version, and Affinity the caller's affinity key (0: none), for rules that place by hashes.
+	FnHash, Affinity uint64
+	// Hope is the node that a waiting call hopes for, -1 for none.
+	Hope int32
+	Load
+}
+
+// Load is the zone's, as a rule may know it.
+type Load struct {
+	// Nodes is how many nodes there are, lost ones too: candidates' Node is below it.
+	Nodes int
+	// Slots of nodes in service, those among them that are Free, and calls that are Waiting.
+	Slots, Free, Waiting int
 }
 
 // Verb is what to do.
@@ -129,6 +142,13 @@ type Policy interface {
 	// among admitted calls the largest index goes first. elsewhereMs is the call's predicted finish where it now
 	// hopes to run, execBestMs its predicted execution there.
 	Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64) (ok bool, index float64)
+}
+
+// Picker is a Policy that wants certain nodes among its candidates: a zone of many nodes looks at a few only, and picks those
+// that hold something of the call unless the rule picks. It appends at most room nodes, the most wanted first; those not in
+// service are skipped, and nodes picked by the zone fill what is left.
+type Picker interface {
+	Pick(c *Call, room int, rng *rand.Rand, out []int32) []int32
 }
 
 // New makes a policy by name: "rubato", "round-robin", "least-loaded", "fixed-delay" (with its wait).
