@@ -62,7 +62,7 @@ func (e *ensemble) watch(w *window) {
 			d.Floor, d.Cut = d.Cut, 0 // regrow goes on with all slots
 			return
 		}
-		e.beginAll(w, w.total-d.Cut, d.fresh)
+		e.beginAll(w, 1, d.fresh)
 	}
 }
 

@@ -81,7 +81,7 @@ func (e *ensemble) init(cfg Config, g *Grid) {
 	}
 	e.own, e.resid = make([]local, cfg.Trees), make([]local, e.cfg.ResidualTrees)
 	e.preds = make([]float32, scoreRows*cfg.Trees)
-	e.leafAt = make([]int, cfg.Trees+cfg.ResidualTrees)
+	e.leafAt = make([]int, cfg.Trees+e.cfg.ResidualTrees)
 	e.ownMu = make([]float32, cfg.Trees)
 }
 

@@ -51,17 +51,16 @@ func (e *ensemble) regrow(w *window) {
 	e.install(w)
 	switch {
 	case dueInWarmUp(w.total-e.drift.Floor) && (e.ownFrom == 0 || !e.cfg.Without.has(PartWarmUp)):
-		e.beginAll(w, w.total-e.drift.Floor, func(int) bool { return true })
+		e.beginAll(w, 1, func(int) bool { return true })
 	case len(e.batch.jobs) == 0 && e.ownFrom > 0:
 		e.batch.born, e.batch.due = w.total, w.total+e.every
 		e.batch.jobs = []*Job{{slot: e.oldest(w)}}
 	}
 }
 
-// beginAll begins the trees of all slots that are wanted, instead of what was under way. The younger the law they are grown
-// from, the sooner they are installed.
-func (e *ensemble) beginAll(w *window, age uint64, want func(slot int) bool) {
-	e.batch.born, e.batch.due = w.total, w.total+min(max(age/16, 1), e.every)
+// beginAll begins the trees of all slots that are wanted, to be installed lag rows later, instead of what was under way.
+func (e *ensemble) beginAll(w *window, lag uint64, want func(slot int) bool) {
+	e.batch.born, e.batch.due = w.total, w.total+lag
 	e.batch.jobs = nil
 	for i := range len(e.own) + len(e.resid) {
 		if want(i) && (i < len(e.own) || e.residReady(w.total)) {

@@ -53,7 +53,7 @@ func (e *ensemble) adopt(w *window, version uint64, trees []*Tree) (another bool
 	e.setPool(trees)
 	another = 2*e.repick(w) > len(e.picks)
 	if another && e.ownFrom > 0 && len(e.batch.jobs) <= 1 { // more than one: residual trees are among them, if they can be
-		e.beginAll(w, w.total, func(slot int) bool { return slot >= len(e.own) })
+		e.beginAll(w, e.every, func(slot int) bool { return slot >= len(e.own) })
 	}
 	return another
 }

@@ -145,7 +145,7 @@ func (r *Regressor) Learn(x []float64, y float64) {
 	r.mean.add(y, 64)
 	r.sample.add(x)
 	r.ens.learn(&r.win, r.x, y, r.p, 0)
-	r.gridDue = !r.fixed && gridDue(r.win.total)
+	r.gridDue = r.gridDue || !r.fixed && gridDue(r.win.total)
 }
 
 // Build makes the grid that is due and grows the trees that are due next, instead of leaving them to the next Predict or
@@ -159,7 +159,7 @@ func (r *Regressor) Build() {
 
 // settle makes the grid that is due.
 func (r *Regressor) settle() {
-	if r.gridDue {
+	if r.gridDue && len(r.ens.batch.jobs) <= 1 {
 		r.gridDue, r.ready = false, false
 		r.regrid()
 	}

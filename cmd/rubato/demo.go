@@ -7,8 +7,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
+	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
@@ -106,12 +108,13 @@ func showProgress(hear *func(done, total int, doing string), w io.Writer) (done 
 		return func(bool) {}
 	}
 	p := mpb.New(mpb.WithOutput(w), mpb.WithWidth(48))
-	doing := "starting"
-	bar := p.AddBar(1, mpb.BarRemoveOnComplete(),
-		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return fmt.Sprintf("%-20s ", doing) })),
+	var doing atomic.Value // the bar is drawn by a goroutine of its own
+	doing.Store("starting")
+	bar := p.AddBar(0, mpb.BarRemoveOnComplete(),
+		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return fmt.Sprintf("%-20s ", doing.Load()) })),
 		mpb.AppendDecorators(decor.Percentage(), decor.Elapsed(decor.ET_STYLE_GO, decor.WCSyncSpace)))
 	*hear = func(n, total int, what string) {
-		doing = what
+		doing.Store(what)
 		bar.SetTotal(int64(total), false)
 		bar.SetCurrent(int64(n))
 	}
@@ -130,8 +133,7 @@ func isTerminal(w io.Writer) bool {
 	if !ok {
 		return false
 	}
-	st, err := f.Stat()
-	return err == nil && st.Mode()&os.ModeCharDevice != 0
+	return isatty.IsTerminal(f.Fd()) // a character device is not enough: /dev/null is one
 }
 
 // checkDemo states what must hold of every demo, however short.
