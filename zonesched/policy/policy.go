@@ -102,13 +102,24 @@ const (
 	ClauseLocal
 	ClauseWaitLocal
 	ClauseFreed
+	ClauseRandom
+	ClauseHome
+	ClauseOnRing
+	ClausePulled
+	ClausePacked
+	ClauseBound
+	ClauseWarm
+	ClauseWaitWarm
+	ClauseColdSooner
+	ClausePredicted
 	numClauses
 )
 
 var clauseNames = [numClauses]string{
 	"best_is_free", "gain_too_small", "gain_no_deadline", "gain_deadline_safe", "gain_misses_less", "gain_misses_anyway",
 	"delay_max", "deadline_too_close", "no_free_slot", "delay_off", "explore", "round_robin", "least_loaded",
-	"local", "wait_for_local", "slot_freed",
+	"local", "wait_for_local", "slot_freed", "random", "home_node", "next_on_ring", "pulled_by_idle", "packed", "bound_to_node",
+	"warm_is_free", "wait_for_warm", "cold_is_sooner", "gain_predicted",
 }
 
 func (c Clause) String() string {
