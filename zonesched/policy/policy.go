@@ -1,7 +1,8 @@
 // Package policy holds the rules that choose, for one call, between running now, holding it back for a better
 // node, and queueing it: rubato (the product's rule) and the ones that it is compared with and that can replace
-// it (round-robin, least-loaded, fixed-delay). It sees plain candidates and returns a plain choice; bookkeeping,
-// reservations and timers are zonesched's. Pure: no clock, no I/O, no goroutine; not safe for concurrent use.
+// it (Names lists them, docs/baselines.md says where they come from). It sees plain candidates and returns a plain
+// choice; bookkeeping, reservations and timers are zonesched's. Pure: no clock, no I/O, no goroutine; not safe for
+// concurrent use.
 //
 // All times are float64 milliseconds relative to now.
 package policy
@@ -10,6 +11,8 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/rubato-faas/rubato/api"
@@ -102,13 +105,24 @@ const (
 	ClauseLocal
 	ClauseWaitLocal
 	ClauseFreed
+	ClauseRandom
+	ClauseHome
+	ClauseOnRing
+	ClausePulled
+	ClausePacked
+	ClauseBound
+	ClauseWarm
+	ClauseWaitWarm
+	ClauseColdSooner
+	ClausePredicted
 	numClauses
 )
 
 var clauseNames = [numClauses]string{
 	"best_is_free", "gain_too_small", "gain_no_deadline", "gain_deadline_safe", "gain_misses_less", "gain_misses_anyway",
 	"delay_max", "deadline_too_close", "no_free_slot", "delay_off", "explore", "round_robin", "least_loaded",
-	"local", "wait_for_local", "slot_freed",
+	"local", "wait_for_local", "slot_freed", "random", "home_node", "next_on_ring", "pulled_by_idle", "packed", "bound_to_node",
+	"warm_is_free", "wait_for_warm", "cold_is_sooner", "gain_predicted",
 }
 
 func (c Clause) String() string {
@@ -151,7 +165,16 @@ type Picker interface {
 	Pick(c *Call, room int, rng *rand.Rand, out []int32) []int32
 }
 
-// New makes a policy by name: "rubato", "round-robin", "least-loaded", "fixed-delay" (with its wait).
+// names are all that New knows, the product's rule first.
+var names = []string{
+	"rubato", "round-robin", "least-loaded", "fixed-delay", "fixed-delay-matched", "random", "power-of-two", "ch-rlu", "openwhisk",
+	"hiku", "hermod", "cidre", "metronome", "averages",
+}
+
+// Names lists the policies that New makes.
+func Names() []string { return slices.Clone(names) }
+
+// New makes a policy by one of Names; the empty name is rubato's.
 func New(name string, cfg Config) (Policy, error) {
 	switch name {
 	case "", "rubato":
@@ -160,24 +183,47 @@ func New(name string, cfg Config) (Policy, error) {
 		return &RoundRobin{}, nil
 	case "least-loaded":
 		return LeastLoaded{}, nil
-	case "fixed-delay":
+	case "fixed-delay", "fixed-delay-matched":
 		if cfg.FixedDelay <= 0 {
-			return nil, fmt.Errorf("%w: policy fixed-delay: wait %v: want more than 0", api.ErrInvalid, cfg.FixedDelay)
+			return nil, fmt.Errorf("%w: policy %s: wait %v: want more than 0", api.ErrInvalid, name, cfg.FixedDelay)
 		}
-		return FixedDelay{WaitMs: ms(cfg.FixedDelay)}, nil
+		fixed := FixedDelay{WaitMs: ms(cfg.FixedDelay)}
+		if name == "fixed-delay" {
+			return fixed, nil
+		}
+		return FixedDelayMatched{fixed}, nil
+	case "random":
+		return Random{}, nil
+	case "power-of-two":
+		return PowerOfTwo{}, nil
+	case "ch-rlu":
+		return &CHRLU{}, nil
+	case "openwhisk":
+		return &OpenWhisk{}, nil
+	case "hiku":
+		return Hiku{}, nil
+	case "hermod":
+		return Hermod{}, nil
+	case "cidre":
+		return CIDRE{DelayMaxMs: ms(cfg.DelayMax)}, nil
+	case "metronome":
+		return Metronome{DelayMaxMs: ms(cfg.DelayMax)}, nil
+	case "averages":
+		return &Averages{rule: Rubato{cfg: cfg}}, nil
 	}
-	return nil, fmt.Errorf("%w: policy %q: want rubato, round-robin, least-loaded or fixed-delay", api.ErrInvalid, name)
+	last := len(names) - 1
+	return nil, fmt.Errorf("%w: policy %q: want %s or %s", api.ErrInvalid, name, strings.Join(names[:last], ", "), names[last])
 }
 
 // Config tunes the rules.
 type Config struct {
 	// DelayMax bounds how long a call may be held back for a better node (default 2s; 0 never waits). Larger saves
-	// cold starts; every call whose prediction was wrong pays it.
+	// cold starts; every call whose prediction was wrong pays it. It bounds averages, cidre and metronome too.
 	DelayMax time.Duration `koanf:"delay_max" doc:"longest time that a call may be held back for a better node"`
 	// Explore is the share of calls sent to a random safe node, so that unchosen nodes keep being measured.
 	Explore float64 `koanf:"explore" doc:"share of calls (0-0.05) that try a random safe node to keep the model honest"`
-	// FixedDelay is the wait of the fixed-delay policy.
-	FixedDelay time.Duration `koanf:"fixed_delay" doc:"the wait of the fixed-delay policy (only used by it)"`
+	// FixedDelay is the wait of the fixed-delay policies.
+	FixedDelay time.Duration `koanf:"fixed_delay" doc:"the wait of the fixed-delay policies (only used by them)"`
 }
 
 // DefaultConfig is what the measurements were made with.

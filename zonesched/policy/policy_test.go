@@ -21,6 +21,25 @@ func cand(node int32, startMs, execMs, upperMs float64) Candidate {
 	}
 }
 
+// spot is a candidate with what the baselines look at.
+func spot(node int32, startMs float64, running int, sb api.SandboxState) Candidate {
+	c := cand(node, startMs, 100, math.Inf(1))
+	c.Running, c.Sandbox = running, sb
+	return c
+}
+
+// timed is a candidate with a start and an execution time.
+func timed(node int32, startMs, execMs float64, sb api.SandboxState) Candidate {
+	c := cand(node, startMs, execMs, math.Inf(1))
+	c.Sandbox, c.Est.AveragesMu, c.Est.Source = sb, math.Log(execMs), api.SourceAverages
+	return c
+}
+
+const none, prepared, warm = api.SandboxNone, api.SandboxPrepared, api.SandboxWarm
+
+// unbound is a call that has not been bound to a node and has no deadline.
+func unbound() Call { return Call{Hope: -1, DeadlineMs: math.Inf(1)} }
+
 func TestRubatoClauses(t *testing.T) {
 	inf := math.Inf(1)
 	for name, c := range map[string]struct {
