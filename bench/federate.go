@@ -8,6 +8,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/rubato-faas/rubato/api"
@@ -345,6 +346,7 @@ func (f *federation) costs(r *Report, p *treePool) error {
 		for i := range learner.MaxPool {
 			u.Card.Scores = append(u.Card.Scores, learner.Score{Digest: digest(i), Error: uint8(rng.IntN(256))})
 		}
+		slices.SortFunc(u.Card.Scores, func(a, b learner.Score) int { return strings.Compare(a.Digest, b.Digest) }) // as zones send them
 		if z < 128 {
 			u.Trees = []learner.TreeInfo{{Digest: digest(2 * z), Zone: u.Zone, Born: 1}, {Digest: digest(2*z + 1), Zone: u.Zone, Born: 2}}
 		}

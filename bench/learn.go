@@ -50,6 +50,12 @@ func Learn(ctx context.Context, o LearnOptions) (*Report, error) {
 	for _, s := range streams {
 		total += s.rows()
 	}
+	python := ""
+	if o.Peers {
+		if python, err = findSklearn(ctx); err != nil {
+			return nil, err
+		}
+	}
 	passes := 1
 	if o.Late {
 		passes++
@@ -84,7 +90,8 @@ func Learn(ctx context.Context, o LearnOptions) (*Report, error) {
 		r.add(s.name+".build_us", us(l.grow), "us/sample")
 		r.add(s.name+".total_us", us(l.predict+l.learn+l.grow), "us/sample")
 		if o.Peers {
-			p, err := sklearn(ctx, s, o.Seed)
+			o.Progress(done, total, "scikit-learn on "+s.name)
+			p, err := sklearn(ctx, python, s, o.Seed)
 			if err != nil {
 				return nil, err
 			}

@@ -25,9 +25,21 @@ type peer struct {
 	US   float64 `json:"us"`
 }
 
+// pythons are where scikit-learn is looked for: a python3 of the user's own may come before the system's, without it.
+var pythons = []string{"python3", "/usr/bin/python3"}
+
+func findSklearn(ctx context.Context) (string, error) {
+	for _, p := range pythons {
+		if exec.CommandContext(ctx, p, "-c", "import sklearn").Run() == nil {
+			return p, nil
+		}
+	}
+	return "", fmt.Errorf("%w: --peers needs a python3 with scikit-learn (Debian: apt-get install python3-sklearn)", api.ErrUnavailable)
+}
+
 // sklearn runs scikit-learn's forest on a stream.
-func sklearn(ctx context.Context, s *stream, seed uint64) (p peer, err error) {
-	cmd := exec.CommandContext(ctx, "python3", "-c", sklearnForest, strconv.FormatUint(seed%(1<<31), 10))
+func sklearn(ctx context.Context, python string, s *stream, seed uint64) (p peer, err error) {
+	cmd := exec.CommandContext(ctx, python, "-c", sklearnForest, strconv.FormatUint(seed%(1<<31), 10))
 	var out, complaint bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaint
 	in, err := cmd.StdinPipe()
@@ -35,14 +47,14 @@ func sklearn(ctx context.Context, s *stream, seed uint64) (p peer, err error) {
 		return p, err
 	}
 	if err := cmd.Start(); err != nil {
-		return p, fmt.Errorf("peers: %w (they need python3 and scikit-learn: Debian's python3-sklearn)", err)
+		return p, fmt.Errorf("peers: %w", err)
 	}
 	werr := s.writeCSV(in)
 	in.Close()
 	if err := cmd.Wait(); err != nil {
 		last := bytes.TrimSpace(complaint.Bytes())
 		last = last[bytes.LastIndexByte(last, '\n')+1:]
-		return p, fmt.Errorf("peers on %s: %w: %s (they need python3 and scikit-learn: Debian's python3-sklearn)", s.name, err, last)
+		return p, fmt.Errorf("peers on %s: %w: %s", s.name, err, last)
 	}
 	if werr != nil {
 		return p, werr

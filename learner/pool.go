@@ -240,7 +240,12 @@ func bestScores(c Scorecard) []string {
 	if !slices.IsSortedFunc(s, byDigest) {
 		s = slices.SortedFunc(slices.Values(s), byDigest)
 	}
-	s = slices.CompactFunc(slices.Clone(s), func(a, b Score) bool { return a.Digest == b.Digest })
+	for i := 1; i < len(s); i++ {
+		if s[i].Digest == s[i-1].Digest {
+			s = slices.CompactFunc(slices.Clone(s), func(a, b Score) bool { return a.Digest == b.Digest })
+			break
+		}
+	}
 	var count [256]int
 	for _, x := range s {
 		count[x.Error]++

@@ -408,14 +408,14 @@ func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out [
 	}, out)
 }
 
-// policyCall is what the rule may know.
-func (z *Zone) policyCall(now time.Time, c *call) policy.Call {
+// policyCall is what the rule may know of a call that hopes, or hoped until now, for a node.
+func (z *Zone) policyCall(now time.Time, c *call, hope *node) policy.Call {
 	p := policy.Call{
 		WaitedMs: ms(now.Sub(c.arrived)), DeadlineMs: math.Inf(1), ErrEW: c.fn.errEW.v, DelayOff: c.fn.spec.DelayOff,
 		MarginMs: 2 + z.linkMs.v + 3*z.linkDev.v, FnHash: c.fn.hash, Affinity: hashOf(c.inv.Affinity), Hope: -1, Load: z.load(),
 	}
-	if c.hope != nil {
-		p.Hope = c.hope.index
+	if hope != nil {
+		p.Hope = hope.index
 	}
 	if !c.soft.IsZero() {
 		p.DeadlineMs = ms(c.soft.Sub(now))

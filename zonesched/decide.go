@@ -20,9 +20,10 @@ func (z *Zone) decide(now time.Time, c *call, out []Action) []Action {
 	if waited := now.Sub(c.arrived); waited > maxWait {
 		return z.answerError(now, c, api.CodeDeadline, "the call waited "+waited.Truncate(time.Millisecond).String()+" for a slot", out)
 	}
+	hope := c.hope
 	z.unreserve(c)
-	z.gather(now, c)
-	pc := z.policyCall(now, c)
+	z.gather(now, c, hope)
+	pc := z.policyCall(now, c, hope)
 	ch := z.rule.Decide(&pc, z.cands, z.rng)
 	c.account(now)
 	z.remember(now, c, &pc, &ch)
@@ -79,9 +80,9 @@ const queueWakeMs = 1000
 
 // gather fills z.cands (and z.feats, z.ests beside it) with the call's candidates. A node can be two: cold now, and
 // warm when the function's busy sandbox there frees.
-func (z *Zone) gather(now time.Time, c *call) {
+func (z *Zone) gather(now time.Time, c *call, hope *node) {
 	z.cands, z.feats = z.cands[:0], z.feats[:0]
-	for _, n := range z.pick(now, c) {
+	for _, n := range z.pick(now, c, hope) {
 		z.nodeCandidates(now, c, n)
 	}
 	z.estimate(now, c)
@@ -226,7 +227,7 @@ func (z *Zone) evictMs(now time.Time, n *node, fnKey string) float64 {
 
 // pick chooses which nodes are scored: all in a small zone; else those that hold something of the call, and random
 // ones with a free slot.
-func (z *Zone) pick(now time.Time, c *call) []*node {
+func (z *Zone) pick(now time.Time, c *call, hope *node) []*node {
 	z.picked = z.picked[:0]
 	if len(z.nodes) <= z.cfg.Candidates {
 		for _, n := range z.nodes {
@@ -237,7 +238,7 @@ func (z *Zone) pick(now time.Time, c *call) []*node {
 		return z.picked
 	}
 	if p, ok := z.rule.(policy.Picker); ok {
-		pc := z.policyCall(now, c)
+		pc := z.policyCall(now, c, hope)
 		z.wanted = p.Pick(&pc, z.cfg.Candidates, z.rng, z.wanted[:0])
 		for _, i := range z.wanted {
 			if int(i) < len(z.nodes) && z.nodes[i].usable(now) && !contains(z.picked, z.nodes[i]) && len(z.picked) < z.cfg.Candidates {
@@ -374,7 +375,7 @@ func (z *Zone) slotFreed(now time.Time, n *node, out []Action) []Action {
 		}
 		c.account(now)
 		ch := policy.Choice{Verb: policy.Run, Clause: policy.ClauseFreed, Take: 0, Now: 0, Propensity: 1}
-		pc := z.policyCall(now, c)
+		pc := z.policyCall(now, c, c.hope)
 		z.cands = append(z.cands[:0], k)
 		z.remember(now, c, &pc, &ch)
 		out = z.dispatch(now, c, &k, policy.ClauseFreed, 1, out)
@@ -407,7 +408,7 @@ func (z *Zone) admit(now time.Time, n *node) (*call, policy.Candidate) {
 		if !w.finishAt.IsZero() {
 			elsewhere = ms(w.finishAt.Sub(now))
 		}
-		pc := z.policyCall(now, w)
+		pc := z.policyCall(now, w, w.hope)
 		if ok, index := z.rule.Admit(&pc, &z.cands[0], elsewhere, w.execBest); ok && index > bestIndex {
 			best, bestCand, bestIndex = w, z.cands[0], index
 		}

@@ -35,7 +35,7 @@ type Config struct {
 	// Seed makes draws (ties, exploration, candidates) repeatable.
 	Seed uint64 `koanf:"seed" doc:"seed of the scheduler's draws"`
 	// Policy chooses the rule; see policy.New.
-	Policy       string        `koanf:"policy" doc:"rubato, round-robin, least-loaded or fixed-delay"`
+	Policy       string        `koanf:"policy" doc:"the rule: rubato, or one of the baselines in docs/baselines.md"`
 	PolicyConfig policy.Config `koanf:"rule"`
 	// MaxWaiting bounds calls that wait (queued or delayed); above it new ones are refused with 429.
 	MaxWaiting int `koanf:"max_waiting" doc:"calls that may wait in the zone; more are refused with 429"`

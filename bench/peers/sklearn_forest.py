@@ -24,7 +24,7 @@ def main():
     for start in range(0, len(y), BLOCK):
         if start in (100, 200, 500) or start > 0 and start % EVERY == 0:
             rows = slice(max(0, start - WINDOW), start)
-            forest = RandomForestRegressor(n_estimators=48, random_state=int(sys.argv[1]))
+            forest = RandomForestRegressor(n_estimators=48, n_jobs=-1, random_state=int(sys.argv[1]))
             forest.fit(x[rows], y[rows])
         end = min(start + BLOCK, len(y))
         if forest is not None:

@@ -58,7 +58,8 @@ func newBenchLearn() *cobra.Command {
 generates its own: Friedman's function with abrupt and with gradual drift, and a serverless zone with deployments and
 throttled nodes. All streams are learned with the settings that a zone uses.
 
---peers runs scikit-learn's forest on the same streams (48 trees, trained anew every 1,000 rows), if python3 has it.
+--peers runs scikit-learn's forest on the same streams (48 trees, trained anew every 1,000 rows), if python3 has it;
+it takes minutes on long streams.
 --ablation learns every stream again without each part of the forest, to show what the part is worth.`,
 		Example: "  rubato bench learn\n  rubato bench learn --data streams/ -o json\n  rubato bench learn --stream bike.csv --late",
 		Args:    cobra.NoArgs,

@@ -16,6 +16,7 @@ import (
 	"github.com/rubato-faas/rubato/api/wire"
 	"github.com/rubato-faas/rubato/cluster"
 	"github.com/rubato-faas/rubato/internal/ops"
+	"github.com/rubato-faas/rubato/zonesched/policy"
 )
 
 type upOptions struct {
@@ -45,7 +46,7 @@ objects and results are still there. Authentication is off: everybody who reache
 	f.IntVar(&o.memoryMB, "memory-mb", o.memoryMB, "memory of a node for sandboxes")
 	f.IntVar(&o.schedulers, "schedulers", o.schedulers, "schedulers in each zone: a leader and standbys")
 	f.Float64Var(&o.linkMbps, "link-mbps", 0, "limit of each node's link to the object store (0: none)")
-	f.StringVar(&o.policy, "policy", o.policy, "rubato, round-robin, least-loaded or fixed-delay")
+	f.StringVar(&o.policy, "policy", o.policy, "the rule: "+strings.Join(policies, ", "))
 	f.StringVar(&o.level, "log", o.level, "log level: debug, info, warn or error")
 	_ = cmd.RegisterFlagCompletionFunc("policy", cobra.FixedCompletions(policies, cobra.ShellCompDirectiveNoFileComp)) // the flags exist
 	_ = cmd.MarkFlagDirname("data")
@@ -53,7 +54,7 @@ objects and results are still there. Authentication is off: everybody who reache
 }
 
 // policies are the rules that a zone can schedule by.
-var policies = []string{"rubato", "round-robin", "least-loaded", "fixed-delay"}
+var policies = policy.Names()
 
 // check reports all flags that are wrong, each with what would be right.
 func (o *upOptions) check() error {

@@ -204,7 +204,7 @@ func newPolicy(g *globals) *cobra.Command {
 	var wait time.Duration
 	cmd := &cobra.Command{
 		Use: "policy NAME", Short: "Change the rule that the zone schedules by", Args: cobra.ExactArgs(1),
-		Long:    "policy changes the rule at once, until the zone's leader changes: rubato, round-robin, least-loaded or fixed-delay. It is how an operator falls back by one command.",
+		Long:    "policy changes the rule at once, until the zone's leader changes: " + strings.Join(policies, ", ") + ". It is how an operator falls back by one command.",
 		Example: "  rubato policy least-loaded\n  rubato policy fixed-delay --wait 100ms",
 		ValidArgsFunction: func(_ *cobra.Command, a []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(a) > 0 {
