@@ -143,14 +143,27 @@ func (f *Forest) estimate(req *api.Request, cands []api.Candidate, out []api.Est
 	f.grid.requestBins(&bins, req, st)
 	class := runtimeClass(req.Runtime)
 	avg := averagesOf(st, &f.rts[class], &f.fetch, class, req.InputBytes)
+	// What candidates share is computed once per run of equal ones: logarithms are most of what this loop costs.
+	var like *api.Candidate
+	var mu float64
 	for i := range cands {
 		c := &cands[i]
-		mu := avg.of(c.Sandbox, c.MissingBytes, c.LinkMbps)
+		same := like != nil && like.Sandbox == c.Sandbox && like.MissingBytes == c.MissingBytes && like.LinkMbps == c.LinkMbps
+		if !same {
+			mu = avg.of(c.Sandbox, c.MissingBytes, c.LinkMbps)
+		}
 		out[i] = api.Estimate{Bins: bins, Grid: f.grid.epoch, Mu: mu, AveragesMu: mu, Sigma: avg.sigma}
 		if avg.known {
 			out[i].Source = api.SourceAverages
 		}
-		f.nodeSide(&out[i].Bins, fn, c)
+		if same {
+			copy(out[i].Bins[api.NodeSandbox:], out[i-1].Bins[api.NodeSandbox:])
+		} else {
+			f.grid.nodeBins(&out[i].Bins, c)
+		}
+		f.grid.loadBins(&out[i].Bins, c)
+		f.residualBins(&out[i].Bins, fn, c.Node)
+		like = c
 	}
 	if st != nil && st.Count >= f.minForest && !f.guarded && len(f.base) > 0 {
 		if s != nil {
@@ -173,10 +186,10 @@ func (f *Forest) estimate(req *api.Request, cands []api.Candidate, out []api.Est
 	}
 }
 
-// nodeSide fills the candidate's features.
-func (f *Forest) nodeSide(to *api.Bins, fn uint64, c *api.Candidate) {
-	f.grid.nodeBins(to, c)
-	node := hash(f.seed, c.Node)
+// residualBins fills what is known of the node beyond its class.
+func (f *Forest) residualBins(to *api.Bins, fn uint64, name string) {
+	node := hash(f.seed, name)
+	to[api.NodeResidual], to[api.FnNodeResidual] = 0, 0
 	if s := f.nodes.get(node); s != nil {
 		to[api.NodeResidual] = f.grid.of(api.NodeResidual, float64(s.Mean))
 	}

@@ -20,6 +20,32 @@ type row [maxFeatures]uint8
 type Grid struct {
 	epoch uint32
 	edges [][]float32
+	// quick is, for each of quickCells equal parts of a feature's range, the bin at its lower end: where to look from.
+	quick [][]uint8
+	per   []float32 // parts to the unit
+}
+
+const quickCells = 256
+
+// newGrid makes a grid of edges that will not change.
+func newGrid(epoch uint32, edges [][]float32) *Grid {
+	g := &Grid{epoch: epoch, edges: edges, quick: make([][]uint8, len(edges)), per: make([]float32, len(edges))}
+	for f, e := range edges {
+		if len(e) < 2 || !(e[len(e)-1] > e[0]) {
+			continue
+		}
+		g.quick[f] = make([]uint8, quickCells)
+		g.per[f] = quickCells / (e[len(e)-1] - e[0])
+		k := 0
+		for i := range g.quick[f] {
+			lower := e[0] + float32(i)/g.per[f]
+			for k < len(e) && e[k] <= lower {
+				k++
+			}
+			g.quick[f][i] = uint8(max(k-1, 0)) // one back: lower is rounded
+		}
+	}
+	return g
 }
 
 // zoneGrid is the first grid of a zone.
@@ -42,7 +68,7 @@ var zoneGrid = func() *Grid {
 	g[api.NodeLink] = ramp(0, 17, 35)
 	g[api.NodeClass] = exact(62)
 	g[api.NodeResidual], g[api.FnNodeResidual] = residual, residual
-	return &Grid{edges: g}
+	return newGrid(0, g)
 }()
 
 // ramp is n edges from lo to hi at equal distances.
@@ -66,15 +92,20 @@ func (g *Grid) bin(f int, x float64) uint8 {
 		return 0
 	}
 	e := g.edges[f]
-	lo, hi := 0, len(e)
-	for lo < hi {
-		if m := (lo + hi) / 2; float64(e[m]) <= x {
-			lo = m + 1
-		} else {
-			hi = m
-		}
+	switch {
+	case len(e) == 0 || x < float64(e[0]):
+		return 1
+	case x >= float64(e[len(e)-1]):
+		return uint8(len(e) + 1)
 	}
-	return uint8(lo + 1)
+	k := 0
+	if q := g.quick[f]; q != nil {
+		k = int(q[min(int((x-float64(e[0]))*float64(g.per[f])), quickCells-1)])
+	}
+	for float64(e[k]) <= x {
+		k++
+	}
+	return uint8(k + 1)
 }
 
 // missingOnly is the threshold of a split that sends only missing values left.
@@ -141,16 +172,19 @@ func (g *Grid) requestBins(to *api.Bins, req *api.Request, st *fnStat) {
 	}
 }
 
-// nodeBins fills the node side of a row, apart from the residuals.
+// nodeBins fills the part of the node side that many candidates have in common.
 func (g *Grid) nodeBins(to *api.Bins, c *api.Candidate) {
 	to[api.NodeSandbox] = g.of(api.NodeSandbox, float64(c.Sandbox))
 	to[api.NodeMissing] = g.of(api.NodeMissing, log2p(c.MissingBytes))
-	to[api.NodeLoad] = 0
+	to[api.NodeLink] = g.of(api.NodeLink, log2OrMissing(c.LinkMbps))
+}
+
+// loadBins fills the node's load and class.
+func (g *Grid) loadBins(to *api.Bins, c *api.Candidate) {
+	to[api.NodeLoad], to[api.NodeClass] = 0, 0
 	if c.Slots > 0 {
 		to[api.NodeLoad] = g.of(api.NodeLoad, float64(c.Running)/float64(c.Slots))
 	}
-	to[api.NodeLink] = g.of(api.NodeLink, log2OrMissing(c.LinkMbps))
-	to[api.NodeClass] = 0
 	if c.Class > 0 && c.Class < 62 {
 		to[api.NodeClass] = g.of(api.NodeClass, float64(c.Class))
 	}

@@ -33,7 +33,7 @@ func NewRegressor(cfg Config, width int) (*Regressor, error) {
 		return nil, fmt.Errorf("%w: %d columns: want 1-%d", api.ErrInvalid, width, maxFeatures)
 	}
 	r := &Regressor{win: newWindow(cfg.Window), sample: newSampler(cfg.Seed, width)}
-	r.grid = &Grid{edges: make([][]float32, width)}
+	r.grid = newGrid(0, make([][]float32, width))
 	r.ens.init(cfg, r.grid)
 	return r, nil
 }
@@ -322,9 +322,9 @@ func (s *sampler) raw(i uint64) []float32 {
 
 // grid places up to 62 edges a feature: between all distinct values where they are few, else at quantiles.
 func (s *sampler) grid() *Grid {
-	g := &Grid{edges: make([][]float32, s.width)}
+	edges := make([][]float32, s.width)
 	vals := make([]float32, 0, len(s.hash))
-	for f := range g.edges {
+	for f := range edges {
 		vals = vals[:0]
 		for i := range s.hash {
 			if v := s.rows[i*s.width+f]; v == v {
@@ -332,9 +332,9 @@ func (s *sampler) grid() *Grid {
 			}
 		}
 		slices.Sort(vals)
-		g.edges[f] = edgesOf(vals)
+		edges[f] = edgesOf(vals)
 	}
-	return g
+	return newGrid(0, edges)
 }
 
 const maxEdges = api.MaxBins - 2

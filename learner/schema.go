@@ -97,7 +97,7 @@ func nextGrid(g *Grid, s *Sketch) *Grid {
 	if s.Counts == nil || s.Epoch != g.epoch {
 		return nil
 	}
-	next := &Grid{epoch: g.epoch + 1, edges: slices.Clone(g.edges)}
+	edges := slices.Clone(g.edges)
 	full := false
 	for f := range api.NumFeatures {
 		c := s.Counts[int(f)*api.MaxBins:][:api.MaxBins]
@@ -105,13 +105,13 @@ func nextGrid(g *Grid, s *Sketch) *Grid {
 			full = true
 		}
 		if continuous(f) {
-			next.edges[f] = moved(g.edges[f], c)
+			edges[f] = moved(g.edges[f], c)
 		}
 	}
 	if !full {
 		return nil
 	}
-	return next
+	return newGrid(g.epoch+1, edges)
 }
 
 // finest is the narrowest bin of f that is still divided.
@@ -191,7 +191,7 @@ func readGrid(r *reader) *Grid {
 		return zoneGrid
 	}
 	r.check(epoch <= math.MaxUint32, "epoch of a grid")
-	g := &Grid{epoch: uint32(epoch), edges: slices.Clone(zoneGrid.edges)}
+	edges := slices.Clone(zoneGrid.edges)
 	for f := range api.NumFeatures {
 		if !continuous(f) {
 			continue
@@ -205,9 +205,9 @@ func readGrid(r *reader) *Grid {
 		if r.check(ok && e[0] == z[0] && e[len(e)-1] == z[len(z)-1], "edges of a grid"); r.err != nil {
 			return zoneGrid
 		}
-		g.edges[f] = e
+		edges[f] = e
 	}
-	return g
+	return newGrid(uint32(epoch), edges)
 }
 
 // AdoptGrid moves the learner to the grid of a manifest, nil for the first one. It belongs to the record of the adoption and

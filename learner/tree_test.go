@@ -141,7 +141,7 @@ func TestTreesOfAnotherSchemaAreToldApart(t *testing.T) {
 // decodeOverhead is what decoders and errors take whatever the input.
 const decodeOverhead = 8 << 10
 
-// allocated is how many bytes f allocates, alone in the process.
+// allocated is how many bytes the process allocates while f runs.
 func allocated(f func()) uint64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -163,7 +163,10 @@ func FuzzDecodeTree(f *testing.F) {
 		var tr *Tree
 		var err error
 		got := allocated(func() { tr, err = DecodeTree(b) })
-		if limit := 2*uint64(len(b)) + decodeOverhead; got > limit {
+		for range 3 { // somebody else may allocate at the same time
+			got = min(got, allocated(func() { tr, err = DecodeTree(b) }))
+		}
+		if limit := 2*uint64(len(b)) + decodeOverhead; got > limit && !raceOn { // the race detector allocates too
 			t.Fatalf("%d bytes allocated for %d, limit %d", got, len(b), limit)
 		}
 		if err != nil {

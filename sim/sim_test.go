@@ -76,6 +76,9 @@ func TestEveryCallIsAnsweredOnce(t *testing.T) {
 		if w.Violation != "" {
 			t.Fatal(w.Violation)
 		}
+		if err := w.Zone.Check(); err != nil {
+			t.Fatal(err)
+		}
 		if len(w.Answers) != n || !w.Zone.Quiet() || w.Zone.Waiting() != 0 {
 			t.Fatalf("%d of %d calls answered, %d wait", len(w.Answers), n, w.Zone.Waiting())
 		}

@@ -21,6 +21,7 @@ const (
 // call is one accepted, unanswered invocation. It leaves z.calls exactly once, with exactly one ActAnswer.
 type call struct {
 	inv     *api.Invocation
+	inputs  []input // those that count for locality
 	fn      *function
 	state   callState
 	kind    api.DecisionKind // the most telling one so far: delayed beats queued beats run
@@ -31,7 +32,7 @@ type call struct {
 
 	// While waiting: what it hopes for, and what it falls back on.
 	hope     *node
-	hopeFn   string // key of the function whose busy sandbox it hopes for; empty: any slot
+	hopeFn   *holding // the function whose busy sandbox it hopes for; nil: any slot
 	fallback *node
 	finishAt time.Time // predicted finish at hope
 	execBest float64   // predicted execution there, ms
@@ -50,6 +51,22 @@ type call struct {
 	refusals   int
 	losses     int    // executions lost with their nodes
 	rec        uint64 // sequence of its record in the ring
+}
+
+// input is an object that a call names. Its key is a hash: should two keys collide, one is taken for present where only the
+// other is, and costs a fetch that was not foreseen.
+type input struct {
+	key   uint64
+	bytes int64
+}
+
+func appendInputs(to []input, inv *api.Invocation) []input {
+	for i := range inv.Inputs {
+		if o := &inv.Inputs[i]; o.Bytes >= api.LocalityBytes {
+			to = append(to, input{hashOf(o.Key), o.Bytes})
+		}
+	}
+	return to
 }
 
 // arrive accepts a call, or answers at once why not.
@@ -82,7 +99,7 @@ func (z *Zone) arrive(now time.Time, ev *Event, out []Action) []Action {
 	if !z.canEverRun(f) {
 		return refuse(api.CodeInvalid, 0, "function %s wants %d MB: no node in service is that large", inv.Function, f.spec.MemoryMB)
 	}
-	c := &call{inv: inv, fn: f, arrived: now.Add(-duration(inv.WaitedMs)), since: now, version: f.spec.Version, attempt: inv.Attempt}
+	c := &call{inv: inv, inputs: appendInputs(nil, inv), fn: f, arrived: now.Add(-duration(inv.WaitedMs)), since: now, version: f.spec.Version, attempt: inv.Attempt}
 	c.soft, c.hard = deadlines(c.arrived, now, inv, f.spec)
 	z.calls[inv.ID] = c
 	z.counters.Accepted++
@@ -120,34 +137,23 @@ func (f *function) arrival(now time.Time) {
 
 // canEverRun: some node in service is large enough.
 func (z *Zone) canEverRun(f *function) bool {
-	for _, n := range z.nodes {
-		if n.live && n.memMB >= f.spec.MemoryMB {
-			return true
+	if z.largest < 0 {
+		for _, n := range z.nodes {
+			if n.live {
+				z.largest = max(z.largest, n.memMB)
+			}
 		}
 	}
-	return false
+	return z.largest >= f.spec.MemoryMB
 }
 
 func (z *Zone) slots() int {
-	s := 0
-	for _, n := range z.nodes {
-		if n.live && !n.draining {
-			s += n.slots
-		}
-	}
-	return s
+	return z.sums.slots
 }
 
 // load is what rules may know of the zone's load.
 func (z *Zone) load() policy.Load {
-	l := policy.Load{Nodes: len(z.nodes), Waiting: len(z.waiting)}
-	for _, n := range z.nodes {
-		if n.live && !n.draining {
-			l.Slots += n.slots
-			l.Free += max(n.free(), 0)
-		}
-	}
-	return l
+	return policy.Load{Nodes: len(z.nodes), Waiting: len(z.waiting), Slots: z.sums.slots, Free: z.sums.free}
 }
 
 // retryMs is the Retry-After of a refusal: about the time in which the waiting calls are worked off.
@@ -176,10 +182,10 @@ func (z *Zone) unwait(c *call) {
 }
 
 func (z *Zone) reserve(c *call, n *node, byFn bool) {
-	c.hope, c.hopeFn = n, ""
+	c.hope, c.hopeFn = n, nil
 	n.reserved++
 	if byFn {
-		c.hopeFn = c.fn.key
+		c.hopeFn = c.fn.h
 		n.reservedF[c.hopeFn]++
 	}
 }
@@ -189,7 +195,7 @@ func (z *Zone) unreserve(c *call) {
 		return
 	}
 	c.hope.reserved--
-	if c.hopeFn != "" { // not fn.key: a new version may have been deployed since
+	if c.hopeFn != nil { // not fn.key: a new version may have been deployed since
 		if c.hope.reservedF[c.hopeFn]--; c.hope.reservedF[c.hopeFn] <= 0 {
 			delete(c.hope.reservedF, c.hopeFn)
 		}
@@ -337,12 +343,14 @@ func (n *node) delta(now time.Time, m *wire.Completion, comeback *ewma) {
 		n.setSandbox(now, &m.Sandboxes[i])
 	}
 	for i := range m.Objects {
-		n.hold(m.Objects[i].Key, m.Objects[i].Bytes)
-		n.ghosts.fetched(m.Objects[i].Key, comeback)
+		key := hashOf(m.Objects[i].Key)
+		n.hold(key, m.Objects[i].Bytes)
+		n.ghosts.fetched(key, comeback)
 	}
 	for _, k := range m.Evicted {
-		if bytes := n.unhold(k); bytes > 0 {
-			n.ghosts.evicted(k, bytes, n.held, comeback)
+		key := hashOf(k)
+		if bytes := n.unhold(key); bytes > 0 {
+			n.ghosts.evicted(key, bytes, n.held, comeback)
 		}
 	}
 	n.memUsed = m.MemUsedMB

@@ -23,10 +23,10 @@ func (z *Zone) decide(now time.Time, c *call, out []Action) []Action {
 	hope := c.hope
 	z.unreserve(c)
 	z.gather(now, c, hope)
-	pc := z.policyCall(now, c, hope)
-	ch := z.rule.Decide(&pc, z.cands, z.rng)
+	z.pc = z.policyCall(now, c, hope)
+	ch := z.rule.Decide(&z.pc, z.cands, z.rng)
 	c.account(now)
-	z.remember(now, c, &pc, &ch)
+	z.remember(now, c, &z.pc, &ch)
 	if ch.Verb == policy.Run {
 		return z.dispatch(now, c, &z.cands[ch.Take], ch.Clause, ch.Propensity, out)
 	}
@@ -83,6 +83,9 @@ const queueWakeMs = 1000
 func (z *Zone) gather(now time.Time, c *call, hope *node) {
 	z.cands, z.feats = z.cands[:0], z.feats[:0]
 	for _, n := range z.pick(now, c, hope) {
+		if len(z.cands) >= z.cfg.Candidates && len(z.nodes) > z.cfg.Candidates {
+			break // a node can be two candidates
+		}
 		z.nodeCandidates(now, c, n)
 	}
 	z.estimate(now, c)
@@ -94,11 +97,11 @@ func (z *Zone) estimate(now time.Time, c *call) {
 	}
 	ests := z.ests[:len(z.feats)]
 	if z.pred != nil {
-		req := api.Request{
+		z.req = api.Request{
 			Function: c.fn.id, Runtime: c.fn.spec.Runtime, MemoryMB: c.fn.spec.MemoryMB, InputBytes: c.inv.InputBytes(),
 			PayloadBytes: c.inv.PayBytes, Hour: now.Hour(), Alpha: c.fn.spec.Objective.Alpha(),
 		}
-		z.pred.Estimate(&req, z.feats, ests)
+		z.pred.Estimate(&z.req, z.feats, ests)
 	} else {
 		for i := range ests {
 			ests[i] = unknown
@@ -111,7 +114,7 @@ func (z *Zone) estimate(now time.Time, c *call) {
 			continue
 		}
 		if math.IsNaN(underWay) {
-			underWay = z.startUnderWayMs(now, c.fn.key)
+			underWay = startUnderWayMs(now, c.fn.h)
 		}
 		if underWay > 0 {
 			z.cands[i].Est.Mu = math.Max(ests[i].Mu, math.Log(underWay))
@@ -124,15 +127,11 @@ func (z *Zone) estimate(now time.Time, c *call) {
 // longest of them, which has not ended yet. 0 when none runs. Without this evidence every call of a function that
 // nobody knew yet began a cold start of its own, and all of them took the longer for it: eight compilations of one
 // module at once, five seconds each instead of one.
-func (z *Zone) startUnderWayMs(now time.Time, fnKey string) float64 {
+func startUnderWayMs(now time.Time, h *holding) float64 {
 	longest := 0.0
-	for _, n := range z.nodes {
-		for _, r := range n.running {
-			if r.cold && r.fnKey == fnKey {
-				e := ms(now.Sub(r.start))
-				longest = math.Max(longest, e+remaining(e, r.mu, r.sigma))
-			}
-		}
+	for _, r := range h.starting {
+		e := ms(now.Sub(r.start))
+		longest = math.Max(longest, e+remaining(e, r.mu, r.sigma))
 	}
 	return longest
 }
@@ -141,7 +140,7 @@ func (z *Zone) startUnderWayMs(now time.Time, fnKey string) float64 {
 var unknown = api.Estimate{Mu: math.Log(100), Sigma: 1, UpperMs: math.Inf(1), Source: api.SourceNone}
 
 func (z *Zone) add(now time.Time, n *node, c *call, startMs float64, sb api.SandboxState, evictMs float64) {
-	missing := n.missing(c.inv.Inputs)
+	missing := n.missing(c)
 	free := startMs == 0
 	linkMs := z.linkMs.v
 	if missing > 0 || sb == api.SandboxNone {
@@ -160,7 +159,7 @@ func (z *Zone) add(now time.Time, n *node, c *call, startMs float64, sb api.Sand
 // nodeCandidates adds the one or two ways in which n can serve c.
 func (z *Zone) nodeCandidates(now time.Time, c *call, n *node) {
 	var buf [64]float64
-	sb := n.sandbox(c.fn.key)
+	sb := n.sandbox(c.fn.h)
 	at := api.SandboxNone
 	idle, busy := 0, 0
 	if sb != nil {
@@ -173,16 +172,16 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node) {
 	if idle > 0 {
 		at = api.SandboxWarm
 	} else {
-		key, evict, enough := n.victim(c.fn.spec.MemoryMB, c.fn.key)
+		v, enough := n.victim(c.fn.spec.MemoryMB, c.fn.h)
 		room = enough
-		if evict {
-			evictMs = z.evictMs(now, n, key)
+		if v != nil {
+			evictMs = z.evictMs(now, v)
 		}
 	}
 	if n.free() > 0 && room {
 		z.add(now, n, c, 0, at, evictMs)
 	} else if len(n.running) > 0 {
-		times := n.freeTimes(now, "", buf[:0])
+		times := n.freeTimes(now, nil, buf[:0])
 		if r := n.reserved; r < len(times) {
 			z.add(now, n, c, math.Max(times[r], .1), at, evictMs)
 		} else {
@@ -191,11 +190,11 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node) {
 		}
 	}
 	if busy > 0 && idle == 0 {
-		times := n.freeTimes(now, c.fn.key, buf[:0])
+		times := n.freeTimes(now, c.fn.h, buf[:0])
 		if len(times) == 0 {
 			return
 		}
-		r := n.reservedF[c.fn.key]
+		r := n.reservedF[c.fn.h]
 		start := times[min(r, len(times)-1)]
 		if r >= len(times) {
 			start += float64(r-len(times)+1) * math.Max(c.fn.runMs.v, 1) / float64(len(times))
@@ -206,85 +205,18 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node) {
 
 // evictMs prices the sandbox that would be pushed out: what its function would pay for a new one, times how likely it
 // is wanted within ten seconds, less when others of it stay warm.
-func (z *Zone) evictMs(now time.Time, n *node, fnKey string) float64 {
-	g := z.byKey[fnKey]
+func (z *Zone) evictMs(now time.Time, h *holding) float64 {
+	g := z.byKey[h.key]
 	if g == nil {
 		return 0
 	}
-	warm := 0.0
-	for _, m := range z.nodes {
-		if s := m.sandbox(fnKey); s != nil {
-			warm += float64(s.idle)
-		}
-	}
+	warm := float64(h.idle)
 	rate := g.rate
 	if idle := ms(now.Sub(g.lastAt)); idle > 0 && rate > 1000/idle {
 		rate = 1000 / idle // it has fallen silent
 	}
 	spare := math.Max(1, warm-2*rate*g.runMs.v/1000)
 	return g.coldMs.v * math.Min(1, rate*10) / (spare * spare)
-}
-
-// pick chooses which nodes are scored: all in a small zone; else those that hold something of the call, and random
-// ones with a free slot.
-func (z *Zone) pick(now time.Time, c *call, hope *node) []*node {
-	z.picked = z.picked[:0]
-	if len(z.nodes) <= z.cfg.Candidates {
-		for _, n := range z.nodes {
-			if n.usable(now) {
-				z.picked = append(z.picked, n)
-			}
-		}
-		return z.picked
-	}
-	if p, ok := z.rule.(policy.Picker); ok {
-		pc := z.policyCall(now, c, hope)
-		z.wanted = p.Pick(&pc, z.cfg.Candidates, z.rng, z.wanted[:0])
-		for _, i := range z.wanted {
-			if int(i) < len(z.nodes) && z.nodes[i].usable(now) && !contains(z.picked, z.nodes[i]) && len(z.picked) < z.cfg.Candidates {
-				z.picked = append(z.picked, z.nodes[i])
-			}
-		}
-	}
-	draws := z.cfg.Candidates / 4
-	for _, n := range z.nodes {
-		if len(z.picked) >= z.cfg.Candidates-draws {
-			break
-		}
-		if !n.usable(now) || contains(z.picked, n) {
-			continue
-		}
-		if s := n.sandbox(c.fn.key); s != nil && (s.idle > 0 || s.busy > 0 || s.state == api.SandboxPrepared) ||
-			n.missing(c.inv.Inputs) < c.inv.InputBytes() && holdsInput(n, c.inv.Inputs) {
-			z.picked = append(z.picked, n)
-		}
-	}
-	// Tries are bounded: in a full zone free nodes may not be found by drawing.
-	for try := 0; try < 4*draws && len(z.picked) < z.cfg.Candidates; try++ {
-		n := z.nodes[z.rng.IntN(len(z.nodes))]
-		if n.usable(now) && (n.free() > 0 || try > 2*draws) && !contains(z.picked, n) {
-			z.picked = append(z.picked, n)
-		}
-	}
-	return z.picked
-}
-
-func holdsInput(n *node, inputs []api.Object) bool {
-	for i := range inputs {
-		if _, ok := n.objects[inputs[i].Key]; ok {
-			return true
-		}
-	}
-	return false
-}
-
-func contains(nodes []*node, n *node) bool {
-	for _, k := range nodes {
-		if k == n {
-			return true
-		}
-	}
-	return false
 }
 
 // dispatch sends the call to the candidate's node and takes over, ahead of its report, what that changes there.
@@ -300,18 +232,16 @@ func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause poli
 		fetch += c.fn.spec.ArtifactBytes
 	}
 	n.drop(c.inv.ID) // reported by a node that was taken for lost: what runs there serves this attempt, in the same slot
-	n.running = append(n.running, &running{id: c.inv.ID, fnKey: c.fn.key, start: now, mu: k.Est.Mu, sigma: math.Min(k.Est.Sigma, sigmaMax), fetchMs: n.transferMs(fetch), cold: k.Sandbox != api.SandboxWarm})
-	s := n.sandboxFor(c.fn.key, c.fn.spec.MemoryMB)
+	n.begin(&running{id: c.inv.ID, h: c.fn.h, start: now, mu: k.Est.Mu, sigma: math.Min(k.Est.Sigma, sigmaMax), fetchMs: n.transferMs(fetch), cold: k.Sandbox != api.SandboxWarm})
+	s := n.sandboxFor(c.fn.h, c.fn.spec.MemoryMB)
 	if s.idle > 0 {
-		s.idle--
+		s.setIdle(s.idle - 1)
 	} else {
 		n.memUsed += c.fn.spec.MemoryMB
 	}
 	s.busy++
-	for i := range c.inv.Inputs {
-		if o := &c.inv.Inputs[i]; o.Bytes >= api.LocalityBytes {
-			n.hold(o.Key, o.Bytes)
-		}
+	for _, o := range c.inputs {
+		n.hold(o.key, o.bytes)
 	}
 	z.counters.Clauses[clause]++
 	z.counters.Estimates[k.Est.Source]++
@@ -408,8 +338,8 @@ func (z *Zone) admit(now time.Time, n *node) (*call, policy.Candidate) {
 		if !w.finishAt.IsZero() {
 			elsewhere = ms(w.finishAt.Sub(now))
 		}
-		pc := z.policyCall(now, w, w.hope)
-		if ok, index := z.rule.Admit(&pc, &z.cands[0], elsewhere, w.execBest); ok && index > bestIndex {
+		z.pc = z.policyCall(now, w, w.hope)
+		if ok, index := z.rule.Admit(&z.pc, &z.cands[0], elsewhere, w.execBest); ok && index > bestIndex {
 			best, bestCand, bestIndex = w, z.cands[0], index
 		}
 	}

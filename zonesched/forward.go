@@ -151,7 +151,7 @@ func (z *Zone) forwardDone(now time.Time, ev *Event, out []Action) []Action {
 // promised is never more than what is free now (I12); a promise not used lapses.
 func (z *Zone) issueGrants(now time.Time, out []Action) []Action {
 	free, busy := 0, 0
-	for _, n := range z.nodes {
+	for _, n := range z.nodes { // not the sums: what is promised must not stand on nodes that are paused
 		if n.usable(now) {
 			free += max(n.free(), 0)
 			busy += len(n.running)

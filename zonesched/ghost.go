@@ -13,7 +13,7 @@ type ghosts struct {
 }
 
 type ghost struct {
-	key   string
+	key   uint64 // hash of the object key
 	bytes int64
 }
 
@@ -21,7 +21,7 @@ type ghost struct {
 const maxGhosts = 1024
 
 // evicted remembers an object; comeback learns of those that stayed away.
-func (g *ghosts) evicted(key string, bytes, held int64, comeback *ewma) {
+func (g *ghosts) evicted(key uint64, bytes, held int64, comeback *ewma) {
 	g.limit = max(held, 1)
 	g.queue, g.bytes = append(g.queue, ghost{key, bytes}), g.bytes+bytes
 	for g.bytes > g.limit || len(g.queue) > maxGhosts {
@@ -32,7 +32,7 @@ func (g *ghosts) evicted(key string, bytes, held int64, comeback *ewma) {
 }
 
 // fetched notices an object that has come back.
-func (g *ghosts) fetched(key string, comeback *ewma) {
+func (g *ghosts) fetched(key uint64, comeback *ewma) {
 	for i := range g.queue {
 		if g.queue[i].key == key {
 			g.bytes -= g.queue[i].bytes

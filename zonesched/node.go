@@ -2,6 +2,7 @@ package zonesched
 
 import (
 	"math"
+	"slices"
 	"sort"
 	"time"
 
@@ -29,13 +30,19 @@ type node struct {
 	sentSeq  uint64
 	sentAt   time.Time // of the last dispatch
 
-	running   []*running
-	sandboxes []*sandboxes     // few; found by a scan, in order of first report
-	objects   map[string]int64 // bytes by object key; hold, unhold and dropObjects keep held true
+	z         *Zone
+	running   []*running       // changed by begin, end and endAll only
+	slotOf    []slotOf         // sandboxes: few, found by a scan, in order of first report
+	objects   map[uint64]int64 // bytes by hash of the object key; changed by hold, unhold and dropObjects only
 	held      int64            // their sum
 	ghosts    ghosts
-	reserved  int            // waiting calls that hope for a slot here
-	reservedF map[string]int // those among them that hope for a busy sandbox of this function
+	reserved  int              // waiting calls that hope for a slot here
+	reservedF map[*holding]int // those among them that hope for a busy sandbox of this function
+
+	counted sums   // n's part of the zone's sums
+	largest int    // memMB when the zone's largest was last found
+	openAt  int    // where it stands among the open nodes, -1 for nowhere
+	stamp   uint64 // of the last decision that picked it
 
 	failures    int       // in a row
 	avoidUntil  time.Time // quarantine, or a short pause after a refusal
@@ -45,7 +52,7 @@ type node struct {
 // running is one call that occupies a slot.
 type running struct {
 	id        string
-	fnKey     string
+	h         *holding
 	start     time.Time
 	mu, sigma float64
 	fetchMs   float64 // what it had to bring over the node's link, at full speed
@@ -57,16 +64,18 @@ type running struct {
 
 // sandboxes is what a node holds of one function version.
 type sandboxes struct {
-	fnKey    string
+	h        *holding
 	state    api.SandboxState // of what is not warm
-	idle     int
+	idle     int              // changed by setIdle only
 	busy     int
 	memMB    int
 	idleFrom time.Time // the longest idle one, for eviction order
 }
 
-func newNode(name string, index int32) *node {
-	return &node{name: name, index: index, objects: map[string]int64{}, reservedF: map[string]int{}}
+func (z *Zone) newNode(name string) *node {
+	n := &node{name: name, index: int32(len(z.nodes)), z: z, objects: map[uint64]int64{}, reservedF: map[*holding]int{}, openAt: -1}
+	z.nodes, z.byName[name] = append(z.nodes, n), n
+	return n
 }
 
 func (n *node) free() int { return n.slots - len(n.running) }
@@ -77,92 +86,76 @@ func (n *node) usable(now time.Time) bool {
 
 // apply takes over a full report.
 func (n *node) apply(now time.Time, hb *wire.Heartbeat) {
-	n.sandboxes = n.sandboxes[:0]
-	for i := range hb.Sandboxes {
-		n.setSandbox(now, &hb.Sandboxes[i])
-	}
-	n.dropObjects()
+	n.stampBoxes(now, hb.Sandboxes)
+	said := make(map[uint64]bool, len(hb.Objects))
 	for i := range hb.Objects {
-		n.hold(hb.Objects[i].Key, hb.Objects[i].Bytes)
+		key := hashOf(hb.Objects[i].Key)
+		said[key] = true
+		n.hold(key, hb.Objects[i].Bytes)
+	}
+	if len(said) < len(n.objects) {
+		for key := range n.objects {
+			if !said[key] {
+				n.unhold(key)
+			}
+		}
 	}
 	n.memUsed = hb.MemUsedMB
 }
 
-func (n *node) hold(key string, bytes int64) {
-	n.held += bytes - n.objects[key]
-	n.objects[key] = bytes
-}
-
-func (n *node) unhold(key string) int64 {
-	bytes := n.objects[key]
-	n.held -= bytes
-	delete(n.objects, key)
-	return bytes
-}
-
-func (n *node) dropObjects() {
-	clear(n.objects)
-	n.held = 0
-}
-
-func (n *node) sandbox(fnKey string) *sandboxes {
-	for _, s := range n.sandboxes {
-		if s.fnKey == fnKey {
-			return s
+// stampBoxes takes over a full list of sandboxes.
+func (n *node) stampBoxes(now time.Time, boxes []wire.SandboxReport) {
+	for i := range boxes {
+		n.setSandbox(now, &boxes[i])
+	}
+	for i := len(n.slotOf) - 1; i >= 0; i-- {
+		said := false
+		for k := range boxes {
+			said = said || boxes[k].Function == n.slotOf[i].h.key
+		}
+		if !said {
+			n.dropSandbox(i)
 		}
 	}
-	return nil
-}
-
-// sandboxFor is sandbox, made when absent.
-func (n *node) sandboxFor(fnKey string, memMB int) *sandboxes {
-	s := n.sandbox(fnKey)
-	if s == nil {
-		s = &sandboxes{fnKey: fnKey, memMB: memMB}
-		n.sandboxes = append(n.sandboxes, s)
-	}
-	return s
 }
 
 func (n *node) setSandbox(now time.Time, r *wire.SandboxReport) {
 	if r.State == api.SandboxNone && r.Idle == 0 && r.Busy == 0 {
-		for i, s := range n.sandboxes {
-			if s.fnKey == r.Function {
-				n.sandboxes = append(n.sandboxes[:i], n.sandboxes[i+1:]...)
+		for i := range n.slotOf {
+			if n.slotOf[i].h.key == r.Function {
+				n.dropSandbox(i)
 				return
 			}
 		}
 		return
 	}
-	s := n.sandboxFor(r.Function, r.MemoryMB)
-	s.state, s.idle, s.busy, s.memMB = r.State, r.Idle, r.Busy, r.MemoryMB
+	s := n.sandboxFor(n.z.holdingOf(r.Function), r.MemoryMB)
+	s.setIdle(r.Idle)
+	s.state, s.busy, s.memMB = r.State, r.Busy, r.MemoryMB
 	s.idleFrom = now.Add(-time.Duration(r.IdleMs) * time.Millisecond)
 }
 
-// missing is how many bytes of the inputs the node would have to fetch. Objects below LocalityBytes do not count.
-func (n *node) missing(inputs []api.Object) int64 {
+// missing is how many bytes of the call's inputs the node would have to fetch.
+func (n *node) missing(c *call) int64 {
 	var b int64
-	for i := range inputs {
-		if inputs[i].Bytes < api.LocalityBytes {
-			continue
-		}
-		if _, ok := n.objects[inputs[i].Key]; !ok {
-			b += inputs[i].Bytes
+	for _, o := range c.inputs {
+		if _, ok := n.objects[o.key]; !ok {
+			b += o.bytes
 		}
 	}
 	return b
 }
 
-// freeTimes appends to buf the predicted times (ms from now) at which running calls end, sorted; only those of fnKey
-// when it is not empty.
-func (n *node) freeTimes(now time.Time, fnKey string, buf []float64) []float64 {
+// freeTimes appends to buf the predicted times (ms from now) at which running calls end, sorted; only those of h's function
+// when it is not nil.
+func (n *node) freeTimes(now time.Time, h *holding, buf []float64) []float64 {
 	buf = buf[:0]
 	for _, r := range n.running {
-		if fnKey == "" || r.fnKey == fnKey {
+		if h == nil || r.h == h {
 			buf = append(buf, remaining(ms(now.Sub(r.start)), r.mu, r.sigma))
 		}
 	}
-	sort.Float64s(buf)
+	slices.Sort(buf)
 	return buf
 }
 
@@ -192,41 +185,39 @@ func remaining(elapsedMs, mu, sigma float64) float64 {
 	if elapsedMs <= 0 {
 		return math.Exp(mu)
 	}
-	z := (math.Log(elapsedMs) - mu) / (sigma * math.Sqrt2)
-	tail := .5 * math.Erfc(z) // P(exec > elapsed)
-	if tail < 1e-9 {
+	x := (math.Log(elapsedMs) - mu) / sigma
+	if x > condTo {
 		// Far beyond every expectation: the longer it has run, the longer it will.
 		return elapsedMs * .5
 	}
-	// erfcinv(t) is the point whose upper tail is t/2 in our scale.
-	q := mu + sigma*math.Sqrt2*math.Erfcinv(tail)
-	return math.Max(math.Exp(q)-elapsedMs, .05)
+	return math.Max(math.Exp(mu+sigma*conditionalMedian(x))-elapsedMs, .05)
 }
 
-// victim is the function whose idle sandbox the node would evict next to make room for memMB; ok is false when memory
-// is free or nothing can be evicted. enough says whether room can be made at all.
-func (n *node) victim(memMB int, except string) (key string, evict, enough bool) {
+// victim is the function whose idle sandbox the node would evict next to make room for memMB, nil when memory is free or
+// nothing can be evicted. enough says whether room can be made at all.
+func (n *node) victim(memMB int, except *holding) (h *holding, enough bool) {
 	free := n.memMB - n.memUsed
 	if free >= memMB {
-		return "", false, true
+		return nil, true
 	}
 	var oldest time.Time
-	for _, s := range n.sandboxes {
+	for i := range n.slotOf {
+		s := n.slotOf[i].box
 		if s.idle == 0 {
 			continue
 		}
 		free += s.idle * s.memMB
-		if s.fnKey != except && (key == "" || s.idleFrom.Before(oldest)) {
-			key, oldest = s.fnKey, s.idleFrom
+		if s.h != except && (h == nil || s.idleFrom.Before(oldest)) {
+			h, oldest = s.h, s.idleFrom
 		}
 	}
-	return key, key != "", free >= memMB
+	return h, free >= memMB
 }
 
 func (n *node) drop(id string) bool {
 	for i, r := range n.running {
 		if r.id == id {
-			n.running = append(n.running[:i], n.running[i+1:]...)
+			n.end(i)
 			return true
 		}
 	}
@@ -251,12 +242,11 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 		if len(z.nodes) >= maxNodes {
 			return out
 		}
-		n = newNode(hb.Node, int32(len(z.nodes)))
-		z.nodes, z.byName[hb.Node] = append(z.nodes, n), n
+		n = z.newNode(hb.Node)
 	}
 	var lost []*running // with the node's last life; decided about once the new one is known
 	if n.boot != 0 && n.boot != hb.Boot {
-		lost, n.running, n.sentSeq = n.running, nil, 0
+		lost, n.sentSeq = n.endAll(), 0
 	}
 	n.live, n.lastSeen, n.boot, n.draining = true, now, hb.Boot, hb.Draining
 	n.slots, n.memMB, n.linkMbps, n.class, n.clsName = hb.Slots, hb.MemMB, hb.LinkMbps, hb.Class, hb.ClassName
@@ -277,6 +267,7 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 		n.apply(now, hb)
 		z.adoptForeign(now, n, hb)
 	}
+	z.touch(n)
 	out = z.lostRunning(now, n, lost, "its node restarted", out)
 	return z.slotFreed(now, n, out)
 }
@@ -292,20 +283,17 @@ func (z *Zone) adoptForeign(now time.Time, n *node, hb *wire.Heartbeat) {
 			known = known || k.id == r.ID
 		}
 		if !known {
-			n.running = append(n.running, &running{
-				id: r.ID, fnKey: r.Function, start: now.Add(-time.Duration(r.Elapsed) * time.Millisecond),
+			n.begin(&running{
+				id: r.ID, h: z.holdingOf(r.Function), start: now.Add(-time.Duration(r.Elapsed) * time.Millisecond),
 				mu: math.Log(math.Max(float64(r.Elapsed), 50)), sigma: 1, foreign: true,
 			})
 		}
 	}
-	kept := n.running[:0]
-	for _, r := range n.running {
-		if !r.foreign || seen[r.id] {
-			kept = append(kept, r)
+	for i := len(n.running) - 1; i >= 0; i-- {
+		if r := n.running[i]; r.foreign && !seen[r.id] {
+			n.end(i)
 		}
 	}
-	clear(n.running[len(kept):])
-	n.running = kept
 }
 
 // sightLost is how long a report that has not seen our last dispatch is held to be older than it; helloEvery how often
@@ -325,11 +313,11 @@ func (z *Zone) tick(now time.Time, out []Action) []Action {
 			n.live = false
 			z.counters.NodesLost++
 			out = append(out, Action{Kind: ActNodeLost, Node: n.name})
-			lost := n.running
-			n.running = nil
+			lost := n.endAll()
+			z.touch(n)
 			out = z.lostRunning(now, n, lost, "its node was lost", out)
 			z.hopeLost(n)
-			n.sandboxes = n.sandboxes[:0]
+			n.dropSandboxes()
 			n.dropObjects()
 		}
 		if n.live && n.quarantined && !now.Before(n.avoidUntil) {

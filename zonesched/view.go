@@ -38,8 +38,9 @@ func (z *Zone) Nodes(now time.Time) []NodeView {
 			Running: len(n.running), MemMB: n.memMB, MemUsedMB: n.memUsed, LinkMbps: n.linkMbps, Class: n.clsName, PricePerH: n.price, EnergyClass: n.energy, Objects: len(n.objects), ObjectBytes: n.held,
 			SeenMsAgo: ms(now.Sub(n.lastSeen)),
 		}
-		for _, s := range n.sandboxes {
-			v.Sandboxes = append(v.Sandboxes, wire.SandboxReport{Function: s.fnKey, State: s.state, Idle: s.idle, Busy: s.busy, MemoryMB: s.memMB})
+		for i := range n.slotOf {
+			s := n.slotOf[i].box
+			v.Sandboxes = append(v.Sandboxes, wire.SandboxReport{Function: s.h.key, State: s.state, Idle: s.idle, Busy: s.busy, MemoryMB: s.memMB})
 		}
 		out = append(out, v)
 	}
@@ -53,13 +54,7 @@ type Load struct {
 
 // Load sums the live nodes and the waiting calls.
 func (z *Zone) Load() Load {
-	var l Load
-	for _, n := range z.nodes {
-		if n.live {
-			l.Slots += n.slots
-			l.Busy += len(n.running)
-		}
-	}
+	l := Load{Slots: z.sums.slots, Busy: z.sums.busy}
 	for _, c := range z.waiting {
 		if c.delaying {
 			l.Delayed++

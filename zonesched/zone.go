@@ -98,13 +98,20 @@ type Zone struct {
 	pred  Predictor
 	epoch api.Epoch
 
-	fns     map[string]*function // by "tenant/name"
-	byKey   map[string]*function // the same, by Function.Key of the current version
-	nodes   []*node              // live and lost, in order of first report
-	byName  map[string]*node
-	calls   map[string]*call // accepted, not answered
-	waiting []*call          // in order of arrival
-	tenants map[string]int   // waiting calls by tenant
+	fns   map[string]*function // by "tenant/name"
+	byKey map[string]*function // the same, by Function.Key of the current version
+	nodes []*node              // live and lost, in order of first report
+	// The indices of index.go.
+	holdings map[string]*holding
+	objects  map[uint64][]*node // by hash of the key
+	open     []*node            // in service with a free slot, in no order
+	sums     sums
+	largest  int // memory of the largest node in service, MB; below 0: to be found
+	stamp    uint64
+	byName   map[string]*node
+	calls    map[string]*call // accepted, not answered
+	waiting  []*call          // in order of arrival
+	tenants  map[string]int   // waiting calls by tenant
 
 	shares   []api.Share
 	grantsIn map[string]*grantIn  // what others grant us, by giver
@@ -119,12 +126,15 @@ type Zone struct {
 	helloAt  time.Time
 
 	// Scratch of one decision, owned by decide: no allocation per call.
-	cands  []policy.Candidate
-	feats  []api.Candidate
-	ests   []api.Estimate
-	picked []*node
-	wanted []int32
-	redo   []*call
+	cands      []policy.Candidate
+	feats      []api.Candidate
+	ests       []api.Estimate
+	picked     []*node
+	wanted     []int32
+	considered call
+	req        api.Request
+	pc         policy.Call
+	redo       []*call
 }
 
 // New makes a zone without nodes, functions or model.
@@ -139,7 +149,7 @@ func New(cfg Config) (*Zone, error) {
 	n := 2 * cfg.Candidates
 	return &Zone{
 		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule,
-		fns: map[string]*function{}, byKey: map[string]*function{}, byName: map[string]*node{}, calls: map[string]*call{}, tenants: map[string]int{},
+		fns: map[string]*function{}, byKey: map[string]*function{}, holdings: map[string]*holding{}, objects: map[uint64][]*node{}, byName: map[string]*node{}, calls: map[string]*call{}, tenants: map[string]int{},
 		grantsIn: map[string]*grantIn{}, given: map[string]*grantOut{}, ring: newRing(cfg.Records),
 		linkMs: ewma{w: .05, v: 1}, linkDev: ewma{w: .05, v: .5}, comeback: ewma{w: .1, v: .5, n: 2},
 		cands: make([]policy.Candidate, 0, n), feats: make([]api.Candidate, 0, n), ests: make([]api.Estimate, n),
@@ -232,6 +242,7 @@ type function struct {
 	spec *api.Function
 	key  string
 	hash uint64 // of key
+	h    *holding
 	id   string
 
 	errEW  ewma // |ln(measured/predicted)|
@@ -251,14 +262,19 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 		}
 		if f.spec == nil || f.spec.Version < spec.Version {
 			delete(z.byKey, f.key)
+			old := f.h
 			f.spec, f.key = &spec, spec.Key()
-			f.hash = hashOf(f.key)
+			f.hash, f.h = hashOf(f.key), z.holdingOf(f.key)
 			z.byKey[f.key] = f
+			if old != nil {
+				z.release(old)
+			}
 		}
 	}
 	for _, id := range ev.Deleted {
 		if f := z.fns[id]; f != nil {
 			delete(z.byKey, f.key)
+			z.release(f.h)
 		}
 		delete(z.fns, id)
 		for i := 0; i < len(z.waiting); {

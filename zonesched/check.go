@@ -1,0 +1,89 @@
+package zonesched
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/zonesched/policy"
+)
+
+// Consider says what the rule would do with a call if it arrived now, and on or for which node (empty: none): candidates are
+// found, scored and decided, a reservation is made and given back. Nothing else changes, except that ties and candidates are
+// drawn from the zone's source. ok is false for a function that the zone does not know.
+func (z *Zone) Consider(now time.Time, inv *api.Invocation) (ch policy.Choice, node string, ok bool) {
+	f := z.fns[inv.FunctionID()]
+	if f == nil {
+		return ch, "", false
+	}
+	c := &z.considered
+	*c = call{inv: inv, fn: f, arrived: now, since: now, inputs: appendInputs(c.inputs[:0], inv)}
+	c.soft, c.hard = deadlines(now, now, inv, f.spec)
+	z.gather(now, c, nil)
+	z.pc = z.policyCall(now, c, nil)
+	ch = z.rule.Decide(&z.pc, z.cands, z.rng)
+	if ch.Take < 0 {
+		return ch, "", true
+	}
+	n := z.nodes[z.cands[ch.Take].Node]
+	z.reserve(c, n, z.feats[ch.Take].Sandbox == api.SandboxWarm && !z.cands[ch.Take].Free)
+	z.unreserve(c)
+	return ch, n.name, true
+}
+
+// Check recomputes everything that the zone's indices say and reports the first difference. For tests: it looks at all.
+func (z *Zone) Check() error {
+	var want sums
+	idle, holders, starting := map[*holding]int{}, map[*holding]int{}, map[*holding]int{}
+	objects := map[uint64]int{}
+	for _, n := range z.nodes {
+		var s sums
+		if n.live {
+			s.live, s.busy = 1, len(n.running)
+			if !n.draining {
+				s.slots, s.free = n.slots, max(n.free(), 0)
+			}
+		}
+		want.slots, want.busy, want.free, want.live = want.slots+s.slots, want.busy+s.busy, want.free+s.free, want.live+s.live
+		if (s.free > 0) != (n.openAt >= 0) || n.openAt >= 0 && z.open[n.openAt] != n {
+			return fmt.Errorf("node %s has %d free slots and stands at %d of the open ones", n.name, s.free, n.openAt)
+		}
+		for _, x := range n.slotOf {
+			idle[x.h] += x.box.idle
+			holders[x.h]++
+			if x.at >= len(x.h.nodes) || x.h.nodes[x.at] != n || z.holdings[x.h.key] != x.h {
+				return fmt.Errorf("node %s is not where it says among the holders of %s", n.name, x.h.key)
+			}
+		}
+		held := int64(0)
+		for key, bytes := range n.objects {
+			objects[key]++
+			held += bytes
+		}
+		if held != n.held {
+			return fmt.Errorf("node %s holds %d bytes, counted %d", n.name, held, n.held)
+		}
+		for _, r := range n.running {
+			if r.cold {
+				starting[r.h]++
+			}
+		}
+	}
+	if want != z.sums {
+		return fmt.Errorf("sums are %+v, want %+v", z.sums, want)
+	}
+	for key, h := range z.holdings {
+		if h.idle != idle[h] || len(h.nodes) != holders[h] || len(h.starting) != starting[h] {
+			return fmt.Errorf("%s: %d idle on %d nodes, %d start; counted %d, %d, %d", key, idle[h], holders[h], starting[h], h.idle, len(h.nodes), len(h.starting))
+		}
+	}
+	for key, at := range z.objects {
+		if len(at) != objects[key] {
+			return fmt.Errorf("object %x is on %d nodes, counted %d", key, objects[key], len(at))
+		}
+	}
+	if len(z.objects) != len(objects) {
+		return fmt.Errorf("%d objects, counted %d", len(objects), len(z.objects))
+	}
+	return nil
+}

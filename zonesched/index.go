@@ -1,0 +1,316 @@
+package zonesched
+
+import (
+	"math"
+	"time"
+
+	"github.com/rubato-faas/rubato/zonesched/policy"
+)
+
+// A decision in a zone of thousands of nodes must not look at all of them. The indices here are kept true by every change
+// of a node: who holds something of a function, who holds an object, who has a free slot, and the sums over all.
+
+// holding is one function version's presence in the zone.
+type holding struct {
+	key   string
+	nodes []*node // that have a sandbox of it in any state
+	idle  int     // warm sandboxes, in all
+	// starting are its cold starts that run now.
+	starting []*running
+}
+
+// slotOf is where n stands in h.nodes.
+type slotOf struct {
+	h   *holding
+	at  int
+	box *sandboxes
+}
+
+// holdingOf finds or makes a function version's entry.
+func (z *Zone) holdingOf(key string) *holding {
+	h := z.holdings[key]
+	if h == nil {
+		h = &holding{key: key}
+		z.holdings[key] = h
+	}
+	return h
+}
+
+// release forgets an entry that nobody holds and no function of the catalogue has.
+func (z *Zone) release(h *holding) {
+	if len(h.nodes) == 0 && len(h.starting) == 0 && z.byKey[h.key] == nil {
+		delete(z.holdings, h.key)
+	}
+}
+
+// sandbox is what n holds of h's function, nil for nothing.
+func (n *node) sandbox(h *holding) *sandboxes {
+	for i := range n.slotOf {
+		if n.slotOf[i].h == h {
+			return n.slotOf[i].box
+		}
+	}
+	return nil
+}
+
+// sandboxFor is sandbox, made when absent.
+func (n *node) sandboxFor(h *holding, memMB int) *sandboxes {
+	if s := n.sandbox(h); s != nil {
+		return s
+	}
+	s := &sandboxes{h: h, memMB: memMB}
+	n.slotOf = append(n.slotOf, slotOf{h: h, at: len(h.nodes), box: s})
+	h.nodes = append(h.nodes, n)
+	return s
+}
+
+// setIdle keeps the zone's sum true.
+func (s *sandboxes) setIdle(idle int) {
+	s.h.idle += idle - s.idle
+	s.idle = idle
+}
+
+// dropSandbox forgets the i-th sandbox of n.
+func (n *node) dropSandbox(i int) {
+	s := n.slotOf[i]
+	s.box.setIdle(0)
+	last := len(s.h.nodes) - 1
+	moved := s.h.nodes[last]
+	s.h.nodes[s.at], s.h.nodes[last] = moved, nil
+	s.h.nodes = s.h.nodes[:last]
+	for k := range moved.slotOf {
+		if moved.slotOf[k].h == s.h {
+			moved.slotOf[k].at = s.at
+		}
+	}
+	n.slotOf = append(n.slotOf[:i], n.slotOf[i+1:]...)
+	n.z.release(s.h)
+}
+
+func (n *node) dropSandboxes() {
+	for len(n.slotOf) > 0 {
+		n.dropSandbox(len(n.slotOf) - 1)
+	}
+}
+
+// begin puts a call on n.
+func (n *node) begin(r *running) {
+	n.running = append(n.running, r)
+	if r.cold {
+		r.h.starting = append(r.h.starting, r)
+	}
+	n.z.touch(n)
+}
+
+// end takes the i-th running call off n.
+func (n *node) end(i int) {
+	r := n.running[i]
+	n.running = append(n.running[:i], n.running[i+1:]...)
+	if r.cold {
+		s := r.h.starting
+		for k := range s {
+			if s[k] == r {
+				s[k] = s[len(s)-1]
+				s[len(s)-1] = nil
+				r.h.starting = s[:len(s)-1]
+				break
+			}
+		}
+	}
+	n.z.release(r.h)
+	n.z.touch(n)
+}
+
+// endAll takes all running calls off n and returns them.
+func (n *node) endAll() []*running {
+	all := append([]*running(nil), n.running...)
+	for len(n.running) > 0 {
+		n.end(len(n.running) - 1)
+	}
+	return all
+}
+
+// hold notes an object on n.
+func (n *node) hold(key uint64, bytes int64) {
+	old, had := n.objects[key]
+	n.held += bytes - old
+	n.objects[key] = bytes
+	if !had {
+		n.z.objects[key] = append(n.z.objects[key], n)
+	}
+}
+
+// unhold forgets an object and returns its size.
+func (n *node) unhold(key uint64) int64 {
+	bytes, had := n.objects[key]
+	if !had {
+		return 0
+	}
+	n.held -= bytes
+	delete(n.objects, key)
+	at := n.z.objects[key]
+	for i := range at {
+		if at[i] == n {
+			at[i] = at[len(at)-1]
+			at[len(at)-1] = nil
+			at = at[:len(at)-1]
+			break
+		}
+	}
+	if len(at) == 0 {
+		delete(n.z.objects, key)
+	} else {
+		n.z.objects[key] = at
+	}
+	return bytes
+}
+
+func (n *node) dropObjects() {
+	for key := range n.objects {
+		n.unhold(key)
+	}
+	n.held = 0
+}
+
+// sums are over the nodes in service.
+type sums struct{ slots, busy, free, live int }
+
+// touch keeps the sums and the list of open nodes true after a change of n's slots, calls or service.
+func (z *Zone) touch(n *node) {
+	now := sums{}
+	if n.live {
+		now.live, now.busy = 1, len(n.running)
+		if !n.draining {
+			now.slots, now.free = n.slots, max(n.free(), 0)
+		}
+	}
+	z.sums.slots += now.slots - n.counted.slots
+	z.sums.busy += now.busy - n.counted.busy
+	z.sums.free += now.free - n.counted.free
+	z.sums.live += now.live - n.counted.live
+	if now.live != n.counted.live || n.memMB != n.largest {
+		z.largest, n.largest = -1, n.memMB
+	}
+	n.counted = now
+	switch open := now.free > 0; {
+	case open && n.openAt < 0:
+		n.openAt = len(z.open)
+		z.open = append(z.open, n)
+	case !open && n.openAt >= 0:
+		last := z.open[len(z.open)-1]
+		z.open[n.openAt], last.openAt = last, n.openAt
+		z.open[len(z.open)-1] = nil
+		z.open = z.open[:len(z.open)-1]
+		n.openAt = -1
+	}
+}
+
+// pick chooses which nodes are scored: all in a small zone. Else what the rule wants; nodes that hold the call's objects;
+// nodes that hold something of its function, from a drawn place on, so that a popular function's first nodes are not
+// asked for everything; and random ones with a free slot. The cost does not depend on the number of nodes.
+func (z *Zone) pick(now time.Time, c *call, hope *node) []*node {
+	z.picked = z.picked[:0]
+	room := z.cfg.Candidates
+	if len(z.nodes) <= room {
+		for _, n := range z.nodes {
+			if n.usable(now) {
+				z.picked = append(z.picked, n)
+			}
+		}
+		return z.picked
+	}
+	z.stamp++
+	z.pickWanted(now, c, hope, room)
+	draws := room / drawnPart
+	for _, o := range c.inputs {
+		z.pickSome(now, z.objects[o.key], room/2, func(*node) bool { return true })
+	}
+	h := c.fn.h
+	z.pickSome(now, h.nodes, room-draws-room/8, func(n *node) bool { s := n.sandbox(h); return s.idle > 0 && n.free() > 0 })
+	z.pickSome(now, h.nodes, room-draws, func(n *node) bool { return true })
+	// Tries are bounded: nodes drawn may be paused, or picked already.
+	for try := 0; try < 4*draws && len(z.picked) < room && len(z.open) > 0; try++ {
+		z.pickOne(now, z.open[z.rng.IntN(len(z.open))])
+	}
+	for try := 0; try < draws && len(z.open) == 0 && len(z.picked) < room; try++ {
+		z.pickOne(now, z.nodes[z.rng.IntN(len(z.nodes))])
+	}
+	return z.picked
+}
+
+// pickWanted picks what the rule wants, if it wants anything.
+func (z *Zone) pickWanted(now time.Time, c *call, hope *node, room int) {
+	p, ok := z.rule.(policy.Picker)
+	if !ok {
+		return
+	}
+	z.pc = z.policyCall(now, c, hope)
+	z.wanted = p.Pick(&z.pc, room, z.rng, z.wanted[:0])
+	for _, i := range z.wanted {
+		if int(i) < len(z.nodes) && len(z.picked) < room {
+			z.pickOne(now, z.nodes[i])
+		}
+	}
+}
+
+// drawnPart: one in so many candidates is drawn from all nodes with a free slot.
+const drawnPart = 4
+
+// pickScan bounds how many nodes of one list are looked at.
+const pickScan = 64
+
+// pickSome picks nodes of a list, up to limit picked in all.
+func (z *Zone) pickSome(now time.Time, from []*node, limit int, want func(*node) bool) {
+	if len(from) == 0 || len(z.picked) >= limit {
+		return
+	}
+	at := z.rng.IntN(len(from))
+	for range min(len(from), pickScan) {
+		if n := from[at]; want(n) {
+			z.pickOne(now, n)
+			if len(z.picked) >= limit {
+				return
+			}
+		}
+		if at++; at == len(from) {
+			at = 0
+		}
+	}
+}
+
+func (z *Zone) pickOne(now time.Time, n *node) {
+	if n.stamp != z.stamp && n.usable(now) {
+		n.stamp = z.stamp
+		z.picked = append(z.picked, n)
+	}
+}
+
+// conditional holds, for a standard normal variable that is known to exceed x, its median: the rest of a running call is
+// asked for thousands of times a second, and the inverse of the error function is slow.
+var conditional = func() (m [condSteps + 1]float64) {
+	for i := range m {
+		x := condFrom + float64(i)/condPer
+		tail := .5 * math.Erfc(x/math.Sqrt2)
+		m[i] = math.Sqrt2 * math.Erfcinv(tail)
+	}
+	return m
+}()
+
+const (
+	condFrom, condTo = -4., 6.
+	condPer          = 32
+	condSteps        = int((condTo - condFrom) * condPer)
+)
+
+// conditionalMedian interpolates; below the table nothing is known, above it the tail falls by half within ln 2 / x.
+func conditionalMedian(x float64) float64 {
+	switch {
+	case x <= condFrom:
+		return conditional[0]
+	case x >= condTo:
+		return x + math.Ln2/x
+	}
+	at := (x - condFrom) * condPer
+	i := int(at)
+	return conditional[i] + (at-float64(i))*(conditional[i+1]-conditional[i])
+}
