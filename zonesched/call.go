@@ -36,6 +36,7 @@ type call struct {
 	fallback *node
 	finishAt time.Time // predicted finish at hope
 	execBest float64   // predicted execution there, ms
+	planned  float64   // the same as the zone's backlog counts it
 	delaying bool      // a free slot is being declined right now
 	since    time.Time // of the present kind of waiting
 	delayMs  float64
@@ -93,8 +94,10 @@ func (z *Zone) arrive(now time.Time, ev *Event, out []Action) []Action {
 		return refuse(api.CodeUnavailable, 500, "no node in service in zone %s", z.cfg.Zone)
 	case len(z.waiting) >= z.cfg.MaxWaiting:
 		return refuse(api.CodeOverloaded, z.retryMs(), "%d calls wait in zone %s, its limit", len(z.waiting), z.cfg.Zone)
-	case len(z.tenants) > 1 && z.tenants[inv.Tenant] >= z.cfg.MaxWaiting/2:
-		return refuse(api.CodeOverloaded, z.retryMs(), "%d calls of tenant %s wait, its limit while others wait too", z.tenants[inv.Tenant], inv.Tenant)
+	case z.tenantWaiting(inv.Tenant) >= z.cfg.MaxWaiting/2 && z.tenantsWaiting > 1:
+		return refuse(api.CodeOverloaded, z.retryMs(), "%d calls of tenant %s wait, its limit while others wait too", z.tenantWaiting(inv.Tenant), inv.Tenant)
+	case z.cfg.MaxBacklog > 0 && z.backlog() > z.cfg.MaxBacklog:
+		return refuse(api.CodeOverloaded, z.retryMs(), "what waits in zone %s will take %v, its limit is %v", z.cfg.Zone, z.backlog().Round(time.Second), z.cfg.MaxBacklog)
 	}
 	if !z.canEverRun(f) {
 		return refuse(api.CodeInvalid, 0, "function %s wants %d MB: no node in service is that large", inv.Function, f.spec.MemoryMB)
@@ -108,7 +111,7 @@ func (z *Zone) arrive(now time.Time, ev *Event, out []Action) []Action {
 		c.noFwd = true
 	}
 	f.arrival(now)
-	z.wait(c)
+	z.wait(now, c)
 	return z.decide(now, c, out)
 }
 
@@ -156,29 +159,17 @@ func (z *Zone) load() policy.Load {
 	return policy.Load{Nodes: len(z.nodes), Waiting: len(z.waiting), Slots: z.sums.slots, Free: z.sums.free}
 }
 
+func (z *Zone) tenantWaiting(name string) int {
+	if u := z.tenants[name]; u != nil {
+		return u.waiting
+	}
+	return 0
+}
+
 // retryMs is the Retry-After of a refusal: about the time in which the waiting calls are worked off.
 func (z *Zone) retryMs() int64 {
 	slots := max(z.slots(), 1)
-	return min(max(int64(len(z.waiting)*100/slots), 100), 10_000)
-}
-
-func (z *Zone) wait(c *call) {
-	c.state = callWaiting
-	z.waiting = append(z.waiting, c)
-	z.tenants[c.inv.Tenant]++
-}
-
-func (z *Zone) unwait(c *call) {
-	for i, w := range z.waiting {
-		if w == c {
-			z.waiting = append(z.waiting[:i], z.waiting[i+1:]...)
-			break
-		}
-	}
-	if z.tenants[c.inv.Tenant]--; z.tenants[c.inv.Tenant] <= 0 {
-		delete(z.tenants, c.inv.Tenant)
-	}
-	z.unreserve(c)
+	return min(max(int64(len(z.waiting)*100/slots), z.backlog().Milliseconds()/2, 100), 10_000)
 }
 
 func (z *Zone) reserve(c *call, n *node, byFn bool) {
@@ -218,7 +209,7 @@ func (c *call) account(now time.Time) {
 func (z *Zone) requeue(now time.Time, c *call, out []Action) []Action {
 	c.attempt++
 	c.node, c.delaying, c.since = nil, false, now
-	z.wait(c)
+	z.wait(now, c)
 	return z.decide(now, c, out)
 }
 
@@ -386,6 +377,9 @@ const maxRefusals = 16
 
 func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out []Action) []Action {
 	exec := m.FetchMs + m.InitMs + m.RunMs
+	u := z.tenant(now, c.inv.Tenant)
+	u.fade(now)
+	u.used += exec / 1000
 	net := math.Max(ms(now.Sub(c.dispatched))-exec, 0)
 	z.linkDev.add(math.Abs(net - z.linkMs.v))
 	z.linkMs.add(net)

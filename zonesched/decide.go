@@ -57,6 +57,7 @@ func (z *Zone) plan(now time.Time, c *call, ch *policy.Choice, out []Action) []A
 		k := &z.cands[ch.Take]
 		z.reserve(c, z.nodes[k.Node], z.feats[ch.Take].Sandbox == api.SandboxWarm && !k.Free)
 		c.execBest = k.Est.MedianMs()
+		z.planned(c, c.execBest)
 		c.finishAt = now.Add(duration(k.CostMs()))
 	}
 	if ch.Now >= 0 {
@@ -296,7 +297,7 @@ func (z *Zone) slotFreed(now time.Time, n *node, out []Action) []Action {
 	for n.usable(now) && n.free() > 0 && len(z.waiting) > 0 {
 		c, k := z.admit(now, n)
 		if c == nil {
-			for _, w := range z.waiting[:min(len(z.waiting), freedScan)] {
+			for _, w := range z.waiting[:min(len(z.waiting), redoScan)] {
 				if !w.delaying || w.hope == n {
 					z.redo = append(z.redo, w)
 				}
@@ -313,35 +314,5 @@ func (z *Zone) slotFreed(now time.Time, n *node, out []Action) []Action {
 	return out
 }
 
-// freedScan bounds the waiting calls looked at when a slot frees, oldest first.
-const freedScan = 128
-
-// admit finds the waiting call with the best claim on n's free slot.
-func (z *Zone) admit(now time.Time, n *node) (*call, policy.Candidate) {
-	var best *call
-	var bestCand policy.Candidate
-	bestIndex := math.Inf(-1)
-	for _, w := range z.waiting[:min(len(z.waiting), freedScan)] {
-		if !w.hard.IsZero() && !now.Before(w.hard) {
-			continue // its wake ends it
-		}
-		z.cands, z.feats = z.cands[:0], z.feats[:0]
-		z.nodeCandidates(now, w, n)
-		if len(z.cands) == 0 || !z.cands[0].Free {
-			continue
-		}
-		z.cands, z.feats = z.cands[:1], z.feats[:1]
-		// Whoever was held back for this node is judged by the bound of delayed calls.
-		z.feats[0].Delayed = w.kind == api.DecisionDelayed
-		z.estimate(now, w)
-		elsewhere := math.Inf(1)
-		if !w.finishAt.IsZero() {
-			elsewhere = ms(w.finishAt.Sub(now))
-		}
-		z.pc = z.policyCall(now, w, w.hope)
-		if ok, index := z.rule.Admit(&z.pc, &z.cands[0], elsewhere, w.execBest); ok && index > bestIndex {
-			best, bestCand, bestIndex = w, z.cands[0], index
-		}
-	}
-	return best, bestCand
-}
+// redoScan bounds the calls that decide anew when nobody takes a freed slot, oldest first.
+const redoScan = 128

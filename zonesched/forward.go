@@ -134,7 +134,7 @@ func (z *Zone) forwardDone(now time.Time, ev *Event, out []Action) []Action {
 	if a.Refused {
 		c.noFwd, c.since = true, now
 		c.kind = api.DecisionQueued
-		z.wait(c)
+		z.wait(now, c)
 		return z.decide(now, c, out)
 	}
 	t := &a.Timing

@@ -39,6 +39,8 @@ type Config struct {
 	PolicyConfig policy.Config `koanf:"rule"`
 	// MaxWaiting bounds calls that wait (queued or delayed); above it new ones are refused with 429.
 	MaxWaiting int `koanf:"max_waiting" doc:"calls that may wait in the zone; more are refused with 429"`
+	// MaxBacklog bounds what waits by how long it will take all slots; above it new calls are refused with 429. 0: no bound.
+	MaxBacklog time.Duration `koanf:"max_backlog" doc:"predicted work of waiting calls, over all slots; more is refused with 429 (0: no limit)"`
 	// MaxCalls bounds all accepted, unanswered calls.
 	MaxCalls int `koanf:"max_calls" doc:"accepted calls without an answer; more are refused with 429"`
 	// NodeTimeout: a node silent for this long is lost.
@@ -62,7 +64,7 @@ type Config struct {
 // DefaultConfig is sane for a zone of up to a few thousand nodes.
 func DefaultConfig() Config {
 	return Config{
-		Seed: 1, Policy: "rubato", PolicyConfig: policy.DefaultConfig(), MaxWaiting: 4096, MaxCalls: 65536,
+		Seed: 1, Policy: "rubato", PolicyConfig: policy.DefaultConfig(), MaxWaiting: 4096, MaxBacklog: 2 * time.Minute, MaxCalls: 65536,
 		NodeTimeout: 3 * time.Second, DispatchGrace: 2 * time.Second, MaxAttempts: 3, RetryBudget: .1, Candidates: 32,
 		GrantTTL: time.Second, ForwardRTT: 10 * time.Millisecond, Records: 4096,
 	}
@@ -79,6 +81,7 @@ func (c Config) Validate() error {
 	_, err := policy.New(c.Policy, c.PolicyConfig)
 	errs = append(errs, err, c.PolicyConfig.Validate())
 	bad(c.MaxWaiting > 0 && c.MaxWaiting <= 1<<20, "max_waiting %d: want 1-1048576", c.MaxWaiting)
+	bad(c.MaxBacklog >= 0, "max_backlog %v: want at least 0", c.MaxBacklog)
 	bad(c.MaxCalls >= c.MaxWaiting, "max_calls %d: want at least max_waiting (%d)", c.MaxCalls, c.MaxWaiting)
 	bad(c.NodeTimeout >= 100*time.Millisecond, "node_timeout %v: want at least 100ms", c.NodeTimeout)
 	bad(c.DispatchGrace > 0, "dispatch_grace %v: want more than 0", c.DispatchGrace)
@@ -111,7 +114,14 @@ type Zone struct {
 	byName   map[string]*node
 	calls    map[string]*call // accepted, not answered
 	waiting  []*call          // in order of arrival
-	tenants  map[string]int   // waiting calls by tenant
+	tenants  map[string]*usage
+	// The queue, see queue.go.
+	queues         []*queue // with calls waiting, in no order
+	tenantsWaiting int
+	backlogMs      float64         // predicted execution of all that waits
+	freed          uint64          // slots given to waiting calls
+	inClass        [classes]int    // calls that wait, by class
+	passed         [classes]uint32 // freed slots since one went to the class
 
 	shares   []api.Share
 	grantsIn map[string]*grantIn  // what others grant us, by giver
@@ -149,7 +159,7 @@ func New(cfg Config) (*Zone, error) {
 	n := 2 * cfg.Candidates
 	return &Zone{
 		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule,
-		fns: map[string]*function{}, byKey: map[string]*function{}, holdings: map[string]*holding{}, objects: map[uint64][]*node{}, byName: map[string]*node{}, calls: map[string]*call{}, tenants: map[string]int{},
+		fns: map[string]*function{}, byKey: map[string]*function{}, holdings: map[string]*holding{}, objects: map[uint64][]*node{}, byName: map[string]*node{}, calls: map[string]*call{}, tenants: map[string]*usage{},
 		grantsIn: map[string]*grantIn{}, given: map[string]*grantOut{}, ring: newRing(cfg.Records),
 		linkMs: ewma{w: .05, v: 1}, linkDev: ewma{w: .05, v: .5}, comeback: ewma{w: .1, v: .5, n: 2},
 		cands: make([]policy.Candidate, 0, n), feats: make([]api.Candidate, 0, n), ests: make([]api.Estimate, n),
@@ -239,11 +249,12 @@ func (z *Zone) Counters() Counters { return z.counters }
 
 // function is what the core knows of one deployed function.
 type function struct {
-	spec *api.Function
-	key  string
-	hash uint64 // of key
-	h    *holding
-	id   string
+	spec   *api.Function
+	key    string
+	hash   uint64 // of key
+	h      *holding
+	queues [classes]queue
+	id     string
 
 	errEW  ewma // |ln(measured/predicted)|
 	runMs  ewma

@@ -61,6 +61,11 @@ type Call struct {
 	MarginMs float64
 	// FnHash names the function version, and Affinity the caller's affinity key (0: none), for rules that place by hashes.
 	FnHash, Affinity uint64
+	// Of a waiting call that a freed slot is offered to: Alike is how many calls of its function wait, ColdMs what bringing up a
+	// sandbox there is expected to take (0: nothing, or not known), AgeTurn that this slot may go by age alone.
+	Alike   int
+	ColdMs  float64
+	AgeTurn bool
 	// Hope is the node that a waiting call hopes for, -1 for none.
 	Hope int32
 	Load

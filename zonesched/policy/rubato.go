@@ -23,6 +23,10 @@ const (
 	missCertain       = .98
 	wakeFactor        = 1.5
 	minWakeMs         = 1
+	sharedCold        = 8 // waiting calls that a cold start is divided among at most
+	agedWaits         = 4 // times DelayMax, from which on a call is old
+	localFirst        = 1e9
+	agedFirst         = 1e12
 	exploreFactor     = 2 // times the best cost that a trial may be predicted to cost
 )
 
@@ -152,6 +156,19 @@ func (p *Rubato) explore(c *Call, cands []Candidate, ch *Choice, rng *rand.Rand)
 // those that lose nothing by taking it.
 func (p *Rubato) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64) (bool, float64) {
 	med := cand.Est.MedianMs()
+	// Who waits alike shares the cold start.
+	ea := math.Max(med-c.ColdMs+c.ColdMs/float64(min(max(c.Alike, 1), sharedCold))+cand.EvictMs, .01)
+	index := (c.WaitedMs + ea) / ea
+	if c.Saturated() {
+		// Nothing that has to be fetched or brought up may push out what would run at once: else a zone that is full spends its
+		// slots on cold starts, which keep it full. Nobody starves: the oldest have one slot in a few.
+		switch {
+		case c.AgeTurn && c.WaitedMs > agedWaits*ms(p.cfg.DelayMax):
+			return true, agedFirst + c.WaitedMs
+		case cand.Local():
+			return true, localFirst + index
+		}
+	}
 	slack := threshold(c.ErrEW, med)
 	if cand.UnderWay {
 		slack = thresholdBaseMs // as in choose: else every slot that frees would tempt a call into a second cold start
@@ -159,9 +176,11 @@ func (p *Rubato) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64
 	if cand.CostMs() > math.Max(elsewhereMs, execBestMs)+slack {
 		return false, 0
 	}
-	ea := med + cand.EvictMs
-	return true, (c.WaitedMs + ea) / math.Max(ea, .01)
+	return true, index
 }
+
+// Saturated: so many calls wait that order matters more than placement.
+func (l *Load) Saturated() bool { return 4*l.Waiting > l.Slots }
 
 // argmin finds the cheapest candidate (only free ones if free). Equal costs go to the one that has more of what the
 // call needs (without a model all costs are equal), then to a draw, since "lowest id first" herds.

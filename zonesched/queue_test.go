@@ -1,0 +1,158 @@
+package zonesched
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/api/wire"
+	"github.com/rubato-faas/rubato/zonesched/policy"
+)
+
+// full fills a node of one slot and lets calls wait behind it: fn names them.
+func full(b *bed, calls int, invoke func(i int)) {
+	b.node("a", 1, 1)
+	b.invoke("first", "f")
+	b.ran("first", "a")
+	for i := range calls {
+		b.after(time.Millisecond)
+		invoke(i)
+	}
+}
+
+// next ends what runs and returns who got the slot.
+func next(b *bed, running string) string {
+	b.t.Helper()
+	b.after(10 * time.Millisecond)
+	b.done(running, "a")
+	a := find(b.acts, ActRun, "")
+	if a == nil {
+		b.t.Fatalf("nobody took the slot of %s: %v", running, text(b.acts))
+	}
+	return a.ID
+}
+
+func TestClassesHaveTheirTurn(t *testing.T) {
+	b := newBed(t, nil)
+	prio := []uint8{2, 5, 9}
+	full(b, 60, func(i int) {
+		b.invoke(fmt.Sprintf("p%d-%02d", prio[i%3], i), "f", func(inv *api.Invocation) { inv.Priority = prio[i%3] })
+	})
+	got := map[byte]int{}
+	at := "first"
+	for range 20 {
+		at = next(b, at)
+		got[at[1]]++
+	}
+	if got['9'] < 12 || got['5'] < 4 || got['2'] < 1 {
+		t.Errorf("of 20 slots latency got %d, default %d, deferrable %d: want most, one in four, one in sixteen", got['9'], got['5'], got['2'])
+	}
+}
+
+func TestTenantsFarBehindGoFirst(t *testing.T) {
+	b := newBed(t, nil)
+	other, _ := b.z.Function("t/f")
+	other.Tenant = "u"
+	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{other}})
+	b.z.tenant(b.now, "u")
+	b.z.tenant(b.now, "t").used = 40 // slot-seconds
+	full(b, 10, func(i int) {
+		b.invoke(fmt.Sprintf("t%d", i), "f")
+	})
+	b.after(time.Second) // the calls of t have waited longer
+	b.invoke("u", "f", func(inv *api.Invocation) { inv.Tenant = "u" })
+	if at := next(b, "first"); at != "u" {
+		t.Errorf("%s got the slot, want the tenant that had least", at)
+	}
+}
+
+func TestSaturatedZoneServesMatchesFirstAndNobodyStarves(t *testing.T) {
+	b := newBed(t, nil)
+	cold, _ := b.z.Function("t/f")
+	cold.Name = "g"
+	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{cold}})
+	full(b, 40, func(i int) {
+		name := "f"
+		if i == 0 {
+			name = "g" // the oldest; it would have to start cold
+		}
+		b.invoke(fmt.Sprintf("%s%02d", name, i), name)
+	})
+	at, slots := "first", 0
+	for at = next(b, at); at != "g00"; at = next(b, at) {
+		if slots++; slots > 39 {
+			t.Fatal("the call without a match never got a slot")
+		}
+		b.invoke(fmt.Sprintf("more%02d", slots), "f")
+		b.after(500 * time.Millisecond)
+	}
+	if waited := b.now.Sub(t0); waited < 4*policy.DefaultConfig().DelayMax {
+		t.Errorf("the cold call went after %v: matches go first until it is old", waited)
+	}
+	if slots > 30 {
+		t.Errorf("it took %d slots: the old have one in %d", slots, ageTurn)
+	}
+}
+
+func TestBacklogIsBounded(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.MaxBacklog = 50 * time.Millisecond })
+	b.node("a", 1, 1)
+	b.invoke("first", "f")
+	refused := 0
+	for i := range 20 {
+		id := fmt.Sprintf("i%02d", i)
+		if b.invoke(id, "f"); find(b.acts, ActAnswer, id) != nil {
+			b.answered(id, api.CodeOverloaded)
+			refused++
+		}
+	}
+	if waiting := 20 - refused; waiting < 4 || waiting > 7 {
+		t.Errorf("%d calls of 10 ms wait for one slot, the bound is 50 ms", waiting)
+	}
+	at := "first"
+	for b.z.Waiting() > 0 {
+		at = next(b, at)
+	}
+	if b.z.backlogMs != 0 {
+		t.Errorf("%v ms of backlog without a call that waits", b.z.backlogMs)
+	}
+	if b.invoke("again", "f"); find(b.acts, ActAnswer, "again") != nil {
+		t.Error("refused though nothing waits")
+	}
+}
+
+// A zone of many nodes finds the few that matter.
+func TestCandidatesOfALargeZone(t *testing.T) {
+	b := newBed(t, nil)
+	for i := range 300 {
+		b.step(&Event{Kind: EvHeartbeat, Heartbeat: &wire.Heartbeat{Zone: "z", Node: fmt.Sprintf("n%03d", i), Boot: 1, Epoch: b.z.Epoch(), Slots: 1, MemMB: 1000}})
+	}
+	object := api.Object{Key: "t/o", Bytes: 8 << 20}
+	b.step(&Event{Kind: EvHeartbeat, Heartbeat: &wire.Heartbeat{Zone: "z", Node: "n123", Boot: 1, Epoch: b.z.Epoch(), Slots: 1, MemMB: 1000, Objects: []api.Object{object}}})
+	b.node("n200", 1, 1)
+	b.invoke("warm", "f")
+	b.ran("warm", "n200")
+	b.invoke("data", "deadline", func(inv *api.Invocation) { inv.Inputs = []api.Object{object} })
+	b.ran("data", "n123")
+	if len(b.z.cands) > b.z.cfg.Candidates {
+		t.Errorf("%d candidates scored, limit %d", len(b.z.cands), b.z.cfg.Candidates)
+	}
+	if err := b.z.Check(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRestOfARunningCall(t *testing.T) {
+	for _, c := range []struct{ elapsed, mu, sigma, want float64 }{
+		{0, 4, .5, 54.598}, // all of it
+		{54.598, 4, .5, 21.90},
+		{200, 4, .5, 24.351},
+		{1, 4, .5, 53.598},
+	} {
+		got := remaining(c.elapsed, c.mu, c.sigma)
+		if got < c.want*.99 || got > c.want*1.01 {
+			t.Errorf("after %v ms of exp(N(%v, %v)): %.3f ms to go, want %.3f", c.elapsed, c.mu, c.sigma, got, c.want)
+		}
+	}
+}
