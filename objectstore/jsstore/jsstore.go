@@ -133,9 +133,27 @@ func (s *Store) Put(ctx context.Context, key string, r io.Reader) (objectstore.I
 	}
 	oi, err := s.upload(ctx, key, r)
 	if err != nil {
-		return objectstore.Info{}, wrap("put", key, err)
+		return objectstore.Info{}, errors.Join(wrap("put", key, err), s.sweep(context.WithoutCancel(ctx), key))
 	}
 	return info(oi)
+}
+
+// sweep removes what a failed upload may have left: the library publishes an object's description without waiting for its
+// chunks, and takes the chunks back when one was refused, but not the description, which is small enough to fit where a chunk
+// did not.
+func (s *Store) sweep(ctx context.Context, key string) error {
+	oi, err := s.meta(ctx, key)
+	if err != nil || oi.Deleted {
+		return nil // nothing left, or nothing to be seen: the upload's own error says enough
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.OpTimeout)
+	defer cancel()
+	subject := fmt.Sprintf("$O.%s.C.%s", s.cfg.Bucket, oi.NUID)
+	si, err := s.stream.Info(ctx, jetstream.WithSubjectFilter(subject))
+	if err != nil || si.State.Subjects[subject] >= uint64(oi.Chunks) {
+		return nil // an object that was there before
+	}
+	return s.Delete(ctx, key)
 }
 
 func (s *Store) upload(ctx context.Context, key string, r io.Reader) (*jetstream.ObjectInfo, error) {
