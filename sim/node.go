@@ -56,6 +56,8 @@ func (s *shard) makeNodes(z *Zone, seed uint64) error {
 			s.nodes = append(s.nodes, n)
 		}
 	}
+	s.starting = true // the world begins with nodes that are known
+	defer func() { s.starting = false }()
 	for i := range s.nodes {
 		n := &s.nodes[i]
 		if err := s.boot(n); err != nil {

@@ -55,6 +55,7 @@ type shard struct {
 	learned   bool // something that is not published yet
 	published int64
 
+	starting  bool               // messages take no time
 	acts      []zonesched.Action // spare
 	ended     []work             // spare
 	ids       [1]string
@@ -474,7 +475,7 @@ func (s *shard) sample(x *api.Sample) {
 	if s.learner == nil {
 		return
 	}
-	if s.samples++; s.samples%uint64(s.cfg.Learn.Every) != 0 {
+	if s.samples++; s.samples > uint64(s.cfg.Learn.Eager) && s.samples%uint64(s.cfg.Learn.Every) != 0 {
 		return
 	}
 	s.learner.Learn(x)
@@ -517,6 +518,9 @@ func (s *shard) change(c *Change) {
 
 // delay draws the time of a message between the scheduler and a node; ok is false when it is lost.
 func (s *shard) delay(n *node) (d int64, ok bool) {
+	if s.starting {
+		return 0, true
+	}
 	if s.rng.Float64() < s.cfg.Loss {
 		return 0, false
 	}

@@ -66,8 +66,9 @@ type Zone struct {
 
 // Learning says how zones learn.
 type Learning struct {
-	// Every: one of so many samples is learned; 0 means that there is no model at all.
-	Every int
+	// Every: one of so many samples is learned; 0 means that there is no model at all. The first Eager samples of a zone are
+	// all learned, as in production: a forest that knows nothing costs every call, one that knows much gains little by more.
+	Every, Eager int
 	// Publish is the least time between two forests that the zone's core is given; 0: after every sample.
 	Publish time.Duration
 	// Config sizes the forests; its zone and seed are set by the world. Zero: learner.DefaultConfig.
@@ -100,7 +101,8 @@ type Config struct {
 	Record, Keep bool
 }
 
-func (c *Config) validate() error {
+// Validate reports the first fault.
+func (c *Config) Validate() error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: "+format, append([]any{api.ErrInvalid}, args...)...)
 	}
@@ -119,8 +121,8 @@ func (c *Config) validate() error {
 		return bad("%v between zones: want 10us-1m", c.Between)
 	case c.Heartbeat < time.Millisecond:
 		return bad("heartbeat %v: want at least 1ms", c.Heartbeat)
-	case c.Learn.Every < 0 || c.Learn.Publish < 0:
-		return bad("learning one of %d samples, forests every %v: want neither negative", c.Learn.Every, c.Learn.Publish)
+	case c.Learn.Every < 0 || c.Learn.Eager < 0 || c.Learn.Publish < 0:
+		return bad("learning one of %d samples, the first %d, forests every %v: want none negative", c.Learn.Every, c.Learn.Eager, c.Learn.Publish)
 	}
 	for i := range c.Functions {
 		if err := c.Functions[i].validate(); err != nil {
@@ -208,7 +210,7 @@ var start = time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // New makes a world whose zones lead and whose nodes are up.
 func New(cfg Config) (*World, error) {
-	if err := cfg.validate(); err != nil {
+	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
 	w := &World{cfg: cfg, zoneAt: map[string]int32{}, fnAt: map[fnName]int32{}}
@@ -425,6 +427,14 @@ func (w *World) FunctionStats() []Stats {
 	for _, s := range w.shards {
 		for i := range s.stats {
 			out[i].Add(&s.stats[i])
+		}
+		for i := range s.calls {
+			if c := &s.calls[i]; c.live && c.counted {
+				out[c.fn].Open++
+				if c.due {
+					out[c.fn].OpenDue++
+				}
+			}
 		}
 	}
 	return out

@@ -28,7 +28,8 @@ func (h *Hist) add(ms float64) {
 	h.n++
 }
 
-func (h *Hist) merge(o *Hist) {
+// Merge adds what another has counted.
+func (h *Hist) Merge(o *Hist) {
 	if o.n == 0 {
 		return
 	}
@@ -56,7 +57,8 @@ func (h *Hist) Quantile(q float64) float64 {
 // Stats is what callers saw of one function, or of all. Times are sums over answered calls, in ms.
 type Stats struct {
 	// Calls is how many arrived (after the warm-up). Each was Answered (it ran to its end), Refused at the door, or Failed.
-	Calls, Answered, Refused, Failed uint64
+	// Those that are none of these yet are Open, OpenDue of them with a deadline.
+	Calls, Answered, Refused, Failed, Open, OpenDue uint64
 	// Deadlines is how many of them had a deadline, Misses how many of those got no result before it; a refused call is one.
 	Deadlines, Misses uint64
 	// ColdStarts did not find a warm sandbox. Delayed were held back though a slot was free. Forwarded went to another zone.
@@ -74,6 +76,8 @@ func (s *Stats) Add(o *Stats) {
 	s.Answered += o.Answered
 	s.Refused += o.Refused
 	s.Failed += o.Failed
+	s.Open += o.Open
+	s.OpenDue += o.OpenDue
 	s.Deadlines += o.Deadlines
 	s.Misses += o.Misses
 	s.ColdStarts += o.ColdStarts
@@ -84,5 +88,5 @@ func (s *Stats) Add(o *Stats) {
 	s.ExecMs += o.ExecMs
 	s.DelayMs += o.DelayMs
 	s.QueueMs += o.QueueMs
-	s.Latency.merge(&o.Latency)
+	s.Latency.Merge(&o.Latency)
 }
