@@ -442,11 +442,19 @@ func (s *shard) planLink(n *node) {
 	s.plan(n, &n.link, &rates, evLink)
 }
 
-// linkRates are bytes per ms for each transfer. Without a limit a transfer takes a microsecond or so.
+// linkRates are bytes per ms for each transfer. Without a limit a transfer takes a microsecond or so. On a serial link all
+// but the oldest wait: their rate is that of another kernel, next to nothing.
 func (n *node) linkRates() [kernels]float64 {
 	r := 1e12
 	if m := n.group.Core.LinkMbps; m > 0 {
-		r = m * 1e3 / 8 / float64(max(len(n.link.jobs), 1))
+		r = m * 1e3 / 8
 	}
+	if n.group.Serial {
+		for i := range n.link.jobs {
+			n.link.jobs[i].kernel = Kernel(min(i, 1))
+		}
+		return [kernels]float64{r, 1e-12, 1e-12}
+	}
+	r /= float64(max(len(n.link.jobs), 1))
 	return [kernels]float64{r, r, r}
 }

@@ -46,7 +46,7 @@ func demoWorld(t *testing.T, seed uint64, policyName string, wait time.Duration)
 	nc := nodeagent.DefaultConfig()
 	nc.Slots, nc.MemoryMB, nc.CacheBytes, nc.LinkMbps = 2, 1024, 48<<20, 420
 	cfg := Config{
-		Seed: seed, Zones: []Zone{{Core: zone, Nodes: []Nodes{{Count: 4, Core: nc}}}}, Latency: 500 * time.Microsecond, Heartbeat: time.Second,
+		Seed: seed, Zones: []Zone{{Core: zone, Nodes: []Nodes{{Count: 4, Core: nc, Serial: true}}}}, Latency: 500 * time.Microsecond, Heartbeat: time.Second,
 		Learn: Learning{Every: 1},
 	}
 	for i, f := range demoTraffic {

@@ -52,6 +52,8 @@ type Nodes struct {
 	// transfer itself.
 	Distance time.Duration
 	StoreRTT time.Duration
+	// Serial lets the link carry one thing after another instead of all at once in fair shares.
+	Serial bool
 	// MTBF is the mean time between a node's crashes (exponential; 0: none), Repair how long it is away then.
 	MTBF   time.Duration
 	Repair time.Duration

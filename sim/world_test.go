@@ -229,6 +229,11 @@ func TestTheLinkIsShared(t *testing.T) {
 	if _, got := result(t, cfg, mb("a", 10), mb("b", 30)); !near(got[0], 200) || !near(got[1], 400) {
 		t.Errorf("10 and 30 MB together took %v ms, want 200 and 400", got)
 	}
+	cfg.Zones[0].Nodes[0].Serial = true
+	if _, got := result(t, cfg, mb("a", 10), mb("b", 30)); !near(got[0], 100) || !near(got[1], 400) {
+		t.Errorf("10 and 30 MB one after another took %v ms, want 100 and 400", got)
+	}
+	cfg.Zones[0].Nodes[0].Serial = false
 	if _, got := result(t, cfg, mb("a", 10), mb("a", 10)); !near(got[0], 100) || !near(got[1], 100) {
 		t.Errorf("two calls of one object took %v ms, want 100: it is fetched once", got)
 	}

@@ -203,6 +203,7 @@ type Nodes struct {
 	DriftPeriod Duration           `yaml:"drift_period"`
 	Distance    Duration           `yaml:"distance"`
 	StoreRTT    Duration           `yaml:"store_rtt"`
+	Serial      bool               `yaml:"serial_link"`
 	MTBF        Duration           `yaml:"mtbf"`
 	Repair      Duration           `yaml:"repair"`
 	Price       float64            `yaml:"price_per_hour"`
@@ -458,7 +459,7 @@ func (n *Nodes) group() (sim.Nodes, error) {
 	c.Artifacts, c.LinkMbps, c.Class, c.PricePerHour, c.EnergyClass = or(n.Artifacts, c.Artifacts), n.LinkMbps, n.Class, n.Price, n.Energy
 	g := sim.Nodes{
 		Count: n.Count, Core: c, Cores: n.Cores, Drift: n.Drift, DriftPeriod: time.Duration(or(n.DriftPeriod, Duration(time.Minute))), Distance: time.Duration(n.Distance),
-		StoreRTT: time.Duration(n.StoreRTT), MTBF: time.Duration(n.MTBF), Repair: time.Duration(or(n.Repair, Duration(10*time.Second))),
+		StoreRTT: time.Duration(n.StoreRTT), Serial: n.Serial, MTBF: time.Duration(n.MTBF), Repair: time.Duration(or(n.Repair, Duration(10*time.Second))),
 	}
 	for name, v := range n.Speed {
 		k, err := sim.ParseKernel(name)
