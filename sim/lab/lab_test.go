@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -128,6 +129,33 @@ func TestShippedScenarios(t *testing.T) {
 		}
 		if row := r.Rows[0]; row.Calls == 0 || row.Answered+row.Refused+row.Failed != row.Calls || row.Answered < row.Calls*9/10 {
 			t.Errorf("%s: of %d calls %d answered, %d refused, %d failed", file, row.Calls, row.Answered, row.Refused, row.Failed)
+		}
+	}
+}
+
+// The scenario in the documentation, which shows every key, can be read and run.
+func TestTheDocumentedScenario(t *testing.T) {
+	b, err := os.ReadFile("../../docs/simulator.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), "```yaml\n")
+	text, _, ok := strings.Cut(rest, "```")
+	if !ok {
+		t.Fatal("no scenario in docs/simulator.md")
+	}
+	s := read(t, text)
+	s.Duration, s.Warmup, s.Changes[0].At, s.Changes[1].At = Duration(2*time.Second), 0, Duration(time.Second), Duration(time.Second)
+	if _, err := Compare(t.Context(), s, policies(t, "rubato"), []uint64{1}, nil); err != nil {
+		t.Error(err)
+	}
+	// Every key of the types is shown.
+	for _, v := range []any{Scenario{}, Rule{}, Scheduler{}, Network{}, Learn{}, Runtime{}, Objects{}, Function{}, Calls{}, Zone{}, Nodes{}, Change{}} {
+		typ := reflect.TypeOf(v)
+		for i := range typ.NumField() {
+			if key := typ.Field(i).Tag.Get("yaml"); key != "" && !strings.Contains(string(b), key) {
+				t.Errorf("docs/simulator.md does not mention %s of %s", key, typ.Name())
+			}
 		}
 	}
 }
