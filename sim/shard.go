@@ -232,13 +232,13 @@ func (s *shard) post(to int32, k kind, body any) {
 	s.outbox = append(s.outbox, letter{at: s.now + int64(s.cfg.Between), to: to, kind: k, body: body})
 }
 
-// A generated id is "c", zone and function in 4 hex digits each, the call's number in its zone in 10, and the caller's slot in
-// 6: whoever sees it finds what he needs without a map.
+// A generated id is "~", with which no caller's id begins, zone and function in 4 hex digits each, the call's number in its
+// zone in 10, and the caller's slot in 6: whoever sees it finds what he needs without a map.
 const idLen = 1 + 4 + 4 + 10 + 6
 
 func (s *shard) newID(fn, slot int32) string {
 	var b [idLen]byte
-	b[0] = 'c'
+	b[0] = '~'
 	hex(b[1:5], uint64(s.at0))
 	hex(b[5:9], uint64(fn))
 	hex(b[9:19], s.counter)
@@ -267,8 +267,8 @@ func unhex(s string) int32 {
 
 // callerOf finds an unanswered call; -1 for none.
 func (s *shard) callerOf(id string) int32 {
-	if len(id) == idLen && id[0] == 'c' && unhex(id[1:5]) == s.at0 {
-		if i := unhex(id[19:]); int(i) < len(s.calls) && s.calls[i].live && s.calls[i].id == id {
+	if len(id) == idLen && id[0] == '~' && unhex(id[1:5]) == s.at0 {
+		if i := unhex(id[19:]); i >= 0 && int(i) < len(s.calls) && s.calls[i].live && s.calls[i].id == id {
 			return i
 		}
 	}
@@ -280,7 +280,7 @@ func (s *shard) callerOf(id string) int32 {
 
 // functionOf finds the function of a dispatched call.
 func (s *shard) functionOf(id string, fn *api.Function) int32 {
-	if len(id) == idLen && id[0] == 'c' {
+	if len(id) == idLen && id[0] == '~' {
 		return unhex(id[5:9])
 	}
 	return s.w.fnAt[fnName{fn.Tenant, fn.Name}]
@@ -288,7 +288,7 @@ func (s *shard) functionOf(id string, fn *api.Function) int32 {
 
 // luckOf is the part of the id that is the same under every policy.
 func luckOf(id string) uint64 {
-	if len(id) == idLen && id[0] == 'c' {
+	if len(id) == idLen && id[0] == '~' {
 		id = id[:19]
 	}
 	return foldString(foldBasis, id)

@@ -32,7 +32,8 @@ const (
 	MaxNodes     = 65536 // of a zone
 	MaxFunctions = 4096
 	MaxStreams   = 65536
-	MaxObjects   = 1 << 20 // of an object set
+	MaxObjects   = 1 << 20 // of all object sets
+	MaxChanges   = 65536
 	maxZoneName  = api.MaxNameLen - len("-00000")
 )
 
@@ -115,6 +116,8 @@ func (c *Config) Validate() error {
 		return bad("%d functions: want at most %d", len(c.Functions), MaxFunctions)
 	case len(c.Streams) > MaxStreams:
 		return bad("%d streams of calls: want at most %d", len(c.Streams), MaxStreams)
+	case len(c.Changes) > MaxChanges:
+		return bad("%d changes, counting each function: want at most %d", len(c.Changes), MaxChanges)
 	case c.Latency < 0 || c.Latency > time.Minute:
 		return bad("latency %v: want 0-1m", c.Latency)
 	case !(c.Loss >= 0 && c.Loss < 1):
@@ -136,9 +139,13 @@ func (c *Config) Validate() error {
 			return err
 		}
 	}
+	count := 0
 	for i := range c.Objects {
 		if err := c.Objects[i].validate(); err != nil {
 			return err
+		}
+		if count += c.Objects[i].Count; count > MaxObjects {
+			return bad("%d objects in all sets up to %s: want at most %d", count, c.Objects[i].Name, MaxObjects)
 		}
 	}
 	for i := range c.Streams {

@@ -299,6 +299,8 @@ func TestWhatCannotBeIsRefused(t *testing.T) {
 		"rate above 0":        func(c *Config) { c.Streams[0].PerS = 0 },
 		"speeds of .01-100":   func(c *Config) { c.Zones[0].Nodes[0].Speed[0] = 1e9 },
 		"object set o":        func(c *Config) { c.Objects[0].Count = 0 },
+		"objects in all sets": func(c *Config) { c.Objects = append(c.Objects, ObjectSet{Name: "p", Count: MaxObjects, Bytes: 1}) },
+		"changes, counting":   func(c *Config) { c.Changes = make([]Change, MaxChanges+1) },
 		"loss":                func(c *Config) { c.Loss = math.NaN() },
 		"function below 3":    func(c *Config) { c.Changes = []Change{{Function: 3}} },
 		"a zone below 3":      func(c *Config) { c.Trace = []Recorded{{Zone: 3}} },
@@ -310,5 +312,20 @@ func TestWhatCannotBeIsRefused(t *testing.T) {
 		if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want one with %q", err, want)
 		}
+	}
+}
+
+// An event of the simulator itself, beside what the cores cost: a light world under the plainest rule.
+func BenchmarkEvents(b *testing.B) {
+	cfg := single(16, 16)
+	cfg.Keep, cfg.Functions[0].Run = false, 5*time.Millisecond
+	cfg.Streams = []Stream{{PerS: 1000, Objects: -1}}
+	w, err := New(cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for at := time.Duration(0); w.Events() < uint64(b.N); at += 10 * time.Millisecond {
+		w.Run(at)
 	}
 }

@@ -28,8 +28,8 @@ type Run struct {
 	stats []sim.Stats // by function
 }
 
-// drain is how long a run goes on after the last arrival for calls that are not answered yet.
-const drain = 2 * time.Minute
+// drain is how long a run goes on after the last arrival for calls that are not answered yet: as long as the longest call.
+const drain = api.MaxTimeout + time.Minute
 
 // run simulates.
 func (s *Scenario) run(ctx context.Context, p Policy, seed uint64, tell func(part float64)) (*Run, error) {
@@ -78,7 +78,7 @@ type Row struct {
 	Calls    uint64 `json:"calls"`
 	Answered uint64 `json:"answered"`
 	Refused  uint64 `json:"refused"`
-	// Failed calls got an error, or no answer until two minutes after the last arrival.
+	// Failed calls got an error, or no answer until 16 minutes after the last arrival.
 	Failed uint64 `json:"failed"`
 
 	MeanMs      float64 `json:"mean_ms"`

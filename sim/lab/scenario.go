@@ -28,6 +28,7 @@ const (
 	MaxScenarioBytes = 1 << 20
 	MaxDuration      = 30 * 24 * time.Hour
 	maxNodes         = 100_000 // of all zones
+	maxChanges       = 1024
 )
 
 // Duration is written as Go writes it: 1.5s, 200us.
@@ -574,6 +575,9 @@ func (s *Scenario) calls(cfg *sim.Config, f *Function, rate float64, sets map[st
 }
 
 func (s *Scenario) changes(cfg *sim.Config) error {
+	if len(s.Changes) > maxChanges {
+		return fmt.Errorf("%w: %d changes: want at most %d", api.ErrInvalid, len(s.Changes), maxChanges)
+	}
 	names := s.FunctionNames()
 	for _, c := range s.Changes {
 		ch := sim.Change{At: time.Duration(c.At), Function: -1, Run: c.Run, PerMB: c.PerMB, Class: c.Class, Speed: c.Speed}
