@@ -421,7 +421,7 @@ func (w *World) Learned(zone int) learner.Stats {
 // Steps are the recorded steps of a zone's core, with Config.Record.
 func (w *World) Steps(zone int) []Step { return w.shards[zone].steps }
 
-// Answers counts a zone's answers by call, and Result is the last of them, with Config.Keep.
+// Answers counts a zone's answers by call, with Config.Keep.
 func (w *World) Answers(zone int) map[string]int { return w.shards[zone].answers }
 
 // Result is the last answer that a call got, nil for none yet, with Config.Keep.
@@ -472,7 +472,7 @@ func (w *World) Invoke(zone int, inv *api.Invocation) { w.shards[zone].invoke(in
 
 // Cancel ends a call for its caller.
 func (w *World) Cancel(zone int, id string) {
-	w.shards[zone].step(&zonesched.Event{Kind: zonesched.EvCancel, ID: id, Reason: "test"})
+	w.shards[zone].step(&zonesched.Event{Kind: zonesched.EvCancel, ID: id, Reason: "canceled by its caller"})
 }
 
 // Model gives a zone's core a predictor.

@@ -2,8 +2,10 @@ package lab
 
 import (
 	"bytes"
+	"context"
 	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -254,6 +256,29 @@ func TestIntervals(t *testing.T) {
 	}
 	if mean, half := meanCI([]float64{7}); mean != 7 || half != 0 {
 		t.Errorf("of one: %v and %v", mean, half)
+	}
+}
+
+// A comparison that is stopped, or cannot go on, says why.
+func TestCompareStops(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	heard := 0
+	_, err := Compare(ctx, read(t, tiny), policies(t, "rubato"), []uint64{1, 2, 3, 4, 5}, func(done, total int, _ string) {
+		if heard++; done > total {
+			t.Errorf("%d of %d done", done, total)
+		}
+		stop()
+	})
+	if !errors.Is(err, context.Canceled) || heard == 0 {
+		t.Errorf("stopped: %v after %d reports", err, heard)
+	}
+	s := read(t, tiny)
+	s.Zones[0].Nodes[0].Slots = -1
+	if _, err := Compare(t.Context(), s, policies(t, "rubato"), []uint64{1, 2, 3}, nil); err == nil || !strings.Contains(err.Error(), "slots -1") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := Compare(t.Context(), s, nil, []uint64{1}, nil); err == nil {
+		t.Error("no policies are compared")
 	}
 }
 

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"runtime"
@@ -149,6 +150,9 @@ func Compare(ctx context.Context, s *Scenario, policies []Policy, seeds []uint64
 	for range min(runtime.GOMAXPROCS(0), len(runs)) {
 		wg.Go(func() {
 			for i := range next {
+				if errs[i] = ctx.Err(); errs[i] != nil {
+					continue
+				}
 				p := policies[i/len(seeds)]
 				runs[i], errs[i] = s.run(ctx, p, seeds[i%len(seeds)], func(d float64) {
 					mu.Lock()
@@ -170,7 +174,7 @@ func Compare(ctx context.Context, s *Scenario, policies []Policy, seeds []uint64
 	wg.Wait()
 	var first error
 	for _, err := range errs {
-		if err != nil && (first == nil || ctx.Err() == nil || first == context.Canceled) {
+		if first == nil || err != nil && errors.Is(first, context.Canceled) { // the others' errors only follow from the first
 			first = err
 		}
 	}
