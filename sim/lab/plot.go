@@ -24,15 +24,16 @@ func Plots(r *Result, create func(name string) (io.WriteCloser, error)) error {
 		if err != nil {
 			return fmt.Errorf("plot %s: %w", f.name, err)
 		}
-		if err := save(p, create, r.Scenario+"-"+f.name+".svg"); err != nil {
+		if err := save(p, max(16, 3.2*float64(len(r.quantiles))), create, r.Scenario+"-"+f.name+".svg"); err != nil {
 			return fmt.Errorf("plot %s: %w", f.name, err)
 		}
 	}
 	return nil
 }
 
-func save(p *plot.Plot, create func(name string) (io.WriteCloser, error), name string) error {
-	text, err := p.WriterTo(16*vg.Centimeter, 10*vg.Centimeter, "svg")
+// save writes a figure that is so many centimetres wide: room for one name beside another.
+func save(p *plot.Plot, width float64, create func(name string) (io.WriteCloser, error), name string) error {
+	text, err := p.WriterTo(vg.Length(width)*vg.Centimeter, 10*vg.Centimeter, "svg")
 	if err != nil {
 		return err
 	}
@@ -152,6 +153,6 @@ func countsPlot(r *Result) (*plot.Plot, error) {
 	}
 	p.Legend.Top = true
 	p.NominalX(names...)
-	p.Y.Min = 0
+	p.Y.Min, p.Y.Max = 0, 1.25*p.Y.Max // room for the legend
 	return p, nil
 }
