@@ -5,7 +5,7 @@ BIN := bin
 DEMO_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build functions demo test race lint law fmt vet ci demo-short fuzz bench bench-learn-peers bench-learn-ablation e2e clean
+.PHONY: help build functions demo test race lint law fmt vet ci demo-short fuzz bench sim bench-learn-peers bench-learn-ablation e2e clean
 
 help: ## print the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ bench-learn-peers: build ## the forest beside scikit-learn's (python3-sklearn), 
 
 bench-learn-ablation: build ## the forest without each of its parts, on generated streams or DATA=folder
 	$(BIN)/rubato bench learn --ablation $(if $(DATA),--data $(DATA))
+
+sim: build ## compare the policies on every scenario, ten seeds each (minutes)
+	@for s in scenarios/*.yaml; do $(BIN)/rubato sim compare $$s || exit 1; done
 
 e2e: functions ## the whole-system tests only: real processes, real faults
 	$(GO) test -count=1 ./test/...

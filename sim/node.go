@@ -1,137 +1,460 @@
 package sim
 
 import (
+	"fmt"
 	"math"
-	"time"
+	"math/rand/v2"
 
 	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/api/wire"
 	"github.com/rubato-faas/rubato/nodeagent"
-	"github.com/rubato-faas/rubato/zonesched"
 )
 
+// node is one worker machine: the production core, and the hardware beneath it.
+type node struct {
+	index int32
+	group *Nodes
+	core  *nodeagent.Node
+	up    bool
+	epoch api.Epoch // as on its disk
+	gen   uint32    // of the process: what an earlier one asked for is void
+	runs  []run     // accepted by the core, not completed
+	boxes []uint64  // sandboxes that are up or starting
+
+	speed [kernels]float64
+	phase float64 // of its drift
+	cpu   shared
+	link  shared
+	rates [kernels]float64 // of cpu, since cpu.last
+
+	faults *rand.Rand // nil: it never crashes
+}
+
+// run is a call on a node.
+type run struct {
+	id       string
+	serial   uint64
+	deadline uint32 // gen of the deadline on its way
+	running  bool
+}
+
+func (s *shard) makeNodes(z *Zone, seed uint64) error {
+	for g := range z.Nodes {
+		group := &z.Nodes[g]
+		for range group.Count {
+			i := int32(len(s.nodes))
+			own := mix(seed + uint64(i)*0x9e3779b97f4a7c15)
+			n := node{index: i, group: group, phase: 2 * math.Pi * float64(own>>11) / (1 << 53)}
+			for k := range n.speed {
+				if n.speed[k] = group.Speed[k]; n.speed[k] == 0 {
+					n.speed[k] = 1
+				}
+			}
+			if group.MTBF > 0 {
+				n.faults = rand.New(rand.NewPCG(own, 0x94d049bb133111eb))
+			}
+			s.nodes = append(s.nodes, n)
+		}
+	}
+	s.starting = true // the world begins with nodes that are known
+	defer func() { s.starting = false }()
+	for i := range s.nodes {
+		n := &s.nodes[i]
+		if err := s.boot(n); err != nil {
+			return err
+		}
+		// Nodes do not report in step.
+		s.at(int64(float64(s.cfg.Heartbeat)*(n.phase/(2*math.Pi))), event{kind: evBeat, node: n.index, gen: n.gen})
+		s.nextCrash(n)
+	}
+	return nil
+}
+
 // boot starts a node's process, with the epoch that is on its disk and nothing else.
-func (w *World) boot(n *node) {
-	w.boots++
-	cfg := w.cfg.Node
-	cfg.Name, cfg.Zone = n.name, w.cfg.Zone.Zone
-	core, err := nodeagent.New(cfg, w.boots, n.epoch)
+func (s *shard) boot(n *node) error {
+	s.boots++
+	cfg := n.group.Core
+	cfg.Name, cfg.Zone = fmt.Sprintf("%s-%05d", s.name, n.index), s.name
+	core, err := nodeagent.New(cfg, s.boots, n.epoch)
 	if err != nil {
-		w.violate("node does not start: %v", err)
+		return err
+	}
+	n.core, n.up = core, true
+	n.gen++
+	s.nodeStep(n, &nodeagent.Event{Kind: nodeagent.EvTick})
+	return nil
+}
+
+func (s *shard) nextCrash(n *node) {
+	if n.faults != nil {
+		s.at(s.now+int64(n.faults.ExpFloat64()*float64(n.group.MTBF)), event{kind: evCrash, node: n.index})
+	}
+}
+
+func (s *shard) crash(i int32) {
+	n := &s.nodes[i]
+	if !n.up {
 		return
 	}
-	n.link = w.now
-	n.core, n.up, n.running, n.boxes = core, true, map[string]int{}, map[uint64]bool{}
-	n.gen++
-	gen := n.gen
-	var beat func()
-	beat = func() {
-		if n.up && n.gen == gen {
-			w.nodeStep(n, &nodeagent.Event{Kind: nodeagent.EvTick})
-			w.after(w.cfg.Heartbeat, beat)
+	n.up = false
+	for k := range n.runs {
+		if n.runs[k].deadline != 0 {
+			s.void++
 		}
 	}
-	beat()
-}
-
-// Crash ends node i's process at once; Restart begins a new one.
-func (w *World) Crash(i int) { w.nodes[i].up = false }
-
-// Restart begins a new process on node i.
-func (w *World) Restart(i int) {
-	if !w.nodes[i].up {
-		w.boot(w.nodes[i])
-	}
-}
-
-func (w *World) nodeStep(n *node, ev *nodeagent.Event) {
-	for _, a := range n.core.Step(w.now, ev, nil) {
-		w.nodeAction(n, &a)
-	}
-	if n.core.InUse() > n.core.Slots() || len(n.running) > n.core.Slots() {
-		w.violate("node %s uses %d slots (runs %d) of %d", n.name, n.core.InUse(), len(n.running), n.core.Slots())
-	}
-	if n.core.MemUsedMB() > w.cfg.Node.MemoryMB {
-		w.violate("node %s uses %d MB of %d", n.name, n.core.MemUsedMB(), w.cfg.Node.MemoryMB)
-	}
-}
-
-// later gives the node's present process an event after d.
-func (w *World) later(n *node, d time.Duration, ev nodeagent.Event) {
-	gen := n.gen
-	w.after(d, func() {
-		if n.up && n.gen == gen {
-			w.nodeStep(n, &ev)
+	clear(n.runs)
+	n.runs, n.boxes = n.runs[:0], n.boxes[:0]
+	for _, r := range []*shared{&n.cpu, &n.link} {
+		if r.due != 0 {
+			s.void++
 		}
-	})
+		r.reset(s.now)
+	}
 }
 
-func (w *World) nodeAction(n *node, a *nodeagent.Action) {
+func (s *shard) restart(i int32) {
+	n := &s.nodes[i]
+	if n.up {
+		return
+	}
+	if err := s.boot(n); err != nil {
+		s.violate("node does not start: %v", err)
+		return
+	}
+	s.at(s.now+int64(s.cfg.Heartbeat), event{kind: evBeat, node: i, gen: n.gen})
+}
+
+// nodeEvent is what happens at a node.
+func (s *shard) nodeEvent(e *event) {
+	n := &s.nodes[e.node]
+	switch e.kind {
+	case evCrash:
+		s.crash(e.node)
+		s.at(s.now+max(int64(n.group.Repair), 1), event{kind: evRestart, node: e.node})
+		return
+	case evRestart:
+		s.restart(e.node)
+		s.nextCrash(n)
+		return
+	case evRun, evCancel, evAck, evHello, evNode:
+		body := s.pay.take(e.ref)
+		if n.up {
+			s.told(n, e, body)
+		}
+		return
+	}
+	if !n.up || (e.kind == evBeat && e.gen != n.gen) {
+		return
+	}
+	switch e.kind {
+	case evBeat:
+		s.nodeStep(n, &nodeagent.Event{Kind: nodeagent.EvTick})
+		s.at(s.now+int64(s.cfg.Heartbeat), event{kind: evBeat, node: e.node, gen: n.gen})
+	case evDeadline:
+		for i := range n.runs {
+			if r := &n.runs[i]; r.serial == e.aux {
+				r.deadline = 0
+				s.nodeStep(n, &nodeagent.Event{Kind: nodeagent.EvDeadline, ID: r.id, Gen: e.gen})
+				break
+			}
+		}
+	case evCPU:
+		n.cpu.due = 0
+		s.passCPU(n)
+		s.finish(n, n.cpu.over(&n.rates, s.ended[:0]))
+		s.planCPU(n)
+	case evLink:
+		n.link.due = 0
+		rates := n.linkRates()
+		n.link.advance(s.now, &rates)
+		s.finish(n, n.link.over(&rates, s.ended[:0]))
+		s.planLink(n)
+	}
+}
+
+// told brings a message, or what its shell has done, to a node's core.
+func (s *shard) told(n *node, e *event, body any) {
+	switch e.kind {
+	case evRun:
+		m := body.(*wire.Run)
+		s.hash = fold(s.hash, luckOf(m.Call.ID))
+		s.nodeStep(n, &nodeagent.Event{Kind: nodeagent.EvRun, Run: m})
+	case evCancel:
+		s.nodeStep(n, &nodeagent.Event{Kind: nodeagent.EvCancel, ID: body.(string), Epoch: s.core.Epoch()})
+	case evAck:
+		s.ids[0] = body.(string)
+		s.nodeStep(n, &nodeagent.Event{Kind: nodeagent.EvAck, IDs: s.ids[:]})
+	case evHello:
+		s.nodeStep(n, &nodeagent.Event{Kind: nodeagent.EvHello, Epoch: body.(api.Epoch)})
+	case evNode:
+		if e.gen == n.gen {
+			s.nodeStep(n, body.(*nodeagent.Event))
+		}
+	}
+}
+
+func (s *shard) nodeStep(n *node, ev *nodeagent.Event) {
+	var few [4]nodeagent.Action
+	for _, a := range n.core.Step(s.clock(), ev, few[:0]) {
+		s.nodeAction(n, &a)
+	}
+	if used := n.core.InUse(); used > n.core.Slots() || len(n.runs) > n.core.Slots() {
+		s.violate("node %d uses %d slots (runs %d) of %d", n.index, used, len(n.runs), n.core.Slots())
+	}
+	if n.core.MemUsedMB() > n.group.Core.MemoryMB {
+		s.violate("node %d uses %d MB of %d", n.index, n.core.MemUsedMB(), n.group.Core.MemoryMB)
+	}
+}
+
+// later gives the node's present process an event after some time.
+func (s *shard) later(n *node, d int64, ev *nodeagent.Event) {
+	s.at(s.now+d, event{kind: evNode, node: n.index, gen: n.gen, ref: s.pay.put(ev)})
+}
+
+func (s *shard) nodeAction(n *node, a *nodeagent.Action) {
 	switch a.Kind {
 	case nodeagent.ActPersistEpoch:
 		if a.Epoch.Compare(n.epoch) < 0 {
-			w.violate("node %s goes back from epoch %v to %v", n.name, n.epoch, a.Epoch)
+			s.violate("node %d goes back from epoch %v to %v", n.index, n.epoch, a.Epoch)
 		}
 		n.epoch = a.Epoch
 	case nodeagent.ActFetch:
-		w.later(n, w.transfer(n, a.Bytes), nodeagent.Event{Kind: nodeagent.EvFetched, Key: a.Key})
+		s.transfer(n, work{left: float64(a.Bytes), what: doFetch, key: a.Key})
 	case nodeagent.ActFetchArtifact:
-		w.later(n, w.transfer(n, a.Fn.ArtifactBytes), nodeagent.Event{Kind: nodeagent.EvArtifact, Digest: a.Digest})
+		s.transfer(n, work{left: float64(a.Fn.ArtifactBytes), what: doArtifact, key: a.Digest})
 	case nodeagent.ActPrepare:
-		w.later(n, w.fns[a.Fn.ID()].Prepare, nodeagent.Event{Kind: nodeagent.EvPrepared, Digest: a.Digest})
+		l := s.lawOf(a.Fn)
+		s.compute(n, work{left: s.cold(l.prepareMs, l.coldSpread), what: doPrepare, key: a.Digest})
 	case nodeagent.ActStart:
-		n.boxes[a.Sandbox] = true
-		w.later(n, w.fns[a.Fn.ID()].Start, nodeagent.Event{Kind: nodeagent.EvStarted, Sandbox: a.Sandbox})
+		n.boxes = append(n.boxes, a.Sandbox)
+		l := s.lawOf(a.Fn)
+		s.compute(n, work{left: s.cold(l.startMs, l.coldSpread), what: doStart, sandbox: a.Sandbox})
 	case nodeagent.ActExec:
-		w.exec(n, a)
+		s.exec(n, a)
 	case nodeagent.ActStop:
-		w.later(n, time.Millisecond, nodeagent.Event{
-			Kind: nodeagent.EvExecuted, ID: a.ID, Sandbox: a.Sandbox, Outcome: a.Outcome, Code: api.CodeCanceled, Err: "stopped", Broken: true,
-		})
+		s.stop(n, a)
 	case nodeagent.ActClose:
-		delete(n.boxes, a.Sandbox)
+		for i, b := range n.boxes {
+			if b == a.Sandbox {
+				n.boxes = append(n.boxes[:i], n.boxes[i+1:]...)
+				break
+			}
+		}
 	case nodeagent.ActDeadline:
-		w.later(n, a.At.Sub(w.now), nodeagent.Event{Kind: nodeagent.EvDeadline, ID: a.ID, Gen: a.Gen})
+		r := n.run(a.ID)
+		if r == nil {
+			s.serials++
+			n.runs = append(n.runs, run{id: a.ID, serial: s.serials})
+			r = &n.runs[len(n.runs)-1]
+		} else if r.deadline != 0 {
+			s.void++
+		}
+		r.deadline = a.Gen
+		s.at(int64(a.At.Sub(start)), event{kind: evDeadline, node: n.index, aux: r.serial, gen: a.Gen})
 	case nodeagent.ActComplete:
-		delete(n.running, a.Completion.ID)
-		c := *a.Completion
-		w.send(func() { w.step(&zonesched.Event{Kind: zonesched.EvCompletion, Completion: &c}) })
+		if a.Completion.Outcome != api.OutcomeRefused && !a.Completion.Resent {
+			s.endRun(n, a.Completion.ID)
+		}
+		s.toZone(n, evComplete, a.Completion)
 	case nodeagent.ActReport:
-		hb := n.core.Heartbeat(w.now)
-		w.send(func() { w.step(&zonesched.Event{Kind: zonesched.EvHeartbeat, Heartbeat: hb}) })
+		s.toZone(n, evReport, n.core.Heartbeat(s.clock()))
 	}
 }
 
-// transfer is when bytes will have come over the node's link, which carries one thing after another.
-func (w *World) transfer(n *node, bytes int64) time.Duration {
-	mbps := w.cfg.Node.LinkMbps
-	if mbps <= 0 {
-		return time.Microsecond
+func (s *shard) lawOf(fn *api.Function) *law { return &s.laws[s.w.fnAt[fnName{fn.Tenant, fn.Name}]] }
+
+// cold draws the time of one step of a cold start.
+func (s *shard) cold(ms, spread float64) float64 {
+	if spread == 0 {
+		return ms
 	}
-	if n.link.Before(w.now) {
-		n.link = w.now
-	}
-	n.link = n.link.Add(time.Duration(float64(bytes) * 8 / mbps * 1000))
-	return n.link.Sub(w.now)
+	return ms * math.Exp(spread*s.rng.NormFloat64())
 }
 
-// exec runs a call for a drawn time. Two runs in one sandbox at a time would be a bug of the node.
-func (w *World) exec(n *node, a *nodeagent.Action) {
-	f := w.fns[a.Run.Fn.ID()]
-	if !n.boxes[a.Sandbox] {
-		w.violate("node %s runs %s in a sandbox that is not up", n.name, a.ID)
+func (n *node) run(id string) *run {
+	for i := range n.runs {
+		if n.runs[i].id == id {
+			return &n.runs[i]
+		}
 	}
-	n.running[a.ID]++
-	ev := nodeagent.Event{Kind: nodeagent.EvExecuted, ID: a.ID, Sandbox: a.Sandbox, Result: []byte("ok")}
-	switch p := w.rng.Float64(); {
-	case p < f.Hang:
+	return nil
+}
+
+func (s *shard) endRun(n *node, id string) {
+	for i := range n.runs {
+		if n.runs[i].id == id {
+			if n.runs[i].deadline != 0 {
+				s.void++
+			}
+			last := len(n.runs) - 1
+			n.runs[i] = n.runs[last]
+			n.runs[last] = run{}
+			n.runs = n.runs[:last]
+			return
+		}
+	}
+}
+
+// exec runs a call for its time. Two runs in one sandbox at a time would be a bug of the node.
+func (s *shard) exec(n *node, a *nodeagent.Action) {
+	r := n.run(a.ID)
+	up := false
+	for _, b := range n.boxes {
+		up = up || b == a.Sandbox
+	}
+	if !up || r == nil || r.running {
+		s.violate("node %d runs %s in a sandbox that is not up, or twice", n.index, a.ID)
+		return
+	}
+	r.running = true
+	call := &a.Run.Call
+	l := &s.laws[s.functionOf(call.ID, &a.Run.Fn)]
+	z, u := luck(s.cfg.Seed, luckOf(call.ID), call.Attempt)
+	if u < l.hang {
 		return // only a stop ends it
-	case p < f.Hang+f.Crash:
-		ev.Outcome, ev.Code, ev.Err, ev.Broken, ev.Result = api.OutcomeCrash, api.CodeFunction, "crashed", true, nil
 	}
-	var bytes int64
-	for i := range a.Run.Call.Inputs {
-		bytes += a.Run.Call.Inputs[i].Bytes
+	run, known := recordedMs(call.Payload)
+	if !known {
+		run = l.medianMs(call.InputBytes()+call.PayBytes) * math.Exp(l.spread*z)
 	}
-	run := float64(f.Run) + float64(f.PerMB)*float64(bytes)/1e6
-	w.later(n, time.Duration(run*math.Exp(f.Spread*w.rng.NormFloat64())), ev)
+	s.compute(n, work{left: run, what: doExec, kernel: l.kernel, serial: r.serial, sandbox: a.Sandbox, crashes: u < l.hang+l.crash})
+}
+
+func (s *shard) stop(n *node, a *nodeagent.Action) {
+	if r := n.run(a.ID); r != nil {
+		s.passCPU(n)
+		for i := range n.cpu.jobs {
+			if w := &n.cpu.jobs[i]; w.what == doExec && w.serial == r.serial {
+				n.cpu.jobs = append(n.cpu.jobs[:i], n.cpu.jobs[i+1:]...)
+				break
+			}
+		}
+		s.planCPU(n)
+	}
+	s.later(n, 1e6, &nodeagent.Event{
+		Kind: nodeagent.EvExecuted, ID: a.ID, Sandbox: a.Sandbox, Outcome: a.Outcome, Code: api.CodeCanceled, Err: "stopped", Broken: true,
+	})
+}
+
+// finish tells a node's core what has ended.
+func (s *shard) finish(n *node, ended []work) {
+	gen := n.gen
+	for i := range ended {
+		w := &ended[i]
+		if !n.up || n.gen != gen {
+			break
+		}
+		switch w.what {
+		case doExec:
+			for k := range n.runs {
+				if n.runs[k].serial == w.serial {
+					ev := nodeagent.Event{Kind: nodeagent.EvExecuted, ID: n.runs[k].id, Sandbox: w.sandbox, Result: okResult}
+					if w.crashes {
+						ev.Outcome, ev.Code, ev.Err, ev.Broken, ev.Result = api.OutcomeCrash, api.CodeFunction, "crashed", true, nil
+					}
+					s.nodeStep(n, &ev)
+					break
+				}
+			}
+		case doPrepare:
+			s.nodeStep(n, &nodeagent.Event{Kind: nodeagent.EvPrepared, Digest: w.key})
+		case doStart:
+			s.nodeStep(n, &nodeagent.Event{Kind: nodeagent.EvStarted, Sandbox: w.sandbox})
+		case doFetch:
+			s.fetched(n, nodeagent.Event{Kind: nodeagent.EvFetched, Key: w.key})
+		case doArtifact:
+			s.fetched(n, nodeagent.Event{Kind: nodeagent.EvArtifact, Digest: w.key})
+		}
+	}
+	clear(ended)
+	s.ended = ended[:0]
+}
+
+var okResult = []byte("ok")
+
+func (s *shard) fetched(n *node, ev nodeagent.Event) {
+	if n.group.StoreRTT > 0 {
+		s.later(n, int64(n.group.StoreRTT), &ev)
+		return
+	}
+	s.nodeStep(n, &ev)
+}
+
+// compute begins a computation on the node's cores.
+func (s *shard) compute(n *node, w work) {
+	s.passCPU(n)
+	n.cpu.jobs = append(n.cpu.jobs, w)
+	s.planCPU(n)
+}
+
+// passCPU lets computations go on until now at the rates that have held.
+func (s *shard) passCPU(n *node) { n.cpu.advance(s.now, &n.rates) }
+
+// planCPU sets the rates that hold from now on, and the event for the first end. All share the cores alike; drift is read
+// when something begins or ends, which on a busy node is often.
+func (s *shard) planCPU(n *node) {
+	wanted := 0.0
+	for i := range n.cpu.jobs {
+		wanted += demand[n.cpu.jobs[i].kernel]
+	}
+	share := 1.0
+	if c := n.group.Cores; c > 0 && wanted > c {
+		share = c / wanted
+	}
+	if d := n.group.Drift; d > 0 {
+		share *= math.Exp(d * math.Sin(n.phase+2*math.Pi*float64(s.now)/float64(n.group.DriftPeriod)))
+	}
+	for k := range n.rates {
+		n.rates[k] = n.speed[k] * share
+	}
+	s.plan(n, &n.cpu, &n.rates, evCPU)
+}
+
+func (s *shard) plan(n *node, r *shared, rates *[kernels]float64, k kind) {
+	if len(r.jobs) == 0 {
+		if r.due != 0 {
+			s.void++
+			r.due = 0
+			r.gen++
+		}
+		return
+	}
+	if due := r.next(rates); due != r.due {
+		if r.due != 0 {
+			s.void++
+		}
+		r.gen++
+		r.due = due
+		s.at(due, event{kind: k, node: n.index, gen: r.gen})
+	}
+}
+
+// transfer begins to bring something over the node's link. Transfers share it fairly.
+func (s *shard) transfer(n *node, w work) {
+	rates := n.linkRates()
+	n.link.advance(s.now, &rates)
+	n.link.jobs = append(n.link.jobs, w)
+	s.planLink(n)
+}
+
+func (s *shard) planLink(n *node) {
+	rates := n.linkRates()
+	s.plan(n, &n.link, &rates, evLink)
+}
+
+// linkRates are bytes per ms for each transfer. Without a limit a transfer takes a microsecond or so. On a serial link all
+// but the oldest wait: their rate is that of another kernel, next to nothing.
+func (n *node) linkRates() [kernels]float64 {
+	r := 1e12
+	if m := n.group.Core.LinkMbps; m > 0 {
+		r = m * 1e3 / 8
+	}
+	if n.group.Serial {
+		for i := range n.link.jobs {
+			n.link.jobs[i].kernel = Kernel(min(i, 1))
+		}
+		return [kernels]float64{r, 1e-12, 1e-12}
+	}
+	r /= float64(max(len(n.link.jobs), 1))
+	return [kernels]float64{r, r, r}
 }

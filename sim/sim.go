@@ -1,283 +1,551 @@
-// Package sim drives the production cores (zonesched and nodeagent) in virtual time: messages take a drawn time and
-// may be lost, nodes crash and come back, functions take the times of a given model. A run is a pure function of its
-// seed. It never touches a bus, a disk or a clock, and holds no decision of its own: what it shows is what the cores
-// do. Durations are time.Duration of virtual time. Not safe for concurrent use.
+// Package sim drives the production cores (zonesched, nodeagent, learner and coordinator) in virtual time: several zones of
+// many nodes, messages that take a drawn time and may be lost, nodes that crash and come back, functions that take the
+// times of a given law. It holds no decision of its own: what it shows is what the cores do. It never touches a bus, a
+// disk or a clock. Scenario files, traces and comparisons are sim/lab's.
+//
+// A run is a pure function of its Config: the same one gives the same Hash at any GOMAXPROCS. Each zone is a shard with a
+// heap, a clock and sources of chance of its own. Shards run side by side for a window as long as the shortest way
+// between two zones, within which nothing that one does can reach another; then messages between them are handed over, in
+// order of shards and of sending.
+//
+// Durations are virtual time. A World is not safe for concurrent use; it uses several goroutines within Run.
 package sim
 
 import (
-	"container/heap"
 	"fmt"
-	"math/rand/v2"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
+	"github.com/rubato-faas/rubato/coordinator"
 	"github.com/rubato-faas/rubato/learner"
 	"github.com/rubato-faas/rubato/nodeagent"
 	"github.com/rubato-faas/rubato/zonesched"
 )
 
-// Function is one function of a simulated zone, with its true times.
-type Function struct {
-	Spec    api.Function
-	Prepare time.Duration
-	Start   time.Duration
-	Run     time.Duration
-	// PerMB is added to Run for each MB (10^6 bytes) of input.
-	PerMB time.Duration
-	// Spread multiplies run times by exp(Spread * standard normal).
-	Spread float64
-	// Crash is the share of runs that end in a crash, Hang of those that never end by themselves.
-	Crash, Hang float64
+// Limits of a world.
+const (
+	MaxZones     = 256
+	MaxNodes     = 65536 // of a zone
+	MaxFunctions = 4096
+	MaxStreams   = 65536
+	MaxObjects   = 1 << 20 // of all object sets
+	MaxChanges   = 65536
+	maxZoneName  = api.MaxNameLen - len("-00000")
+)
+
+// Nodes is a group of equal nodes of a zone.
+type Nodes struct {
+	Count int
+	// Core sizes each; its name and zone are set by the world.
+	Core nodeagent.Config
+	// Cores is what running computations share: above it all slow down alike. 0: slots never share a core.
+	Cores float64
+	// Speed by Kernel, 1 being what functions' run times are given for; 0 is 1.
+	Speed [kernels]float64
+	// Drift is how far speeds wander slowly around that: by exp(Drift * sin) over DriftPeriod, each node with a phase of its own.
+	Drift       float64
+	DriftPeriod time.Duration
+	// Distance is the fixed part of a message's one-way time to the zone's scheduler, StoreRTT what a fetch waits beside the
+	// transfer itself.
+	Distance time.Duration
+	StoreRTT time.Duration
+	// Serial lets the link carry one thing after another instead of all at once in fair shares.
+	Serial bool
+	// MTBF is the mean time between a node's crashes (exponential; 0: none), Repair how long it is away then.
+	MTBF   time.Duration
+	Repair time.Duration
 }
 
-// Config of one simulated zone.
+// Zone is one simulated zone.
+type Zone struct {
+	// Core configures its scheduler; Core.Zone names it, and Core.Seed is drawn from the world's when 0.
+	Core  zonesched.Config
+	Nodes []Nodes
+}
+
+// Learning says how zones learn.
+type Learning struct {
+	// Every: one of so many samples is learned; 0 means that there is no model at all. The first Eager samples of a zone are
+	// all learned, as in production: a forest that knows nothing costs every call, one that knows much gains little by more.
+	Every, Eager int
+	// Publish is the least time between two forests that the zone's core is given; 0: after every sample.
+	Publish time.Duration
+	// Config sizes the forests; its zone and seed are set by the world. Zero: learner.DefaultConfig.
+	Config learner.Config
+	// Oracle gives the cores the true laws instead, without the luck of each call: what perfect learning would be worth.
+	Oracle bool
+}
+
+// Config of a world. All of its draws follow from Seed.
 type Config struct {
 	Seed      uint64
-	Zone      zonesched.Config
-	Node      nodeagent.Config
-	Nodes     int
+	Zones     []Zone
 	Functions []Function
-	// Latency is the mean one-way time of a message (exponential), Loss the share of messages lost.
+	Objects   []ObjectSet
+	Streams   []Stream
+	// Trace are recorded calls in order of time, instead of streams or beside them.
+	Trace   []Recorded
+	Changes []Change
+	// Latency is the mean one-way time of a message within a zone (exponential), Loss the share of messages lost.
 	Latency time.Duration
 	Loss    float64
+	// Between is the one-way time of a message between zones, which none of them lose. It is what windows are long by.
+	Between time.Duration
 	// Heartbeat is the nodes' reporting interval.
 	Heartbeat time.Duration
-	// Record keeps every event of the zone's core with its time, for a replay.
-	Record bool
-	// Learn lets a learner take every sample; the zone's core predicts with its forest from then on.
-	Learn bool
+	Learn     Learning
+	// Warmup: calls that arrive before it are not counted.
+	Warmup time.Duration
+	// Record keeps every event of the zones' cores with its time, for a replay; Keep every answer by call.
+	Record, Keep bool
 }
 
-// Step is one recorded step of the zone's core.
+// Validate reports the first fault.
+func (c *Config) Validate() error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("%w: "+format, append([]any{api.ErrInvalid}, args...)...)
+	}
+	switch {
+	case len(c.Zones) < 1 || len(c.Zones) > MaxZones:
+		return bad("%d zones: want 1-%d", len(c.Zones), MaxZones)
+	case len(c.Functions) > MaxFunctions:
+		return bad("%d functions: want at most %d", len(c.Functions), MaxFunctions)
+	case len(c.Streams) > MaxStreams:
+		return bad("%d streams of calls: want at most %d", len(c.Streams), MaxStreams)
+	case len(c.Changes) > MaxChanges:
+		return bad("%d changes, counting each function: want at most %d", len(c.Changes), MaxChanges)
+	case c.Latency < 0 || c.Latency > time.Minute:
+		return bad("latency %v: want 0-1m", c.Latency)
+	case !(c.Loss >= 0 && c.Loss < 1):
+		return bad("loss %v: want at least 0 and below 1", c.Loss)
+	case len(c.Zones) > 1 && (c.Between < 10*time.Microsecond || c.Between > time.Minute):
+		return bad("%v between zones: want 10us-1m", c.Between)
+	case c.Heartbeat < time.Millisecond:
+		return bad("heartbeat %v: want at least 1ms", c.Heartbeat)
+	case c.Learn.Every < 0 || c.Learn.Eager < 0 || c.Learn.Publish < 0:
+		return bad("learning one of %d samples, the first %d, forests every %v: want none negative", c.Learn.Every, c.Learn.Eager, c.Learn.Publish)
+	}
+	for i := range c.Functions {
+		if err := c.Functions[i].validate(); err != nil {
+			return err
+		}
+	}
+	for i := range c.Zones {
+		if err := c.Zones[i].validate(); err != nil {
+			return err
+		}
+	}
+	count := 0
+	for i := range c.Objects {
+		if err := c.Objects[i].validate(); err != nil {
+			return err
+		}
+		if count += c.Objects[i].Count; count > MaxObjects {
+			return bad("%d objects in all sets up to %s: want at most %d", count, c.Objects[i].Name, MaxObjects)
+		}
+	}
+	for i := range c.Streams {
+		if err := c.Streams[i].validate(c); err != nil {
+			return err
+		}
+	}
+	for i := range c.Trace {
+		if err := c.Trace[i].validate(c); err != nil {
+			return fmt.Errorf("recorded call %d: %w", i, err)
+		}
+	}
+	for i := range c.Changes {
+		ch := &c.Changes[i]
+		if ch.At < 0 || ch.Function < -1 || ch.Function >= len(c.Functions) || !(ch.Run >= 0 && ch.PerMB >= 0 && ch.Speed >= 0) {
+			return bad("change %d at %v: want a time, a function below %d (or -1) and factors that are not negative", i, ch.At, len(c.Functions))
+		}
+	}
+	return nil
+}
+
+func (z *Zone) validate() error {
+	if err := api.CheckName("zone", z.Core.Zone); err != nil {
+		return err
+	}
+	if len(z.Core.Zone) > maxZoneName {
+		return fmt.Errorf("%w: zone %s: want a name of at most %d characters", api.ErrInvalid, z.Core.Zone, maxZoneName)
+	}
+	count := 0
+	for i := range z.Nodes {
+		g := &z.Nodes[i]
+		count += max(g.Count, 0)
+		ok := g.Count >= 0 && g.Cores >= 0 && g.Drift >= 0 && g.Drift <= 2 && g.Distance >= 0 && g.StoreRTT >= 0 && g.MTBF >= 0 && g.Repair >= 0 &&
+			(g.Drift == 0 || g.DriftPeriod > 0) && (g.MTBF == 0 || g.MTBF >= time.Millisecond)
+		for _, v := range g.Speed {
+			ok = ok && (v == 0 || v >= .01 && v <= 100)
+		}
+		if !ok {
+			return fmt.Errorf("%w: zone %s, nodes %d: %+v: want nothing negative, speeds of .01-100, a drift of at most 2 with its period, 1ms or more between crashes", api.ErrInvalid, z.Core.Zone, i, *g)
+		}
+	}
+	if count > MaxNodes {
+		return fmt.Errorf("%w: zone %s: %d nodes: want at most %d", api.ErrInvalid, z.Core.Zone, count, MaxNodes)
+	}
+	return nil
+}
+
+// Step is one recorded step of a zone's core.
 type Step struct {
 	At      time.Time
 	Event   zonesched.Event
 	Actions []string
 }
 
-// World is one zone and its nodes.
+// World is zones, their nodes, and the coordinator between them if there are several.
 type World struct {
-	cfg   Config
-	rng   *rand.Rand
-	now   time.Time
-	queue events
-	seq   uint64
-
-	Zone  *zonesched.Zone
-	nodes []*node
-	fns   map[string]*Function
-	boots uint64
-	// learner and scratch are nil unless the world learns.
-	learner *learner.Learner
-	scratch *learner.Scratch
-
-	// Answers counts answers by invocation; Refused those that were refused at the door.
-	Answers  map[string]int
-	Accepted map[string]bool
-	Results  map[string]*wire.Answer
-	// OnAnswer, if set, hears every answer.
-	OnAnswer func(id string)
-	Steps    []Step
-	// Violation is the first broken invariant, empty when none.
-	Violation string
+	cfg    Config
+	shards []*shard // one a zone
+	coord  *coord   // nil with one zone
+	zoneAt map[string]int32
+	fnAt   map[fnName]int32
+	sets   []objects
+	now    int64
 }
 
-type node struct {
-	name    string
-	core    *nodeagent.Node
-	up      bool
-	epoch   api.Epoch // as on its disk
-	gen     int       // of the process: what an earlier one scheduled is void
-	running map[string]int
-	link    time.Time       // when the node's link has carried all that it was asked to
-	boxes   map[uint64]bool // sandboxes that are up
-}
-
-type event struct {
-	at  time.Time
-	seq uint64
-	do  func()
-}
-
-type events []*event
-
-// Len, Less, Swap, Push and Pop serve container/heap.
-func (q events) Len() int { return len(q) }
-
-// Less orders by time, then by order of scheduling.
-func (q events) Less(i, j int) bool {
-	return q[i].at.Before(q[j].at) || q[i].at.Equal(q[j].at) && q[i].seq < q[j].seq
-}
-
-// Swap serves container/heap.
-func (q events) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-
-// Push serves container/heap.
-func (q *events) Push(x any) { *q = append(*q, x.(*event)) }
-
-// Pop serves container/heap.
-func (q *events) Pop() any {
-	old := *q
-	e := old[len(old)-1]
-	*q = old[:len(old)-1]
-	return e
-}
+// fnName finds a function without making a string of its id.
+type fnName struct{ tenant, name string }
 
 // start is where virtual time begins.
 var start = time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// New makes a world whose zone leads and whose nodes are up.
+// New makes a world whose zones lead and whose nodes are up.
 func New(cfg Config) (*World, error) {
-	w := &World{
-		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0xda3e39cb94b95bdb)), now: start, fns: map[string]*Function{},
-		Answers: map[string]int{}, Accepted: map[string]bool{}, Results: map[string]*wire.Answer{},
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("sim: %w", err)
 	}
-	var err error
-	if w.Zone, err = zonesched.New(cfg.Zone); err != nil {
-		return nil, err
-	}
-	var specs []api.Function
+	w := &World{cfg: cfg, zoneAt: map[string]int32{}, fnAt: map[fnName]int32{}}
+	specs := make([]api.Function, len(cfg.Functions))
 	for i := range cfg.Functions {
-		f := &cfg.Functions[i]
-		w.fns[f.Spec.ID()] = f
-		specs = append(specs, f.Spec)
+		specs[i] = cfg.Functions[i].Spec
+		w.fnAt[fnName{specs[i].Tenant, specs[i].Name}] = int32(i)
 	}
-	if cfg.Learn {
-		lc := learner.DefaultConfig()
-		lc.Seed, lc.Zone = cfg.Seed, cfg.Zone.Zone
-		if w.learner, err = learner.New(lc); err != nil {
-			return nil, err
+	for i := range cfg.Objects {
+		w.sets = append(w.sets, makeObjects(&cfg.Objects[i], mix(cfg.Seed+uint64(i)*0x9e3779b97f4a7c15)))
+	}
+	for i := range cfg.Zones {
+		name := cfg.Zones[i].Core.Zone
+		if _, twice := w.zoneAt[name]; twice {
+			return nil, fmt.Errorf("sim: %w: two zones %s: want names of their own", api.ErrInvalid, name)
 		}
-		w.scratch = learner.NewScratch()
+		w.zoneAt[name] = int32(i)
 	}
-	w.step(&zonesched.Event{Kind: zonesched.EvFunctions, Functions: specs})
-	w.step(&zonesched.Event{Kind: zonesched.EvLead, Epoch: api.Epoch{Generation: 1, Revision: 1}})
-	for i := range cfg.Nodes {
-		n := &node{name: fmt.Sprintf("n%03d", i)}
-		w.nodes = append(w.nodes, n)
-		w.boot(n)
+	for i := range cfg.Zones {
+		s, err := newShard(w, int32(i), specs)
+		if err != nil {
+			return nil, fmt.Errorf("sim: zone %s: %w", cfg.Zones[i].Core.Zone, err)
+		}
+		w.shards = append(w.shards, s)
 	}
-	w.every(250*time.Millisecond, func() { w.step(&zonesched.Event{Kind: zonesched.EvTick}) })
+	if len(cfg.Zones) > 1 {
+		var err error
+		if w.coord, err = newCoord(w); err != nil {
+			return nil, fmt.Errorf("sim: %w", err)
+		}
+	}
 	return w, nil
 }
 
 // Now is virtual time since the beginning.
-func (w *World) Now() time.Duration { return w.now.Sub(start) }
-
-// At schedules f at a time since the beginning.
-func (w *World) At(t time.Duration, f func()) { w.at(start.Add(t), f) }
-
-func (w *World) at(t time.Time, f func()) {
-	w.seq++
-	heap.Push(&w.queue, &event{at: t, seq: w.seq, do: f})
-}
-
-func (w *World) after(d time.Duration, f func()) { w.at(w.now.Add(d), f) }
-
-func (w *World) every(d time.Duration, f func()) {
-	w.after(d, func() { f(); w.every(d, f) })
-}
+func (w *World) Now() time.Duration { return time.Duration(w.now) }
 
 // Run advances virtual time to until.
 func (w *World) Run(until time.Duration) {
-	end := start.Add(until)
-	for len(w.queue) > 0 && !w.queue[0].at.After(end) {
-		e := heap.Pop(&w.queue).(*event)
-		w.now = e.at
-		e.do()
-	}
-	w.now = end
-}
-
-// Invoke gives the zone a call.
-func (w *World) Invoke(inv *api.Invocation) {
-	w.Accepted[inv.ID] = true
-	w.step(&zonesched.Event{Kind: zonesched.EvArrive, Call: inv})
-}
-
-// Cancel ends a call for its caller.
-func (w *World) Cancel(id string) {
-	w.step(&zonesched.Event{Kind: zonesched.EvCancel, ID: id, Reason: "test"})
-}
-
-// Model gives the zone's core a predictor.
-func (w *World) Model(p zonesched.Predictor) {
-	w.step(&zonesched.Event{Kind: zonesched.EvModel, Predictor: p})
-}
-
-// send delivers f after a drawn latency, or never.
-func (w *World) send(f func()) {
-	if w.rng.Float64() < w.cfg.Loss {
-		return
-	}
-	w.after(time.Duration(w.rng.ExpFloat64()*float64(w.cfg.Latency)), f)
-}
-
-func (w *World) step(ev *zonesched.Event) {
-	acts := w.Zone.Step(w.now, ev, nil)
-	if w.cfg.Record {
-		s := Step{At: w.now, Event: *ev}
-		for i := range acts {
-			s.Actions = append(s.Actions, acts[i].String())
+	end := int64(until)
+	for {
+		first, any := int64(0), false
+		for _, h := range w.heaps() {
+			if len(h.heap) > 0 && (!any || h.heap[0].at < first) {
+				first, any = h.heap[0].at, true
+			}
 		}
-		w.Steps = append(w.Steps, s)
+		if !any || first > end {
+			break
+		}
+		stop := end + 1
+		if len(w.shards) > 1 {
+			stop = min(stop, first+int64(w.cfg.Between))
+		}
+		w.window(stop)
+		w.exchange()
 	}
-	for i := range acts {
-		w.zoneAction(&acts[i])
+	w.now = max(w.now, end)
+	for _, s := range w.shards {
+		s.now = w.now
 	}
 }
 
-func (w *World) zoneAction(a *zonesched.Action) {
-	switch a.Kind {
-	case zonesched.ActRun:
-		m := *a.Run
-		w.toNode(a.Node, func(n *node) { w.nodeStep(n, &nodeagent.Event{Kind: nodeagent.EvRun, Run: &m}) })
-	case zonesched.ActWake:
-		id, gen := a.ID, a.Gen
-		w.at(a.At, func() { w.step(&zonesched.Event{Kind: zonesched.EvWake, ID: id, Gen: gen}) })
-	case zonesched.ActAnswer:
-		w.Answers[a.ID]++
-		w.Results[a.ID] = a.Answer
-		if w.OnAnswer != nil {
-			w.OnAnswer(a.ID)
-		}
-		if w.Answers[a.ID] > 1 {
-			w.violate("invocation %s answered %d times", a.ID, w.Answers[a.ID])
-		}
-	case zonesched.ActSample:
-		if w.learner != nil {
-			w.learner.Learn(a.Sample)
-			w.Model(w.learner.Snapshot().Estimator(w.scratch))
-		}
-	case zonesched.ActCancelRun:
-		id, epoch := a.ID, w.Zone.Epoch()
-		w.toNode(a.Node, func(n *node) { w.nodeStep(n, &nodeagent.Event{Kind: nodeagent.EvCancel, ID: id, Epoch: epoch}) })
-	case zonesched.ActAck:
-		id := a.ID
-		w.toNode(a.Node, func(n *node) { w.nodeStep(n, &nodeagent.Event{Kind: nodeagent.EvAck, IDs: []string{id}}) })
-	case zonesched.ActHello:
-		epoch := w.Zone.Epoch()
-		for _, n := range w.nodes {
-			w.toNode(n.name, func(n *node) { w.nodeStep(n, &nodeagent.Event{Kind: nodeagent.EvHello, Epoch: epoch}) })
-		}
+func (w *World) heaps() []*clocked {
+	all := make([]*clocked, 0, len(w.shards)+1)
+	for _, s := range w.shards {
+		all = append(all, &s.clocked)
 	}
+	if w.coord != nil {
+		all = append(all, &w.coord.clocked)
+	}
+	return all
 }
 
-func (w *World) toNode(name string, f func(*node)) {
-	for _, n := range w.nodes {
-		if n.name == name {
-			w.send(func() {
-				if n.up {
-					f(n)
+// window lets every shard do what lies before stop. Which goroutine does it makes no difference: shards share nothing that
+// changes.
+func (w *World) window(stop int64) {
+	workers := min(runtime.GOMAXPROCS(0), len(w.shards))
+	if workers == 1 {
+		for _, s := range w.shards {
+			s.runUntil(stop)
+		}
+	} else {
+		var next atomic.Int64
+		var wg sync.WaitGroup
+		for range workers {
+			wg.Go(func() {
+				for i := int(next.Add(1)) - 1; i < len(w.shards); i = int(next.Add(1)) - 1 {
+					w.shards[i].runUntil(stop)
 				}
 			})
 		}
+		wg.Wait()
+	}
+	if w.coord != nil {
+		w.coord.runUntil(stop)
 	}
 }
 
-func (w *World) violate(format string, args ...any) {
-	if w.Violation == "" {
-		w.Violation = fmt.Sprintf("at %v: ", w.Now()) + fmt.Sprintf(format, args...)
+// letter is a message to another zone, or to the coordinator (to -1).
+type letter struct {
+	at   int64
+	to   int32
+	kind kind
+	body any
+}
+
+// exchange hands over what was sent between shards. Among events of one instant, letters come after what the receiver has
+// planned itself, in order of senders and of sending: so it does not matter at which of several barriers they came.
+func (w *World) exchange() {
+	for from, h := range w.heaps() {
+		for i := range h.outbox {
+			l := &h.outbox[i]
+			to := &w.shards[max(l.to, 0)].clocked
+			if l.to < 0 {
+				to = &w.coord.clocked
+			}
+			h.sent++
+			to.heap.push(event{at: l.at, seq: 1<<63 | uint64(from)<<48 | h.sent, kind: l.kind, ref: to.pay.put(l.body)})
+			*l = letter{}
+		}
+		h.outbox = h.outbox[:0]
+	}
+}
+
+// clocked is what a shard is, whatever it simulates: a clock, a heap, messages to others, and the running hash.
+type clocked struct {
+	now    int64
+	seq    uint64
+	heap   heap
+	pay    arena
+	outbox []letter
+	sent   uint64
+	hash   uint64
+	events uint64
+}
+
+// at schedules an event.
+func (c *clocked) at(t int64, e event) {
+	c.seq++
+	e.at, e.seq = max(t, c.now), c.seq
+	c.heap.push(e)
+}
+
+// executed folds an event into the trace hash. Payloads are not counted in order, so their places tell nothing; what they
+// are about is folded where they are used.
+func (c *clocked) executed(e *event) {
+	c.events++
+	h := fold(c.hash, uint64(e.at))
+	h = fold(h, uint64(e.kind)<<56|uint64(uint32(e.node))<<24^uint64(e.gen))
+	ref := e.ref
+	if e.kind.hasPayload() {
+		ref = 0
+	}
+	c.hash = fold(h, e.aux^uint64(uint32(ref)))
+}
+
+func (c *clocked) clock() time.Time { return start.Add(time.Duration(c.now)) }
+
+// Hash is over all events executed so far: time, kind and ids, and what the zones decided.
+func (w *World) Hash() uint64 {
+	h := uint64(foldBasis)
+	for _, c := range w.heaps() {
+		h = fold(h, c.hash)
+	}
+	return h
+}
+
+// Events is how many events were executed.
+func (w *World) Events() uint64 {
+	n := uint64(0)
+	for _, c := range w.heaps() {
+		n += c.events
+	}
+	return n
+}
+
+// Violation is the first broken invariant, empty when none.
+func (w *World) Violation() string {
+	for _, s := range w.shards {
+		if s.violation != "" {
+			return s.violation
+		}
+	}
+	return ""
+}
+
+// Core is a zone's scheduler. Only look at it.
+func (w *World) Core(zone int) *zonesched.Zone { return w.shards[zone].core }
+
+// Learned is what a zone's learner has come to; zero without one.
+func (w *World) Learned(zone int) learner.Stats {
+	if l := w.shards[zone].learner; l != nil {
+		return l.Stats()
+	}
+	return learner.Stats{}
+}
+
+// Steps are the recorded steps of a zone's core, with Config.Record.
+func (w *World) Steps(zone int) []Step { return w.shards[zone].steps }
+
+// Answers counts a zone's answers by call, with Config.Keep.
+func (w *World) Answers(zone int) map[string]int { return w.shards[zone].answers }
+
+// Result is the last answer that a call got, nil for none yet, with Config.Keep.
+func (w *World) Result(zone int, id string) *wire.Answer { return w.shards[zone].results[id] }
+
+// OnAnswer lets f hear every answer of a zone; it must touch nothing that another zone's f touches.
+func (w *World) OnAnswer(zone int, f func(id string)) { w.shards[zone].onAnswer = f }
+
+// FunctionStats is what callers saw of each function, over all zones, by the order in Config.
+func (w *World) FunctionStats() []Stats {
+	out := make([]Stats, len(w.cfg.Functions))
+	for _, s := range w.shards {
+		for i := range s.stats {
+			out[i].Add(&s.stats[i])
+		}
+		for i := range s.calls {
+			if c := &s.calls[i]; c.live && c.counted {
+				out[c.fn].Open++
+				if c.due {
+					out[c.fn].OpenDue++
+				}
+			}
+		}
+	}
+	return out
+}
+
+// Open is how many calls have not been answered yet.
+func (w *World) Open() int {
+	n := 0
+	for _, s := range w.shards {
+		n += s.open
+	}
+	return n
+}
+
+// At calls f at a time since the beginning, as an event of a zone; f may act on that zone only.
+func (w *World) At(zone int, t time.Duration, f func()) {
+	s := w.shards[zone]
+	s.at(int64(t), event{kind: evDo, ref: s.pay.put(f)})
+}
+
+// ZoneNow is the zone's own time, for functions given to At.
+func (w *World) ZoneNow(zone int) time.Duration { return time.Duration(w.shards[zone].now) }
+
+// Invoke gives a zone a call. Its id must not be that of an unanswered one.
+func (w *World) Invoke(zone int, inv *api.Invocation) { w.shards[zone].invoke(inv) }
+
+// Cancel ends a call for its caller.
+func (w *World) Cancel(zone int, id string) {
+	w.shards[zone].step(&zonesched.Event{Kind: zonesched.EvCancel, ID: id, Reason: "canceled by its caller"})
+}
+
+// Model gives a zone's core a predictor.
+func (w *World) Model(zone int, p zonesched.Predictor) {
+	w.shards[zone].step(&zonesched.Event{Kind: zonesched.EvModel, Predictor: p})
+}
+
+// Nodes is how many nodes a zone has.
+func (w *World) Nodes(zone int) int { return len(w.shards[zone].nodes) }
+
+// Crash ends the process of a zone's node at once; Restart begins a new one.
+func (w *World) Crash(zone, node int) { w.shards[zone].crash(int32(node)) }
+
+// Restart begins a new process on a node that is down.
+func (w *World) Restart(zone, node int) { w.shards[zone].restart(int32(node)) }
+
+// coord is the coordinator's core as a shard of its own, one message away from every zone. It plans shares; pools of trees are
+// not exchanged.
+type coord struct {
+	clocked
+	w       *World
+	planner *coordinator.Planner
+	gen     uint32
+}
+
+func newCoord(w *World) (*coord, error) {
+	p, err := coordinator.New(coordinator.DefaultConfig())
+	if err != nil {
+		return nil, err
+	}
+	c := &coord{w: w, planner: p}
+	names := make([]string, len(w.cfg.Zones))
+	for i := range w.cfg.Zones {
+		names[i] = w.cfg.Zones[i].Core.Zone
+	}
+	c.step(&coordinator.Event{Kind: coordinator.ZonesChanged, Zones: names})
+	c.step(&coordinator.Event{Kind: coordinator.LeaderChanged, Leading: true})
+	return c, nil
+}
+
+func (c *coord) runUntil(stop int64) {
+	for len(c.heap) > 0 && c.heap[0].at < stop {
+		e := c.heap.pop()
+		c.now = e.at
+		switch e.kind {
+		case evDigest:
+			c.executed(&e)
+			d := c.pay.take(e.ref).(*api.Digest)
+			c.hash = fold(fold(c.hash, d.Seq), uint64(d.Busy)<<32|uint64(d.Queued))
+			c.step(&coordinator.Event{Kind: coordinator.DigestArrived, Digest: *d})
+		case evPlan:
+			if e.gen == c.gen {
+				c.executed(&e)
+				c.step(&coordinator.Event{Kind: coordinator.Tick})
+			}
+		}
+	}
+}
+
+func (c *coord) step(ev *coordinator.Event) {
+	for _, a := range c.planner.Step(c.clock(), ev, nil) {
+		switch a.Kind {
+		case coordinator.ProposeShares: // a log that commits at once
+			for i := range c.w.shards {
+				c.outbox = append(c.outbox, letter{at: c.now + int64(c.w.cfg.Between), to: int32(i), kind: evShares, body: a.Shares})
+			}
+			for i := range a.Shares {
+				c.hash = fold(foldString(foldString(c.hash, a.Shares[i].From), a.Shares[i].To), uint64(a.Shares[i].Permille))
+			}
+			c.step(&coordinator.Event{Kind: coordinator.SharesChanged, Shares: a.Shares})
+		case coordinator.Wake:
+			c.gen++
+			c.at(c.now+max(int64(a.After), 1), event{kind: evPlan, gen: c.gen})
+		}
 	}
 }

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +16,7 @@ import (
 
 func config(t *rapid.T, seed uint64) Config {
 	zone := zonesched.DefaultConfig()
-	zone.Zone, zone.Seed = "z", seed
+	zone.Zone, zone.Seed = "z", max(seed, 1) // 0 would be drawn by the world
 	zone.Policy = rapid.SampledFrom([]string{"rubato", "round-robin", "least-loaded", "fixed-delay"}).Draw(t, "policy")
 	zone.MaxWaiting = rapid.IntRange(4, 500).Draw(t, "max_waiting")
 	nodeCfg := nodeagent.DefaultConfig()
@@ -25,8 +26,8 @@ func config(t *rapid.T, seed uint64) Config {
 	nodeCfg.Artifacts = rapid.IntRange(1, 4).Draw(t, "artifacts")
 	nodeCfg.LinkMbps = 400
 	cfg := Config{
-		Seed: seed, Zone: zone, Node: nodeCfg, Nodes: rapid.IntRange(1, 6).Draw(t, "nodes"), Latency: time.Millisecond,
-		Loss: rapid.SampledFrom([]float64{0, 0, .02, .2}).Draw(t, "loss"), Heartbeat: 500 * time.Millisecond, Record: true,
+		Seed: seed, Zones: []Zone{{Core: zone, Nodes: []Nodes{{Count: rapid.IntRange(1, 6).Draw(t, "nodes"), Core: nodeCfg}}}}, Latency: time.Millisecond,
+		Loss: rapid.SampledFrom([]float64{0, 0, .02, .2}).Draw(t, "loss"), Heartbeat: 500 * time.Millisecond, Record: true, Keep: true,
 	}
 	for i, run := range []time.Duration{5 * time.Millisecond, 80 * time.Millisecond, 700 * time.Millisecond} {
 		cfg.Functions = append(cfg.Functions, Function{
@@ -40,19 +41,19 @@ func config(t *rapid.T, seed uint64) Config {
 	return cfg
 }
 
-func arrivals(t *rapid.T, w *World, n int, over time.Duration) {
+func arrivals(w *World, rng *rand.Rand, n int, over time.Duration) {
 	for i := range n {
 		inv := &api.Invocation{
-			ID: fmt.Sprintf("i%04d", i), Tenant: "t", Function: fmt.Sprintf("f%d", w.rng.IntN(3)),
-			Async: w.rng.IntN(4) == 0, BudgetMs: []int64{0, 0, 400, 5000}[w.rng.IntN(4)],
+			ID: fmt.Sprintf("i%04d", i), Tenant: "t", Function: fmt.Sprintf("f%d", rng.IntN(3)),
+			Async: rng.IntN(4) == 0, BudgetMs: []int64{0, 0, 400, 5000}[rng.IntN(4)],
 		}
-		if k := w.rng.IntN(12); k < 8 {
+		if k := rng.IntN(12); k < 8 {
 			inv.Inputs = []api.Object{{Key: fmt.Sprintf("t/o%d", k), Bytes: int64(k) << 20}}
 		}
-		at := time.Duration(w.rng.Float64() * float64(over))
-		w.At(at, func() { w.Invoke(inv) })
-		if w.rng.IntN(10) == 0 {
-			w.At(at+time.Duration(w.rng.IntN(1000))*time.Millisecond, func() { w.Cancel(inv.ID) })
+		at := time.Duration(rng.Float64() * float64(over))
+		w.At(0, at, func() { w.Invoke(0, inv) })
+		if rng.IntN(10) == 0 {
+			w.At(0, at+time.Duration(rng.IntN(1000))*time.Millisecond, func() { w.Cancel(0, inv.ID) })
 		}
 	}
 }
@@ -61,26 +62,33 @@ func arrivals(t *rapid.T, w *World, n int, over time.Duration) {
 // invocation ends with exactly one answer, and no node uses more slots or memory than it has.
 func TestEveryCallIsAnsweredOnce(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w, err := New(config(t, rapid.Uint64().Draw(t, "seed")))
+		seed := rapid.Uint64().Draw(t, "seed")
+		w, err := New(config(t, seed))
 		if err != nil {
 			t.Fatal(err)
 		}
 		n := rapid.IntRange(1, 150).Draw(t, "calls")
-		arrivals(t, w, n, 5*time.Second)
+		rng := rand.New(rand.NewPCG(seed, 1))
+		arrivals(w, rng, n, 5*time.Second)
 		for range rapid.IntRange(0, 4).Draw(t, "crashes") {
-			i, at := w.rng.IntN(len(w.nodes)), time.Duration(w.rng.IntN(5000))*time.Millisecond
-			w.At(at, func() { w.Crash(i) })
-			w.At(at+time.Duration(w.rng.IntN(8000))*time.Millisecond, func() { w.Restart(i) })
+			i, at := rng.IntN(w.Nodes(0)), time.Duration(rng.IntN(5000))*time.Millisecond
+			w.At(0, at, func() { w.Crash(0, i) })
+			w.At(0, at+time.Duration(rng.IntN(8000))*time.Millisecond, func() { w.Restart(0, i) })
 		}
 		w.Run(10 * time.Minute)
-		if w.Violation != "" {
-			t.Fatal(w.Violation)
+		if v := w.Violation(); v != "" {
+			t.Fatal(v)
 		}
-		if err := w.Zone.Check(); err != nil {
+		if err := w.Core(0).Check(); err != nil {
 			t.Fatal(err)
 		}
-		if len(w.Answers) != n || !w.Zone.Quiet() || w.Zone.Waiting() != 0 {
-			t.Fatalf("%d of %d calls answered, %d wait", len(w.Answers), n, w.Zone.Waiting())
+		if answers, zone := w.Answers(0), w.Core(0); len(answers) != n || !zone.Quiet() || zone.Waiting() != 0 || w.Open() != 0 {
+			t.Fatalf("%d of %d calls answered, %d wait, %d callers wait", len(answers), n, zone.Waiting(), w.Open())
+		}
+		for id, times := range w.Answers(0) {
+			if times != 1 {
+				t.Fatalf("call %s was answered %d times", id, times)
+			}
 		}
 	})
 }
@@ -93,13 +101,13 @@ func TestReplayGivesTheSameActions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		arrivals(t, w, rapid.IntRange(1, 100).Draw(t, "calls"), 3*time.Second)
+		arrivals(w, rand.New(rand.NewPCG(cfg.Seed, 1)), rapid.IntRange(1, 100).Draw(t, "calls"), 3*time.Second)
 		w.Run(30 * time.Second)
-		again, err := zonesched.New(cfg.Zone)
+		again, err := zonesched.New(cfg.Zones[0].Core)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i, s := range w.Steps {
+		for i, s := range w.Steps(0) {
 			ev := s.Event
 			if ev.Call != nil { // the core counts attempts in the call: give it back as it arrived
 				c := *ev.Call
@@ -123,7 +131,7 @@ func TestReplayGivesTheSameActions(t *testing.T) {
 func TestCalmWorldSucceeds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cfg := config(t, rapid.Uint64().Draw(t, "seed"))
-		cfg.Loss, cfg.Zone.MaxWaiting = 0, 1000
+		cfg.Loss, cfg.Zones[0].Core.MaxWaiting = 0, 1000
 		for i := range cfg.Functions {
 			cfg.Functions[i].Crash, cfg.Functions[i].Hang = 0, 0
 			cfg.Functions[i].Spec.Timeout = time.Minute
@@ -134,11 +142,11 @@ func TestCalmWorldSucceeds(t *testing.T) {
 		}
 		w.Run(time.Second) // nodes report
 		for i := range 50 {
-			w.Invoke(&api.Invocation{ID: fmt.Sprintf("i%d", i), Tenant: "t", Function: "f1"})
+			w.Invoke(0, &api.Invocation{ID: fmt.Sprintf("i%d", i), Tenant: "t", Function: "f1"})
 		}
 		w.Run(5 * time.Minute)
 		for i := range 50 {
-			if a := w.Results[fmt.Sprintf("i%d", i)]; a == nil || a.Code != api.CodeOK {
+			if a := w.Result(0, fmt.Sprintf("i%d", i)); a == nil || a.Code != api.CodeOK {
 				t.Fatalf("call %d: %+v", i, a)
 			}
 		}

@@ -16,7 +16,7 @@ func newBench() *cobra.Command {
 		Long:    "bench runs one benchmark and prints its figures: a table, or with -o json one document {bench, results, env}.",
 		Example: "  rubato bench invoke -o json",
 	}
-	cmd.AddCommand(newBenchInvoke(), newBenchLearn(), newBenchScore(), newBenchBound(), newBenchFederate(), newBenchDecide())
+	cmd.AddCommand(newBenchInvoke(), newBenchLearn(), newBenchScore(), newBenchBound(), newBenchFederate(), newBenchDecide(), newBenchSim())
 	return cmd
 }
 

@@ -58,7 +58,7 @@ Exit codes: 0 done; 1 it failed; 2 wrong usage (unknown command, bad flag or arg
 		Version:      currentBuild().String(),
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(newDemo(), newBench(), newUp(), newVersion())
+	root.AddCommand(newDemo(), newBench(), newSim(), newUp(), newVersion())
 	addClientCommands(root, getenv)
 	return root
 }

@@ -29,7 +29,7 @@ var floors = []place{
 
 	{"cmd/*", floorCommands},
 
-	{"cluster", floorCluster}, {"bench", floorCluster},
+	{"cluster", floorCluster}, {"bench", floorCluster}, {"sim/lab", floorCluster},
 
 	{"zonesched/zoned", floorShells}, {"coordinator/globald", floorShells}, {"nodeagent/noded", floorShells}, {"sim", floorShells},
 

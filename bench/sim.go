@@ -1,0 +1,241 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/nodeagent"
+	"github.com/rubato-faas/rubato/sim"
+	"github.com/rubato-faas/rubato/zonesched"
+)
+
+// SimOptions size the simulator's benchmark.
+type SimOptions struct {
+	// Nodes in all, in zones of at most ZoneNodes; Rate is invocations a second in all; Seconds are virtual.
+	Nodes, ZoneNodes int
+	Rate             float64
+	Seconds          int
+	// Functions are shared by all zones. Learn: one of so many samples is learned.
+	Functions, Learn int
+	Policy           string
+	Seed             uint64
+	// Small is the size that the cost of an event is compared with.
+	Small    int
+	Progress func(done, total int, doing string)
+}
+
+// DefaultSimOptions is the size that the project states its figures for.
+func DefaultSimOptions() SimOptions {
+	return SimOptions{Nodes: 10000, ZoneNodes: 500, Rate: 100000, Seconds: 60, Functions: 100, Learn: 16, Policy: "rubato", Seed: 1, Small: 100}
+}
+
+// Validate reports all faults.
+func (o *SimOptions) Validate() error {
+	var errs []error
+	bad := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("%w: "+format, append([]any{api.ErrInvalid}, args...)...))
+		}
+	}
+	bad(o.Nodes >= 1 && o.Nodes <= 100000, "%d nodes: want 1-100000", o.Nodes)
+	bad(o.ZoneNodes >= 1 && (o.Nodes+o.ZoneNodes-1)/max(o.ZoneNodes, 1) <= sim.MaxZones, "%d nodes a zone: want at least %d, so that there are at most %d zones", o.ZoneNodes, (o.Nodes+sim.MaxZones-1)/sim.MaxZones, sim.MaxZones)
+	bad(o.Rate > 0 && o.Rate <= 1e7, "%v calls a second: want more than 0 and at most 1e7", o.Rate)
+	bad(o.Seconds >= 1 && o.Seconds <= 86400, "%d seconds: want 1-86400", o.Seconds)
+	bad(o.Functions >= 1 && o.Functions <= sim.MaxFunctions, "%d functions: want 1-%d", o.Functions, sim.MaxFunctions)
+	bad(o.Learn >= 1, "learn one of %d samples: want at least 1", o.Learn)
+	bad(o.Small >= 1 && o.Small <= o.Nodes, "%d nodes to compare with: want 1-%d", o.Small, o.Nodes)
+	return errors.Join(errs...)
+}
+
+// simRun is what one run came to.
+type simRun struct {
+	wall   float64
+	cpu    float64 // seconds of all cores; wall where the system does not tell
+	events uint64
+	calls  uint64
+	mean   float64
+	rows   uint64
+	hash   uint64
+}
+
+// Sim measures the simulator: how long a large world takes, in what memory, and what an event costs there beside a small
+// world of the same kind (the same calls a second and node, the same functions).
+func Sim(ctx context.Context, o SimOptions) (*Report, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	r := &Report{Bench: "sim", Env: map[string]any{
+		"cpus": runtime.GOMAXPROCS(0), "nodes": o.Nodes, "rate": o.Rate, "seconds": o.Seconds, "learn_one_of": o.Learn, "policy": o.Policy, "seed": o.Seed,
+	}}
+	// The small world first: the larger one leaves a heap behind.
+	small := o
+	small.Nodes, small.Rate = o.Small, o.Rate*float64(o.Small)/float64(o.Nodes)
+	s, err := simulate(ctx, &small, 0, 2*o.Seconds)
+	if err != nil {
+		return nil, err
+	}
+	l, err := simulate(ctx, &o, o.Seconds, 2*o.Seconds)
+	if err != nil {
+		return nil, err
+	}
+	n, m := "n"+strconv.Itoa(o.Nodes), "n"+strconv.Itoa(o.Small)
+	r.add("events_per_s", float64(l.events)/l.wall, "1/s")
+	r.add(n+".wall_s", l.wall, "s")
+	r.add(n+".rss_mib", peakMiB(), "MiB")
+	r.add(n+".calls", float64(l.calls), "")
+	r.add(n+".us_per_call", l.wall*1e6/float64(max(l.calls, 1)), "us")
+	r.add(n+".mean_ms", l.mean, "ms")
+	r.add(n+".rows_a_zone", float64(l.rows), "")
+	r.add(m+".wall_s", s.wall, "s")
+	r.add(m+".events_per_s", float64(s.events)/s.wall, "1/s")
+	cost := func(x *simRun) float64 { return x.cpu / float64(max(x.events, 1)) }
+	r.add(n+".cpu_us_per_call", l.cpu*1e6/float64(max(l.calls, 1)), "us")
+	r.add(m+".cpu_us_per_call", s.cpu*1e6/float64(max(s.calls, 1)), "us")
+	r.add("cost_ratio_"+n+"_"+m, cost(&l)/cost(&s), "")
+	r.Notes = append(r.Notes, fmt.Sprintf("trace hash %016x; cost is CPU time an event", l.hash))
+	return r, nil
+}
+
+func simulate(ctx context.Context, o *SimOptions, from, total int) (simRun, error) {
+	cfg := SimWorld(o)
+	began, used := time.Now(), cpuSeconds()
+	w, err := sim.New(cfg)
+	if err != nil {
+		return simRun{}, err
+	}
+	for at := 1; at <= o.Seconds; at++ {
+		if err := ctx.Err(); err != nil {
+			return simRun{}, err
+		}
+		if o.Progress != nil {
+			o.Progress(from+at-1, total, fmt.Sprintf("%d nodes", o.Nodes))
+		}
+		w.Run(time.Duration(at) * time.Second)
+	}
+	if v := w.Violation(); v != "" {
+		return simRun{}, fmt.Errorf("bench sim: a broken invariant: %s", v)
+	}
+	r := simRun{wall: time.Since(began).Seconds(), events: w.Events(), hash: w.Hash(), rows: w.Learned(0).Rows}
+	if r.cpu = cpuSeconds() - used; r.cpu <= 0 {
+		r.cpu = r.wall
+	}
+	all := sim.Stats{}
+	for _, s := range w.FunctionStats() {
+		all.Add(&s)
+	}
+	r.calls, r.mean = all.Calls, all.TotalMs/float64(max(all.Answered, 1))
+	return r, nil
+}
+
+// SimWorld is the benchmark's world: functions with figures like those of public clouds (popularity after Zipf, log-normal run
+// times and inputs), half of them with objects, on four kinds of nodes that are about half busy.
+func SimWorld(o *SimOptions) sim.Config {
+	cfg := sim.Config{
+		Seed: o.Seed, Latency: 200 * time.Microsecond, Between: 25 * time.Millisecond, Heartbeat: 2 * time.Second,
+		Learn: sim.Learning{Every: o.Learn, Eager: 8192, Publish: time.Second},
+	}
+	rng := rand.New(rand.NewPCG(o.Seed, 0xd1342543de82ef95))
+	const meanMs = 120
+	weights, sum := make([]float64, o.Functions), 0.0
+	for i := range o.Functions {
+		// Medians are log-normal; the mean over all calls comes out near meanMs.
+		median := math.Min(meanMs*.45*math.Exp(.9*rng.NormFloat64()), 2000)
+		f := sim.Function{
+			Spec: api.Function{
+				Tenant: "t" + strconv.Itoa(i%7), Name: "f" + strconv.Itoa(i), Version: 1, Runtime: api.RuntimeProcess, Artifact: fmt.Sprintf("%064x", i+1),
+				ArtifactBytes: 8 << 20, MemoryMB: 128 << rng.IntN(2), Timeout: time.Minute,
+			},
+			Prepare: 60 * time.Millisecond, Start: 80 * time.Millisecond, ColdSpread: .4, Run: time.Duration(median * 1e6), Spread: .1 + .5*rng.Float64(),
+			Kernel: sim.Kernel(rng.IntN(3)),
+		}
+		if i%4 == 1 {
+			f.Spec.Objective.Deadline = time.Duration(5 * median * 1e6)
+		}
+		if i%2 == 0 {
+			f.PerMB = time.Duration(median / 4 * 1e6)
+		}
+		cfg.Functions = append(cfg.Functions, f)
+		weights[i] = math.Pow(float64(i+1), -.8)
+		sum += weights[i]
+	}
+	for i := range 16 {
+		cfg.Objects = append(cfg.Objects, sim.ObjectSet{Name: "set" + strconv.Itoa(i), Count: 200, Bytes: 1 << 20, Spread: 1, Zipf: .9})
+	}
+	zones := (o.Nodes + o.ZoneNodes - 1) / o.ZoneNodes
+	for z := range zones {
+		zc := zonesched.DefaultConfig()
+		zc.Zone, zc.Seed, zc.Policy, zc.Records, zc.NodeTimeout = fmt.Sprintf("z%03d", z), 0, o.Policy, 64, 7*time.Second
+		zone := sim.Zone{Core: zc}
+		in := o.Nodes/zones + min(max(o.Nodes%zones-z, 0), 1)
+		for k, class := range []string{"gen3", "gen4", "highmem", "slow"} {
+			nc := nodeagent.DefaultConfig()
+			nc.Slots, nc.MemoryMB, nc.CacheBytes, nc.Artifacts, nc.LinkMbps, nc.Class = 4, 16384, 2<<30, 256, 4000, class
+			g := sim.Nodes{
+				Count: in/4 + min(max(in%4-k, 0), 1), Core: nc, Cores: 4, Drift: .05, DriftPeriod: 97 * time.Second, StoreRTT: 500 * time.Microsecond,
+				MTBF: 2 * time.Hour, Repair: 10 * time.Second,
+			}
+			copy(g.Speed[:], [][]float64{{1, 1, 1}, {1.3, 1.2, 1}, {1, 1.5, 1.2}, {.7, .7, .8}}[k])
+			zone.Nodes = append(zone.Nodes, g)
+		}
+		cfg.Zones = append(cfg.Zones, zone)
+		for i := range o.Functions {
+			st := sim.Stream{
+				Function: i, Zone: z, PerS: o.Rate / float64(zones) * weights[i] / sum, Burst: 3, BurstFor: 2 * time.Second, BurstEvery: 20 * time.Second,
+				Objects: -1, Ramp: 3 * time.Second,
+			}
+			if i%2 == 0 {
+				st.Objects, st.Inputs = i/2%16, 1
+			} else {
+				st.PayloadBytes, st.PayloadSpread = 20000, 1
+			}
+			cfg.Streams = append(cfg.Streams, st)
+		}
+	}
+	return cfg
+}
+
+// cpuSeconds is the CPU time that this process has used, to a hundredth; 0 where the system does not tell.
+func cpuSeconds() float64 {
+	b, err := os.ReadFile("/proc/self/stat")
+	if err != nil {
+		return 0
+	}
+	// The command's name, in brackets, may hold spaces: fields are counted after it. utime and stime are the 14th and 15th.
+	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	if len(f) < 13 {
+		return 0
+	}
+	user, err1 := strconv.ParseFloat(f[11], 64)
+	sys, err2 := strconv.ParseFloat(f[12], 64)
+	if err1 != nil || err2 != nil {
+		return 0
+	}
+	return (user + sys) / 100 // USER_HZ is 100 on every Linux that Go runs on
+}
+
+// peakMiB is the most memory that this process has had, 0 where the system does not tell.
+func peakMiB() float64 {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kb, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 64)
+			if err != nil {
+				return 0
+			}
+			return kb / 1024
+		}
+	}
+	return 0
+}

@@ -1,0 +1,304 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rubato-faas/rubato/bench"
+	"github.com/rubato-faas/rubato/sim/lab"
+)
+
+func newSim() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "sim", Short: "Simulate zones, nodes and workloads with the production cores, in virtual time",
+		Long: `sim runs the schedulers, nodes and learners of production against a modelled world in virtual time: no cluster, no clock, no
+network. A scenario file describes the world and its workload (docs/simulator.md); the seed decides all the rest.`,
+		Example: "  rubato sim run scenarios/small.yaml\n  rubato sim compare scenarios/mixed.yaml --policies rubato,least-loaded",
+	}
+	cmd.AddCommand(newSimRun(), newSimCompare())
+	return cmd
+}
+
+// traceFlags choose a recorded workload instead of the scenario's own.
+type traceFlags struct {
+	azure2019, azure2021, faasrail, csv string
+	minute                              int
+	window                              time.Duration
+}
+
+func (t *traceFlags) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&t.azure2019, "azure2019", "", "instead of the scenario's functions, Azure's trace of 2019 in this folder (first day)")
+	f.IntVar(&t.minute, "minute", 0, "minute of the day to begin at, with --azure2019")
+	f.StringVar(&t.azure2021, "azure2021", "", "instead of the scenario's functions, Azure's trace of 2021 in this file")
+	f.StringVar(&t.faasrail, "faasrail", "", "instead of the scenario's functions, a load specification of FaaSRail in this file")
+	f.DurationVar(&t.window, "window", time.Minute, "length of a window of calls, with --faasrail")
+	f.StringVar(&t.csv, "csv", "", "instead of the scenario's functions, calls in this file: at_ms,function,exec_ms[,input_bytes]")
+}
+
+// chosen is how many traces were asked for.
+func (t *traceFlags) chosen() int {
+	n := 0
+	for _, name := range []string{t.azure2019, t.azure2021, t.faasrail, t.csv} {
+		if name != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// apply puts the chosen trace, if any, into the scenario.
+func (t *traceFlags) apply(s *lab.Scenario) (*lab.Scenario, error) {
+	until := time.Duration(s.Duration)
+	var trace *lab.Trace
+	var err error
+	file := func(name string, read func(io.Reader) (*lab.Trace, error)) {
+		var f *os.File
+		if f, err = os.Open(name); err != nil {
+			return
+		}
+		defer f.Close()
+		if trace, err = read(f); err != nil {
+			err = fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	switch {
+	case t.minute < 0 || t.minute > 1439:
+		return nil, usage("--minute %d: want 0-1439", t.minute)
+	case t.window < time.Millisecond:
+		return nil, usage("--window %v: want at least 1ms", t.window)
+	case t.azure2019 != "":
+		if st, e := os.Stat(t.azure2019); e != nil || !st.IsDir() {
+			return nil, usage("--azure2019 %q: want a folder with the files of one day", t.azure2019)
+		}
+		if trace, err = lab.ReadAzure2019(os.DirFS(t.azure2019), t.minute, until, s.Seed); err != nil {
+			err = fmt.Errorf("%s: %w", t.azure2019, err)
+		}
+	case t.azure2021 != "":
+		file(t.azure2021, func(r io.Reader) (*lab.Trace, error) { return lab.ReadAzure2021(r, until) })
+	case t.faasrail != "":
+		file(t.faasrail, func(r io.Reader) (*lab.Trace, error) { return lab.ReadFaaSRail(r, t.window, until, s.Seed) })
+	case t.csv != "":
+		file(t.csv, func(r io.Reader) (*lab.Trace, error) { return lab.ReadCSV(r, until) })
+	default:
+		return s, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.WithTrace(trace)
+}
+
+// simFlags are those of every simulation.
+type simFlags struct {
+	traces   traceFlags
+	seed     uint64
+	duration time.Duration
+	output   string
+}
+
+func (o *simFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&o.output, "output", "o", "table", "table, json or csv")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "csv"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
+	cmd.Flags().Uint64Var(&o.seed, "seed", 0, "seed (0: the scenario's)")
+	cmd.Flags().DurationVar(&o.duration, "duration", 0, "virtual time in which calls arrive (0: the scenario's)")
+	o.traces.add(cmd)
+}
+
+func (o *simFlags) check() error {
+	switch {
+	case o.output != "table" && o.output != "json" && o.output != "csv":
+		return usage("--output %q: want table, json or csv", o.output)
+	case o.traces.chosen() > 1:
+		return usage("want one of --azure2019, --azure2021, --faasrail and --csv: a run has one workload")
+	case o.duration < 0 || o.duration > lab.MaxDuration:
+		return usage("--duration %v: want 0-%v", o.duration, lab.MaxDuration)
+	}
+	return nil
+}
+
+// load reads a scenario and applies the flags.
+func (o *simFlags) load(name string) (*lab.Scenario, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	s, err := lab.Read(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if o.duration > 0 {
+		s.Duration = lab.Duration(o.duration)
+		if s.Warmup >= s.Duration {
+			return nil, usage("--duration %v: want more than the scenario's warm-up of %v", o.duration, time.Duration(s.Warmup))
+		}
+	}
+	if o.seed > 0 {
+		s.Seed = o.seed
+	}
+	return o.traces.apply(s)
+}
+
+func (o *simFlags) write(w io.Writer, results []*lab.Result) error {
+	switch o.output {
+	case "json":
+		return writeJSON(w, struct {
+			Results []*lab.Result `json:"results"`
+		}{results})
+	case "csv":
+		return lab.WriteCSV(w, results)
+	}
+	return lab.WriteText(w, results)
+}
+
+func newSimRun() *cobra.Command {
+	var o simFlags
+	var policy string
+	cmd := &cobra.Command{
+		Use: "run SCENARIO...", Short: "Run scenarios, each once",
+		Long: `run simulates each scenario once and prints what callers saw, for all functions together and one by one. The same scenario,
+policy and seed give the same run, down to its trace hash.`,
+		Example: "  rubato sim run scenarios/*.yaml\n  rubato sim run scenarios/small.yaml --policy least-loaded --seed 7 -o json\n  rubato sim run scenarios/mixed.yaml --faasrail spec.csv",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, files []string) error {
+			if err := o.check(); err != nil {
+				return err
+			}
+			var all []*lab.Scenario
+			var errs []error
+			for _, name := range files {
+				s, err := o.load(name)
+				errs = append(errs, err)
+				all = append(all, s)
+			}
+			if err := errors.Join(errs...); err != nil {
+				return err
+			}
+			var results []*lab.Result
+			for _, s := range all {
+				text := s.Policy
+				if policy != "" {
+					text = policy
+				}
+				p, err := lab.ParsePolicy(text)
+				if err != nil {
+					return usage("--policy: %v", err)
+				}
+				r, err := compareShown(cmd, s, []lab.Policy{p}, []uint64{s.Seed})
+				if err != nil {
+					return err
+				}
+				results = append(results, r)
+			}
+			return o.write(cmd.OutOrStdout(), results)
+		},
+	}
+	o.add(cmd)
+	cmd.Flags().StringVar(&policy, "policy", "", "policy (default: the scenario's); oracle is rubato with the world's true laws")
+	return cmd
+}
+
+func newSimCompare() *cobra.Command {
+	var o simFlags
+	var policies []string
+	var seeds int
+	var plots string
+	cmd := &cobra.Command{
+		Use: "compare SCENARIO", Short: "Compare policies on the same arrivals, over several seeds",
+		Long: `compare runs a scenario under every policy with every seed. Under one seed all policies see the same arrivals and each call has
+the same luck; figures are means over seeds with 95 % confidence intervals (Student's t), differences are paired by seed.`,
+		Example: "  rubato sim compare scenarios/mixed.yaml\n  rubato sim compare scenarios/data-heavy.yaml --policies rubato,fixed-delay=400ms --seeds 20 --plot plots",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			if err := o.check(); err != nil {
+				return err
+			}
+			if seeds < 1 || seeds > 10000 {
+				return usage("--seeds %d: want 1-10000", seeds)
+			}
+			var ps []lab.Policy
+			for _, name := range policies {
+				p, err := lab.ParsePolicy(strings.TrimSpace(name))
+				if err != nil {
+					return usage("--policies: %v", err)
+				}
+				ps = append(ps, p)
+			}
+			s, err := o.load(a[0])
+			if err != nil {
+				return err
+			}
+			var list []uint64
+			for i := range seeds {
+				list = append(list, s.Seed+uint64(i))
+			}
+			r, err := compareShown(cmd, s, ps, list)
+			if err != nil {
+				return err
+			}
+			if plots != "" {
+				if err := os.MkdirAll(plots, 0o777); err != nil {
+					return err
+				}
+				if err := lab.Plots(r, func(name string) (io.WriteCloser, error) { return os.Create(filepath.Join(plots, name)) }); err != nil {
+					return err
+				}
+			}
+			return o.write(cmd.OutOrStdout(), []*lab.Result{r})
+		},
+	}
+	o.add(cmd)
+	cmd.Flags().StringSliceVar(&policies, "policies", []string{"rubato", "least-loaded", "round-robin", "fixed-delay=100ms", "fixed-delay=400ms", "oracle"}, "policies to compare; differences are against the first")
+	cmd.Flags().IntVar(&seeds, "seeds", 10, "how many seeds, from --seed on")
+	cmd.Flags().StringVar(&plots, "plot", "", "also draw figures as SVG files into this folder")
+	return cmd
+}
+
+// compareShown runs with progress on standard error.
+func compareShown(cmd *cobra.Command, s *lab.Scenario, policies []lab.Policy, seeds []uint64) (*lab.Result, error) {
+	var hear func(done, total int, doing string)
+	done := showProgress(&hear, cmd.ErrOrStderr())
+	r, err := lab.Compare(cmd.Context(), s, policies, seeds, hear)
+	done(err == nil)
+	return r, err
+}
+
+func newBenchSim() *cobra.Command {
+	o := bench.DefaultSimOptions()
+	var output string
+	cmd := &cobra.Command{
+		Use: "sim", Short: "How fast the simulator is, and what an event costs in a large world beside a small one",
+		Long: `sim simulates a large world (10,000 nodes in zones of at most 500, 100,000 calls a second, 60 virtual seconds, policy rubato with
+full forests that learn) and a small one of the same kind, and prints events a second, wall time, memory, and the ratio of
+the costs of an event.`,
+		Example: "  rubato bench sim -o json\n  rubato bench sim --nodes 1000 --rate 10000 --seconds 10",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.Validate(); err != nil {
+				return usage("%v", err)
+			}
+			return measure(cmd, output, &o.Progress, func(ctx context.Context) (*bench.Report, error) { return bench.Sim(ctx, o) })
+		},
+	}
+	addOutput(cmd, &output)
+	f := cmd.Flags()
+	f.IntVar(&o.Nodes, "nodes", o.Nodes, "nodes in all")
+	f.IntVar(&o.ZoneNodes, "zone-nodes", o.ZoneNodes, "nodes of a zone at most")
+	f.Float64Var(&o.Rate, "rate", o.Rate, "calls a second in all")
+	f.IntVar(&o.Seconds, "seconds", o.Seconds, "virtual seconds")
+	f.IntVar(&o.Functions, "functions", o.Functions, "functions")
+	f.IntVar(&o.Learn, "learn", o.Learn, "learn one of so many samples, once forests are warm")
+	f.IntVar(&o.Small, "small", o.Small, "nodes of the world to compare with")
+	f.StringVar(&o.Policy, "policy", o.Policy, "policy")
+	f.Uint64Var(&o.Seed, "seed", o.Seed, "seed")
+	return cmd
+}

@@ -1,0 +1,233 @@
+package sim
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"sort"
+	"time"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/zonesched"
+)
+
+// ObjectSet is objects that calls name as inputs; several streams may share one.
+type ObjectSet struct {
+	Name  string
+	Count int
+	// Sizes are log-normal around Bytes, never above 100 times that.
+	Bytes  int64
+	Spread float64
+	// Zipf is the exponent of popularity: object k is wanted in proportion to 1/k^Zipf.
+	Zipf float64
+}
+
+func (o *ObjectSet) validate() error {
+	if err := api.CheckName("object set", o.Name); err != nil {
+		return err
+	}
+	if o.Count < 1 || o.Count > MaxObjects || o.Bytes < 1 || o.Bytes > 1<<40 || !(o.Spread >= 0 && o.Spread <= 4) || !(o.Zipf >= 0 && o.Zipf <= 4) {
+		return fmt.Errorf("%w: object set %s: %d of %d bytes, spread %v, zipf %v: want 1-%d of 1 byte to 1 TiB, the others 0-4", api.ErrInvalid, o.Name, o.Count, o.Bytes, o.Spread, o.Zipf, MaxObjects)
+	}
+	return nil
+}
+
+// objects is a set as drawn.
+type objects struct {
+	all []api.Object
+	cdf []float64 // of popularity
+}
+
+func makeObjects(o *ObjectSet, seed uint64) objects {
+	rng := rand.New(rand.NewPCG(seed, 0x2545f4914f6cdd1d))
+	s := objects{all: make([]api.Object, o.Count), cdf: make([]float64, o.Count)}
+	sum := 0.0
+	for k := range o.Count {
+		size := float64(o.Bytes) * min(math.Exp(o.Spread*rng.NormFloat64()), 100)
+		s.all[k] = api.Object{Key: fmt.Sprintf("sim/%s-%d", o.Name, k), Bytes: max(int64(size), 1)}
+		sum += math.Pow(float64(k+1), -o.Zipf)
+		s.cdf[k] = sum
+	}
+	for k := range s.cdf {
+		s.cdf[k] /= sum
+	}
+	return s
+}
+
+func (o *objects) draw(u float64) api.Object {
+	return o.all[min(sort.SearchFloat64s(o.cdf, u), len(o.all)-1)]
+}
+
+// Stream is calls of one function that arrive at one zone by themselves: Poisson, in bursts or not.
+type Stream struct {
+	Function, Zone int
+	// PerS is the mean rate, bursts included.
+	PerS float64
+	// Burst: during bursts the rate is so many times that between them (1 or 0: no bursts). They last BurstFor and begin
+	// BurstEvery after each other, both exponential.
+	Burst                float64
+	BurstFor, BurstEvery time.Duration
+	// Ramp: the rate rises linearly over this time from the beginning on. Until ends the stream (0: never).
+	Ramp, Until time.Duration
+	// Objects is the index of the set that each call takes Inputs objects from, -1 for none.
+	Objects, Inputs int
+	// PayloadBytes is the median size of the body, log-normal with PayloadSpread; 0: no body.
+	PayloadBytes  int64
+	PayloadSpread float64
+	// BudgetMs is the callers' patience; 0: none. Async is the share of asynchronous calls.
+	BudgetMs int64
+	Async    float64
+}
+
+func (s *Stream) validate(c *Config) error {
+	bursts := s.Burst <= 1 || s.BurstFor > 0 && s.BurstEvery > s.BurstFor
+	if s.Function < 0 || s.Function >= len(c.Functions) || s.Zone < 0 || s.Zone >= len(c.Zones) || s.Objects < -1 || s.Objects >= len(c.Objects) ||
+		!(s.PerS > 0 && s.PerS <= 1e6) || !(s.Burst >= 0 && s.Burst <= 1e4) || !bursts || s.Ramp < 0 || s.Until < 0 ||
+		s.Inputs < 0 || s.Inputs > api.MaxInputs || (s.Inputs > 0) != (s.Objects >= 0) || s.PayloadBytes < 0 || s.PayloadBytes > 1<<40 ||
+		!(s.PayloadSpread >= 0 && s.PayloadSpread <= 4) || s.BudgetMs < 0 || !(s.Async >= 0 && s.Async <= 1) {
+		return fmt.Errorf("%w: stream %+v: want a function, a zone and a set that exist, a rate above 0, bursts shorter than the time between them, at most %d inputs", api.ErrInvalid, *s, api.MaxInputs)
+	}
+	return nil
+}
+
+// Recorded is one call of a trace.
+type Recorded struct {
+	At             time.Duration
+	Function, Zone int
+	// ExecMs is the run time on a core of speed 1; 0: the function's law says.
+	ExecMs     float64
+	InputBytes int64
+}
+
+func (r *Recorded) validate(c *Config) error {
+	if r.At < 0 || r.Function < 0 || r.Function >= len(c.Functions) || r.Zone < 0 || r.Zone >= len(c.Zones) || !(r.ExecMs >= 0 && r.ExecMs <= 1e9) || r.InputBytes < 0 {
+		return fmt.Errorf("%w: %+v: want a time, a function below %d, a zone below %d, and a run time of at most 1e9 ms", api.ErrInvalid, *r, len(c.Functions), len(c.Zones))
+	}
+	return nil
+}
+
+// stream is a Stream under way, with a source of chance of its own: what one function's callers do changes nothing for
+// another's, and the policy nothing for either.
+type stream struct {
+	Stream
+	rng      *rand.Rand
+	t        int64   // of the next call
+	calm     float64 // calls per ns between bursts
+	inBurst  bool
+	phaseEnd int64
+}
+
+func (s *shard) makeStreams() {
+	for i := range s.cfg.Streams {
+		c := &s.cfg.Streams[i]
+		if int32(c.Zone) != s.at0 {
+			continue
+		}
+		st := stream{Stream: *c, rng: rand.New(rand.NewPCG(mix(s.cfg.Seed^mix(uint64(i)+0x5851f42d4c957f2d)), uint64(i))), phaseEnd: math.MaxInt64}
+		st.calm = c.PerS / 1e9
+		if c.Burst > 1 {
+			part := float64(c.BurstFor) / float64(c.BurstEvery)
+			st.calm /= 1 - part + part*c.Burst
+			st.phaseEnd = int64(st.rng.ExpFloat64() * float64(c.BurstEvery-c.BurstFor))
+		}
+		s.streams = append(s.streams, st)
+		s.nextArrival(int32(len(s.streams) - 1))
+	}
+	for i := range s.cfg.Trace {
+		if int32(s.cfg.Trace[i].Zone) == s.at0 {
+			s.trace = append(s.trace, s.cfg.Trace[i])
+		}
+	}
+	if len(s.trace) > 0 {
+		sort.SliceStable(s.trace, func(i, j int) bool { return s.trace[i].At < s.trace[j].At })
+		s.at(int64(s.trace[0].At), event{kind: evTrace})
+	}
+}
+
+// nextArrival schedules a stream's next call.
+func (s *shard) nextArrival(i int32) {
+	st := &s.streams[i]
+	for {
+		rate := st.calm
+		if st.inBurst {
+			rate *= st.Burst
+		}
+		next := st.t + max(int64(st.rng.ExpFloat64()/rate), 1)
+		if next > st.phaseEnd { // without memory: draw anew from the turn on
+			st.t = st.phaseEnd
+			mean := st.BurstFor
+			if st.inBurst {
+				mean = st.BurstEvery - st.BurstFor
+			}
+			st.inBurst = !st.inBurst
+			st.phaseEnd += max(int64(st.rng.ExpFloat64()*float64(mean)), 1)
+			if st.Until > 0 && st.t > int64(st.Until) {
+				return
+			}
+			continue
+		}
+		st.t = next
+		if st.Until > 0 && next > int64(st.Until) {
+			return
+		}
+		if next < int64(st.Ramp) && st.rng.Float64()*float64(st.Ramp) > float64(next) {
+			continue
+		}
+		s.at(next, event{kind: evArrival, ref: i})
+		return
+	}
+}
+
+func (s *shard) arrival(i int32) {
+	st := &s.streams[i]
+	spec := &s.cfg.Functions[st.Function].Spec
+	inv := &api.Invocation{Tenant: spec.Tenant, Function: spec.Name, BudgetMs: st.BudgetMs}
+	if st.Inputs > 0 {
+		set := &s.w.sets[st.Objects]
+		inv.Inputs = make([]api.Object, 0, st.Inputs)
+		for range st.Inputs {
+			o := set.draw(st.rng.Float64())
+			twice := false
+			for k := range inv.Inputs {
+				twice = twice || inv.Inputs[k].Key == o.Key
+			}
+			if !twice {
+				inv.Inputs = append(inv.Inputs, o)
+			}
+		}
+	}
+	if st.PayloadBytes > 0 {
+		inv.PayBytes = max(int64(float64(st.PayloadBytes)*min(math.Exp(st.PayloadSpread*st.rng.NormFloat64()), 100)), 1)
+	}
+	if st.Async > 0 {
+		inv.Async = st.rng.Float64() < st.Async
+	}
+	s.begin(int32(st.Function), inv)
+	s.nextArrival(i)
+}
+
+// begin gives the zone a call that the world made.
+func (s *shard) begin(fn int32, inv *api.Invocation) {
+	s.counter++
+	slot := s.newCaller(fn, -1)
+	inv.ID = s.newID(fn, slot)
+	s.calls[slot].id = inv.ID
+	s.accept(slot, inv)
+}
+
+// replay gives the zone its next recorded call.
+func (s *shard) replay() {
+	r := &s.trace[s.traced]
+	spec := &s.cfg.Functions[r.Function].Spec
+	inv := &api.Invocation{Tenant: spec.Tenant, Function: spec.Name, PayBytes: r.InputBytes}
+	if r.ExecMs > 0 {
+		inv.Payload = binary.LittleEndian.AppendUint64(nil, math.Float64bits(r.ExecMs))
+	}
+	s.begin(int32(r.Function), inv)
+	if s.traced++; s.traced < len(s.trace) {
+		s.at(int64(s.trace[s.traced].At), event{kind: evTrace})
+	}
+}
+
+var _ zonesched.Predictor = (*oracle)(nil)

@@ -1,0 +1,158 @@
+package lab
+
+import (
+	"fmt"
+	"image/color"
+	"io"
+	"math"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+)
+
+// Plots draws a result: mean times with their confidence intervals, the distribution of times, and cold starts and misses.
+// create opens a file of the given name.
+func Plots(r *Result, create func(name string) (io.WriteCloser, error)) error {
+	type figure struct {
+		name string
+		make func(*Result) (*plot.Plot, error)
+	}
+	for _, f := range []figure{{"mean", meanPlot}, {"distribution", distributionPlot}, {"cold-and-missed", countsPlot}} {
+		p, err := f.make(r)
+		if err != nil {
+			return fmt.Errorf("plot %s: %w", f.name, err)
+		}
+		if err := save(p, max(16, 3.2*float64(len(r.quantiles))), create, r.Scenario+"-"+f.name+".svg"); err != nil {
+			return fmt.Errorf("plot %s: %w", f.name, err)
+		}
+	}
+	return nil
+}
+
+// save writes a figure that is so many centimetres wide: room for one name beside another.
+func save(p *plot.Plot, width float64, create func(name string) (io.WriteCloser, error), name string) error {
+	text, err := p.WriterTo(vg.Length(width)*vg.Centimeter, 10*vg.Centimeter, "svg")
+	if err != nil {
+		return err
+	}
+	f, err := create(name)
+	if err != nil {
+		return err
+	}
+	if _, err := text.WriteTo(f); err != nil {
+		f.Close()
+		return err
+	}
+	return f.Close()
+}
+
+// palette is that of Okabe and Ito, which colour-blind readers can tell apart.
+var palette = []color.Color{
+	color.RGBA{0, 114, 178, 255}, color.RGBA{230, 159, 0, 255}, color.RGBA{0, 158, 115, 255}, color.RGBA{213, 94, 0, 255},
+	color.RGBA{204, 121, 167, 255}, color.RGBA{86, 180, 233, 255}, color.RGBA{0, 0, 0, 255}, color.RGBA{240, 228, 66, 255},
+}
+
+// overall are the rows of all functions together.
+func overall(r *Result) (rows []Row, names []string) {
+	for _, row := range r.Rows {
+		if row.Function == "all" {
+			rows, names = append(rows, row), append(names, row.Policy)
+		}
+	}
+	return rows, names
+}
+
+func meanPlot(r *Result) (*plot.Plot, error) {
+	rows, names := overall(r)
+	p := plot.New()
+	p.Title.Text, p.Y.Label.Text = "scenario "+r.Scenario, "mean time from call to answer, ms"
+	values := make(plotter.Values, len(rows))
+	bars := points{make(plotter.XYs, len(rows)), make(plotter.YErrors, len(rows))}
+	for i, row := range rows {
+		values[i] = row.MeanMs
+		bars.XYs[i] = plotter.XY{X: float64(i), Y: row.MeanMs}
+		bars.YErrors[i].Low, bars.YErrors[i].High = row.MeanCI, row.MeanCI
+	}
+	c, err := plotter.NewBarChart(values, vg.Points(24))
+	if err != nil {
+		return nil, err
+	}
+	c.Color = palette[0]
+	e, err := plotter.NewYErrorBars(bars)
+	if err != nil {
+		return nil, err
+	}
+	p.Add(c, e)
+	p.NominalX(names...)
+	p.Y.Min = 0
+	return p, nil
+}
+
+// points are bars' ends with their errors.
+type points struct {
+	plotter.XYs
+	plotter.YErrors
+}
+
+func distributionPlot(r *Result) (*plot.Plot, error) {
+	p := plot.New()
+	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = "scenario "+r.Scenario, "time from call to answer, ms", "share of calls above"
+	p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+	p.Legend.Top = true
+	for i := range r.quantiles {
+		c := &r.quantiles[i]
+		var xy plotter.XYs
+		for u := 0.0; u <= 3; u += .02 { // up to the thousandth call
+			share := math.Pow(10, -u)
+			if x := c.all.Quantile(1 - share); x > 0 {
+				xy = append(xy, plotter.XY{X: x, Y: share})
+			}
+		}
+		if len(xy) == 0 {
+			continue
+		}
+		l, err := plotter.NewLine(xy)
+		if err != nil {
+			return nil, err
+		}
+		l.Color, l.Width = palette[i%len(palette)], vg.Points(1.5)
+		l.Dashes = dashes[i/len(palette)%len(dashes)]
+		p.Add(l)
+		p.Legend.Add(c.policy, l)
+	}
+	return p, nil
+}
+
+var dashes = [][]vg.Length{nil, {vg.Points(4), vg.Points(2)}, {vg.Points(1), vg.Points(2)}}
+
+func countsPlot(r *Result) (*plot.Plot, error) {
+	rows, names := overall(r)
+	p := plot.New()
+	p.Title.Text, p.Y.Label.Text = "scenario "+r.Scenario, "share, %"
+	cold, missed := make(plotter.Values, len(rows)), make(plotter.Values, len(rows))
+	for i, row := range rows {
+		cold[i] = 100 * float64(row.ColdStarts) / float64(max(row.Answered, 1))
+		missed[i] = 100 * row.MissShare
+	}
+	const width = 14
+	for i, set := range []struct {
+		name   string
+		values plotter.Values
+	}{{"cold starts, of calls answered", cold}, {"misses, of deadlines", missed}} {
+		c, err := plotter.NewBarChart(set.values, vg.Points(width))
+		if err != nil {
+			return nil, err
+		}
+		c.Color, c.LineStyle = palette[i+1], draw.LineStyle{}
+		c.Offset = vg.Points(width * (float64(i) - .5))
+		p.Add(c)
+		p.Legend.Add(set.name, c)
+	}
+	p.Legend.Top = true
+	p.NominalX(names...)
+	p.Y.Min, p.Y.Max = 0, 1.25*p.Y.Max // room for the legend
+	return p, nil
+}

@@ -1,0 +1,331 @@
+package sim
+
+import (
+	"fmt"
+	"math"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/nodeagent"
+	"github.com/rubato-faas/rubato/zonesched"
+)
+
+func zoneOf(name, policy string, groups ...Nodes) Zone {
+	z := Zone{Core: zonesched.DefaultConfig(), Nodes: groups}
+	z.Core.Zone, z.Core.Seed, z.Core.Policy = name, 0, policy
+	return z
+}
+
+func nodesOf(count, slots int) Nodes {
+	g := Nodes{Count: count, Core: nodeagent.DefaultConfig()}
+	g.Core.Slots, g.Core.MemoryMB, g.Core.LinkMbps = slots, slots*512, 1000
+	return g
+}
+
+func functionOf(i int, run time.Duration) Function {
+	return Function{
+		Spec: api.Function{
+			Tenant: "t", Name: fmt.Sprintf("f%d", i), Version: 1, Runtime: api.RuntimeProcess, Artifact: fmt.Sprintf("%064d", i), ArtifactBytes: 1 << 20,
+			MemoryMB: 128, Timeout: time.Minute,
+		},
+		Prepare: 20 * time.Millisecond, Start: 10 * time.Millisecond, Run: run, Spread: .3, ColdSpread: .2,
+	}
+}
+
+// several is a world of several unlike zones in which nearly everything happens: calls go to other zones, nodes crash and are
+// of unlike speed, messages are lost, forests are learned.
+func several(seed uint64) Config {
+	cfg := Config{
+		Seed: seed, Latency: 200 * time.Microsecond, Loss: .001, Between: 4 * time.Millisecond, Heartbeat: 500 * time.Millisecond,
+		Learn: Learning{Every: 2, Publish: 50 * time.Millisecond}, Keep: true,
+		Objects: []ObjectSet{{Name: "o", Count: 40, Bytes: 2 << 20, Spread: .5, Zipf: 1}},
+	}
+	for i := range 3 {
+		cfg.Functions = append(cfg.Functions, functionOf(i, time.Duration(10+60*i)*time.Millisecond))
+	}
+	cfg.Functions[1].PerMB, cfg.Functions[2].Spec.Objective.Deadline = 10*time.Millisecond, 200*time.Millisecond
+	for z, count := range []int{2, 12, 6} {
+		g := nodesOf(count, 2)
+		g.Cores, g.Speed = 1.5, [kernels]float64{1, .8, 1.2}
+		slow := nodesOf(2, 2)
+		slow.Core.Class, slow.Speed, slow.Drift, slow.DriftPeriod = "old", [kernels]float64{.5, .5, .5}, .1, 7*time.Second
+		slow.MTBF, slow.Repair = 4*time.Second, 3500*time.Millisecond
+		cfg.Zones = append(cfg.Zones, zoneOf(fmt.Sprintf("z%d", z), "rubato", g, slow))
+		for f := range 3 {
+			st := Stream{Function: f, Zone: z, PerS: 25, Objects: -1, Burst: 4, BurstFor: 300 * time.Millisecond, BurstEvery: 3 * time.Second, Async: .2}
+			if f == 1 {
+				st.Objects, st.Inputs = 0, 2
+			}
+			cfg.Streams = append(cfg.Streams, st)
+		}
+	}
+	return cfg
+}
+
+func advance(t *testing.T, cfg Config, d time.Duration) *World {
+	t.Helper()
+	w, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Run(d)
+	if v := w.Violation(); v != "" {
+		t.Fatal(v)
+	}
+	return w
+}
+
+// One seed, one trace: at any GOMAXPROCS, and however the time is cut.
+func TestOneSeedGivesOneTrace(t *testing.T) {
+	before := runtime.GOMAXPROCS(0)
+	defer runtime.GOMAXPROCS(before)
+	hashes := map[uint64]bool{}
+	for _, procs := range []int{1, 2, 7} {
+		runtime.GOMAXPROCS(procs)
+		w := advance(t, several(7), 8*time.Second)
+		hashes[w.Hash()] = true
+		all := Stats{}
+		for _, s := range w.FunctionStats() {
+			all.Add(&s)
+		}
+		if all.Calls < 1000 || all.Forwarded == 0 || all.Delayed == 0 || w.Learned(0).Rows == 0 || w.Core(0).Counters().NodesLost+w.Core(1).Counters().NodesLost+w.Core(2).Counters().NodesLost == 0 {
+			t.Fatalf("too little happened: %d calls, %d forwarded, %d delayed, %d rows learned", all.Calls, all.Forwarded, all.Delayed, w.Learned(0).Rows)
+		}
+	}
+	for _, cut := range []time.Duration{900 * time.Millisecond, time.Second} {
+		w, err := New(several(7))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for at := time.Duration(0); at < 8*time.Second; at += cut {
+			w.Run(at)
+		}
+		w.Run(8 * time.Second)
+		hashes[w.Hash()] = true
+	}
+	if len(hashes) != 1 {
+		t.Errorf("one seed gave %d traces", len(hashes))
+	}
+	if other := advance(t, several(8), 8*time.Second).Hash(); hashes[other] {
+		t.Error("another seed gave the same trace")
+	}
+}
+
+// Calls that go to another zone, or whose nodes die, are answered all the same, once.
+func TestSeveralZonesAnswerEveryCallOnce(t *testing.T) {
+	cfg := several(3)
+	for i := range cfg.Streams {
+		cfg.Streams[i].Until = 5 * time.Second
+	}
+	w := advance(t, cfg, 3*time.Minute)
+	if w.Open() != 0 {
+		t.Errorf("%d calls are not answered", w.Open())
+	}
+	calls := uint64(0)
+	for _, s := range w.FunctionStats() {
+		calls += s.Calls
+		if s.Answered+s.Refused+s.Failed != s.Calls {
+			t.Errorf("%d calls, but %d answered, %d refused, %d failed", s.Calls, s.Answered, s.Refused, s.Failed)
+		}
+	}
+	got := 0
+	for z := range cfg.Zones {
+		for id, n := range w.Answers(z) {
+			if n != 1 {
+				t.Errorf("call %s: %d answers in zone %d", id, n, z)
+			}
+			if strings.HasPrefix(id[1:], fmt.Sprintf("%04x", z)) {
+				got++
+			}
+		}
+	}
+	if uint64(got) != calls {
+		t.Errorf("%d of %d calls answered at home", got, calls)
+	}
+}
+
+// Every policy sees the same arrivals, and the same luck.
+func TestArrivalsAreThoseOfTheSeed(t *testing.T) {
+	var calls [2][]uint64
+	for k, policy := range []string{"rubato", "round-robin"} {
+		cfg := several(5)
+		for i := range cfg.Zones {
+			cfg.Zones[i].Core.Policy = policy
+		}
+		for _, s := range advance(t, cfg, 4*time.Second).FunctionStats() {
+			calls[k] = append(calls[k], s.Calls)
+		}
+	}
+	if fmt.Sprint(calls[0]) != fmt.Sprint(calls[1]) {
+		t.Errorf("calls by function under two policies: %v and %v", calls[0], calls[1])
+	}
+}
+
+// single is one node with so many slots, and one function of 100 ms without chance.
+func single(slots int, cores float64) Config {
+	g := nodesOf(1, slots)
+	g.Cores = cores
+	f := functionOf(0, 100*time.Millisecond)
+	f.Spread, f.ColdSpread, f.Prepare, f.Start = 0, 0, 0, 0
+	return Config{Seed: 1, Zones: []Zone{zoneOf("z", "least-loaded", g)}, Functions: []Function{f}, Heartbeat: time.Second, Keep: true}
+}
+
+// result runs calls that arrive together, after the node has reported, and gives their run and fetch times in ms.
+func result(t *testing.T, cfg Config, calls ...*api.Invocation) (runMs, fetchMs []float64) {
+	t.Helper()
+	w, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Run(time.Second)
+	for i, inv := range calls {
+		inv.ID, inv.Tenant, inv.Function = fmt.Sprintf("i%d", i), "t", "f0"
+		w.Invoke(0, inv)
+	}
+	w.Run(time.Minute)
+	for i := range calls {
+		a := w.Result(0, fmt.Sprintf("i%d", i))
+		if a == nil || a.Code != api.CodeOK {
+			t.Fatalf("call %d: %+v", i, a)
+		}
+		runMs, fetchMs = append(runMs, a.Timing.RunMs), append(fetchMs, a.Timing.FetchMs)
+	}
+	return runMs, fetchMs
+}
+
+func near(a, b float64) bool { return math.Abs(a-b) <= .01*b }
+
+func TestCoresAreShared(t *testing.T) {
+	if got, _ := result(t, single(4, 2), &api.Invocation{}, &api.Invocation{}); !near(got[0], 100) || !near(got[1], 100) {
+		t.Errorf("two calls on two cores ran for %v ms, want 100", got)
+	}
+	if got, _ := result(t, single(4, 2), &api.Invocation{}, &api.Invocation{}, &api.Invocation{}, &api.Invocation{}); !near(got[0], 200) || !near(got[3], 200) {
+		t.Errorf("four calls on two cores ran for %v ms, want 200", got)
+	}
+	fast := single(1, 1)
+	fast.Zones[0].Nodes[0].Speed[KernelCPU] = 4
+	if got, _ := result(t, fast, &api.Invocation{}); !near(got[0], 25) {
+		t.Errorf("on a core four times as fast: %v ms, want 25", got)
+	}
+	fast.Functions[0].Kernel = KernelIO
+	if got, _ := result(t, fast, &api.Invocation{}); !near(got[0], 100) {
+		t.Errorf("the speed of another kernel changed the run to %v ms", got)
+	}
+}
+
+func TestTheLinkIsShared(t *testing.T) {
+	mb := func(key string, n int64) *api.Invocation {
+		return &api.Invocation{Inputs: []api.Object{{Key: "t/" + key, Bytes: n * 1e6}}}
+	}
+	cfg := single(4, 0)
+	cfg.Zones[0].Nodes[0].Core.LinkMbps, cfg.Functions[0].Spec.ArtifactBytes = 800, 1 // 100 MB/s: 10 ms a MB
+	if _, got := result(t, cfg, mb("a", 10)); !near(got[0], 100) {
+		t.Errorf("10 MB alone took %v ms, want 100", got)
+	}
+	// The small one has half of the link until it is over, at 200 ms; then the large one has all of it.
+	if _, got := result(t, cfg, mb("a", 10), mb("b", 30)); !near(got[0], 200) || !near(got[1], 400) {
+		t.Errorf("10 and 30 MB together took %v ms, want 200 and 400", got)
+	}
+	cfg.Zones[0].Nodes[0].Serial = true
+	if _, got := result(t, cfg, mb("a", 10), mb("b", 30)); !near(got[0], 100) || !near(got[1], 400) {
+		t.Errorf("10 and 30 MB one after another took %v ms, want 100 and 400", got)
+	}
+	cfg.Zones[0].Nodes[0].Serial = false
+	if _, got := result(t, cfg, mb("a", 10), mb("a", 10)); !near(got[0], 100) || !near(got[1], 100) {
+		t.Errorf("two calls of one object took %v ms, want 100: it is fetched once", got)
+	}
+	cfg.Zones[0].Nodes[0].StoreRTT = 30 * time.Millisecond
+	if _, got := result(t, cfg, mb("a", 10)); !near(got[0], 130) {
+		t.Errorf("with a round trip of 30 ms: %v ms, want 130", got)
+	}
+}
+
+// Traffic is as much as was asked for, in bursts too.
+func TestStreamsKeepTheirRate(t *testing.T) {
+	cfg := single(64, 0)
+	cfg.Functions[0].Run = time.Millisecond
+	for _, burst := range []float64{0, 10} {
+		cfg.Streams = []Stream{{PerS: 200, Objects: -1, Burst: burst, BurstFor: 100 * time.Millisecond, BurstEvery: time.Second}}
+		if n := advance(t, cfg, 60*time.Second).FunctionStats()[0].Calls; n < 10000 || n > 14000 {
+			t.Errorf("bursts of %v: %d calls in a minute, want about 12000", burst, n)
+		}
+	}
+}
+
+func TestHistIsWithinOnePercent(t *testing.T) {
+	var h Hist
+	for i := 1; i <= 10000; i++ {
+		h.add(float64(i) / 10)
+	}
+	for _, q := range []float64{.01, .5, .95, .99, 1} {
+		if got, want := h.Quantile(q), q*1000; math.Abs(got-want) > .01*want {
+			t.Errorf("quantile %v: %v, want %v", q, got, want)
+		}
+	}
+}
+
+func TestHeapGivesInOrder(t *testing.T) {
+	var h heap
+	x := uint64(1)
+	for i := range 5000 {
+		x = mix(x + 1)
+		h.push(event{at: int64(x % 1000), seq: uint64(i), kind: kind(i % 7)})
+	}
+	h.sweep(func(e *event) bool { return e.kind == 3 })
+	last := event{at: -1}
+	n := 0
+	for ; len(h) > 0; n++ {
+		e := h.pop()
+		if e.before(&last) || e.kind == 3 {
+			t.Fatalf("event %d: %+v after %+v", n, e, last)
+		}
+		last = e
+	}
+	if n != 5000-714 {
+		t.Errorf("%d events", n)
+	}
+}
+
+func TestWhatCannotBeIsRefused(t *testing.T) {
+	for want, edit := range map[string]func(*Config){
+		"0 zones":             func(c *Config) { c.Zones = nil },
+		"between zones":       func(c *Config) { c.Between = 0 },
+		"two zones z0":        func(c *Config) { c.Zones[1].Core.Zone = "z0" },
+		"and a run time":      func(c *Config) { c.Functions[0].Run, c.Functions[0].PerMB = 0, 0 },
+		"heartbeat":           func(c *Config) { c.Heartbeat = 0 },
+		"rate above 0":        func(c *Config) { c.Streams[0].PerS = 0 },
+		"speeds of .01-100":   func(c *Config) { c.Zones[0].Nodes[0].Speed[0] = 1e9 },
+		"object set o":        func(c *Config) { c.Objects[0].Count = 0 },
+		"objects in all sets": func(c *Config) { c.Objects = append(c.Objects, ObjectSet{Name: "p", Count: MaxObjects, Bytes: 1}) },
+		"changes, counting":   func(c *Config) { c.Changes = make([]Change, MaxChanges+1) },
+		"loss":                func(c *Config) { c.Loss = math.NaN() },
+		"function below 3":    func(c *Config) { c.Changes = []Change{{Function: 3}} },
+		"a zone below 3":      func(c *Config) { c.Trace = []Recorded{{Zone: 3}} },
+		"policy \"nonsense\"": func(c *Config) { c.Zones[2].Core.Policy = "nonsense" },
+		"slots":               func(c *Config) { c.Zones[1].Nodes[0].Core.Slots = 0 },
+	} {
+		cfg := several(1)
+		edit(&cfg)
+		if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want one with %q", err, want)
+		}
+	}
+}
+
+// An event of the simulator itself, beside what the cores cost: a light world under the plainest rule.
+func BenchmarkEvents(b *testing.B) {
+	cfg := single(16, 16)
+	cfg.Keep, cfg.Functions[0].Run = false, 5*time.Millisecond
+	cfg.Streams = []Stream{{PerS: 1000, Objects: -1}}
+	w, err := New(cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for at := time.Duration(0); w.Events() < uint64(b.N); at += 10 * time.Millisecond {
+		w.Run(at)
+	}
+}
