@@ -255,6 +255,9 @@ func (n *Node) exec(now time.Time, r *run, out []Action) []Action {
 	} else {
 		r.initMs = 0
 	}
+	if r.m.Prewarm { // the sandbox was all that was wanted
+		return n.end(now, r, api.OutcomeOK, api.CodeOK, "", nil, "", out)
+	}
 	r.since, r.phase = now, phaseExec
 	return append(out, Action{Kind: ActExec, ID: r.m.Call.ID, Sandbox: r.sb.id, Run: r.m})
 }

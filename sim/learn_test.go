@@ -47,10 +47,10 @@ func TestAChangedLawIsLearned(t *testing.T) {
 	if l := w.Learned(0); l.Rows < 2000 || l.Rows > 2600 {
 		t.Errorf("%d rows learned of about 4800 completions, want one of two", l.Rows)
 	}
-	// With no model calls are spread over both, whatever they are.
+	// With no model only full slots drive them away.
 	cfg.Learn.Every = 0
-	if blind := share(advance(t, cfg, half), half/2, half-2*time.Second); blind > .8 {
-		t.Errorf("share without a model: %.2f", blind)
+	if blind := share(advance(t, cfg, 2*half), half+half/2, 2*half); blind < after+.15 {
+		t.Errorf("share after the change: %.2f without a model, %.2f with one", blind, after)
 	}
 	// The oracle knows at once.
 	cfg.Learn.Oracle = true

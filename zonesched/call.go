@@ -216,6 +216,9 @@ func (z *Zone) requeue(now time.Time, c *call, out []Action) []Action {
 // wake decides anew for a call whose time has come, and ends calls past their hard limits.
 func (z *Zone) wake(now time.Time, ev *Event, out []Action) []Action {
 	c := z.calls[ev.ID]
+	if c == nil && z.prewarms[ev.ID] != nil {
+		z.prewarmLost(ev.ID)
+	}
 	if c == nil || c.gen != ev.Gen {
 		return out
 	}
@@ -226,6 +229,16 @@ func (z *Zone) wake(now time.Time, ev *Event, out []Action) []Action {
 		return z.answerError(now, c, api.CodeDeadline, "no answer from the zone it was forwarded to", out)
 	}
 	return z.decide(now, c, out)
+}
+
+// prewarmLost: no word of a prewarming. Its slot stays taken until the node says otherwise.
+func (z *Zone) prewarmLost(id string) {
+	for _, r := range z.prewarms[id].running {
+		if r.id == id {
+			r.foreign = true
+		}
+	}
+	delete(z.prewarms, id)
 }
 
 // dispatchTimeout: the node has not answered within the call's time. It is told to stop; the answer is not waited for.
@@ -305,8 +318,10 @@ func (z *Zone) completion(now time.Time, m *wire.Completion, out []Action) []Act
 		return out
 	}
 	c := z.calls[m.ID]
+	_, warmed := z.prewarms[m.ID]
+	delete(z.prewarms, m.ID)
 	mine := c != nil && c.state == callRunning && c.node == n && c.attempt == m.Attempt
-	if !mine {
+	if !mine && !warmed {
 		z.counters.UnknownCompletions++
 	}
 	if mine || c == nil || c.node != n {
@@ -414,7 +429,10 @@ func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out [
 func (z *Zone) policyCall(now time.Time, c *call, hope *node) policy.Call {
 	p := policy.Call{
 		WaitedMs: ms(now.Sub(c.arrived)), DeadlineMs: math.Inf(1), ErrEW: c.fn.errEW.v, DelayOff: c.fn.spec.DelayOff,
-		MarginMs: 2 + z.linkMs.v + 3*z.linkDev.v, FnHash: c.fn.hash, Affinity: hashOf(c.inv.Affinity), Hope: -1, Load: z.load(),
+		MarginMs: 2 + z.linkMs.v + 3*z.linkDev.v, Alike: c.fn.alike(), Warming: c.fn.h.warming(), FnHash: c.fn.hash, Affinity: hashOf(c.inv.Affinity), Hope: -1, Load: z.load(),
+	}
+	if c.fn.coldMs.n > 0 {
+		p.ColdMs = c.fn.coldMs.v
 	}
 	if hope != nil {
 		p.Hope = hope.index

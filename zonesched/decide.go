@@ -1,6 +1,7 @@
 package zonesched
 
 import (
+	"fmt"
 	"math"
 	"time"
 
@@ -62,6 +63,9 @@ func (z *Zone) plan(now time.Time, c *call, ch *policy.Choice, out []Action) []A
 	}
 	if ch.Now >= 0 {
 		c.fallback = z.nodes[z.cands[ch.Now].Node]
+		if ch.Prewarm {
+			out = z.prewarm(now, c.fn, c.fallback, out)
+		}
 	}
 	if c.delaying {
 		z.counters.IdleDeclined++
@@ -280,6 +284,46 @@ func (z *Zone) run(c *call, n *node, k *policy.Candidate, timeout time.Duration,
 			PricePerHour: n.price, EnergyClass: n.energy,
 		},
 	}
+}
+
+// prewarm brings up a sandbox of f on n: a dispatch without a call. It holds a slot until it is up; then the sandbox is idle,
+// and the slot is offered like any other.
+func (z *Zone) prewarm(now time.Time, f *function, n *node, out []Action) []Action {
+	z.warmSeq++
+	z.counters.Prewarmed++
+	id := fmt.Sprintf("prewarm-%d-%d-%d", z.epoch.Generation, z.epoch.Revision, z.warmSeq)
+	n.sentSeq++
+	n.sentAt = now
+	n.begin(&running{id: id, h: f.h, start: now, mu: math.Log(math.Max(f.coldMs.v, 1)), sigma: .5, cold: true, prewarm: true})
+	n.sandboxFor(f.h, f.spec.MemoryMB).busy++
+	n.memUsed += f.spec.MemoryMB
+	z.prewarms[id] = n
+	out = append(out,
+		Action{Kind: ActRun, ID: id, Node: n.name, Run: &wire.Run{
+			Epoch: z.epoch, Seq: n.sentSeq, Fn: *f.spec, TimeoutMs: max(f.spec.Timeout.Milliseconds(), 1), Prewarm: true,
+			Call: api.Invocation{ID: id, Tenant: f.spec.Tenant, Function: f.spec.Name, Version: f.spec.Version},
+		}},
+		Action{Kind: ActWake, ID: id, At: now.Add(f.spec.Timeout + z.cfg.DispatchGrace)})
+	if n.free() <= 0 {
+		z.slotLost(n)
+	}
+	return out
+}
+
+// warming is how many sandboxes of the function are being brought up without a call.
+func (h *holding) warming() int {
+	n := 0
+	for _, r := range h.starting {
+		n += int(bit(r.prewarm))
+	}
+	return n
+}
+
+func bit(b bool) uint8 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // slotLost: calls that are held back with n as their fallback must decide anew, since n is full.

@@ -58,6 +58,8 @@ type running struct {
 	fetchMs   float64 // what it had to bring over the node's link, at full speed
 	// cold: it began without a warm sandbox.
 	cold bool
+	// prewarm: it brings up a sandbox for whoever comes.
+	prewarm bool
 	// foreign: dispatched by an earlier leader; it ends with a completion or by its absence from a report.
 	foreign bool
 }

@@ -256,9 +256,9 @@ func (z *Zone) claim(now time.Time, n *node, w *call, fair float64, age bool) (c
 		elsewhere = ms(w.finishAt.Sub(now))
 	}
 	z.pc = z.policyCall(now, w, w.hope)
-	z.pc.AgeTurn, z.pc.Alike = age, w.fn.alike()
-	if z.cands[0].Sandbox != api.SandboxWarm && w.fn.coldMs.n > 0 {
-		z.pc.ColdMs = w.fn.coldMs.v
+	z.pc.AgeTurn = age
+	if z.cands[0].Sandbox == api.SandboxWarm {
+		z.pc.ColdMs = 0
 	}
 	ok, index := z.rule.Admit(&z.pc, &z.cands[0], elsewhere, w.execBest)
 	if !ok {

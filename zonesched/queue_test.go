@@ -156,3 +156,56 @@ func TestRestOfARunningCall(t *testing.T) {
 		}
 	}
 }
+
+// While calls are held back for a warm node, a sandbox is brought up on the node that they fall back on; whichever is ready
+// first takes them.
+func TestPrewarmsWhileCallsWait(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("warm", 2, 1)
+	b.node("spare", 10, 0)
+	b.z.fns["t/f"].coldMs.add(20)
+	b.invoke("i1", "f")
+	b.ran("i1", "warm")
+	for i := 2; i < 5; i++ {
+		b.invoke(fmt.Sprintf("i%d", i), "f")
+		if find(b.acts, ActRun, fmt.Sprintf("i%d", i)) != nil {
+			t.Fatalf("a call runs at once: %v", text(b.acts))
+		}
+	}
+	var id string
+	n := b.z.byName["spare"]
+	for _, r := range n.running {
+		if r.prewarm {
+			id = r.id
+		}
+	}
+	if id == "" || len(n.running) > 3 {
+		t.Fatalf("%d sandboxes are brought up for three calls", len(n.running))
+	}
+	b.after(5 * time.Millisecond)
+	b.step(&Event{Kind: EvCompletion, Completion: &wire.Completion{
+		Node: "spare", Boot: 1, ID: id, Epoch: b.z.Epoch(), InitMs: 5, Outcome: api.OutcomeOK,
+		Sandboxes: []wire.SandboxReport{{Function: "t/f@1", State: api.SandboxPrepared, Idle: 1, MemoryMB: 100}},
+	}})
+	if a := find(b.acts, ActRun, ""); a == nil || a.Node != "spare" || a.Run.Prewarm {
+		t.Fatalf("nobody took the new sandbox: %v", text(b.acts))
+	}
+	if find(b.acts, ActSample, "") != nil {
+		t.Error("a prewarming is no sample")
+	}
+	if c := b.z.Counters(); c.UnknownCompletions != 0 || c.Prewarmed == 0 {
+		t.Errorf("counters %+v", c)
+	}
+	// One whose node says nothing more keeps its slot until the node does.
+	for _, r := range n.running {
+		if r.prewarm {
+			b.step(&Event{Kind: EvWake, ID: r.id})
+			if !r.foreign || b.z.prewarms[r.id] != nil {
+				t.Error("a prewarming without an answer is still waited for")
+			}
+		}
+	}
+	if err := b.z.Check(); err != nil {
+		t.Error(err)
+	}
+}

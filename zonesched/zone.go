@@ -142,6 +142,8 @@ type Zone struct {
 	picked     []*node
 	wanted     []int32
 	considered call
+	prewarms   map[string]*node // under way
+	warmSeq    uint64
 	req        api.Request
 	pc         policy.Call
 	redo       []*call
@@ -159,7 +161,7 @@ func New(cfg Config) (*Zone, error) {
 	n := 2 * cfg.Candidates
 	return &Zone{
 		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule,
-		fns: map[string]*function{}, byKey: map[string]*function{}, holdings: map[string]*holding{}, objects: map[uint64][]*node{}, byName: map[string]*node{}, calls: map[string]*call{}, tenants: map[string]*usage{},
+		fns: map[string]*function{}, byKey: map[string]*function{}, holdings: map[string]*holding{}, objects: map[uint64][]*node{}, prewarms: map[string]*node{}, byName: map[string]*node{}, calls: map[string]*call{}, tenants: map[string]*usage{},
 		grantsIn: map[string]*grantIn{}, given: map[string]*grantOut{}, ring: newRing(cfg.Records),
 		linkMs: ewma{w: .05, v: 1}, linkDev: ewma{w: .05, v: .5}, comeback: ewma{w: .1, v: .5, n: 2},
 		cands: make([]policy.Candidate, 0, n), feats: make([]api.Candidate, 0, n), ests: make([]api.Estimate, n),
@@ -238,7 +240,7 @@ func (z *Zone) Epoch() api.Epoch { return z.epoch }
 // Counters counts what happened since New.
 type Counters struct {
 	Accepted, Answered, Refused, Delayed, Queued, ForwardedOut, ForwardedIn, Retries, NodesLost uint64
-	Missed, IdleDeclined, Explored                                                              uint64
+	Missed, IdleDeclined, Explored, Prewarmed                                                   uint64
 	UnknownCompletions, FencedCompletions                                                       uint64
 	Estimates                                                                                   [3]uint64 // by api.Source, of dispatched calls
 	Clauses                                                                                     [32]uint64

@@ -24,6 +24,9 @@ type Run struct {
 	// TimeoutMs is what is left for the node: after it the call is stopped.
 	TimeoutMs int64    `msgpack:"t"`
 	Echo      api.Echo `msgpack:"x"`
+	// Prewarm: bring up a sandbox and run nothing. It goes over a subject of its own, so that a node that does not know it
+	// cannot take it for a call.
+	Prewarm bool `msgpack:"pw,omitempty"`
 }
 
 // SandboxReport is what a node holds of one function version.

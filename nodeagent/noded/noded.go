@@ -246,6 +246,7 @@ func (d *Daemon) subscribe() ([]messaging.Subscription, error) {
 		handle  messaging.Handler
 	}{
 		{wire.SubjectRun(z, n), d.onRun},
+		{wire.SubjectNode(z, n, "prewarm"), d.onRun},
 		{wire.SubjectNode(z, n, "cancel"), d.onCancel},
 		{wire.SubjectNode(z, n, "ack"), d.onAck},
 		{wire.SubjectNode(z, n, "flush"), d.onFlush},

@@ -211,6 +211,28 @@ func TestDispatchIsCompleted(t *testing.T) {
 	}
 }
 
+func TestPrewarmBringsUpASandboxAndRunsNothing(t *testing.T) {
+	b := newBed(t, nil)
+	stop, _ := b.start()
+	b.send(wire.SubjectNode("z", "n", "prewarm"), &wire.Run{
+		Epoch: epoch, Seq: 1, Fn: b.fn, TimeoutMs: 60_000, Prewarm: true, Call: api.Invocation{ID: "w1", Tenant: "t", Function: "f", Version: 1},
+	})
+	c := b.completion("w1")
+	if c.Outcome != api.OutcomeOK || len(c.Result) > 0 || c.RunMs != 0 || len(c.Sandboxes) != 1 || c.Sandboxes[0].Idle != 1 {
+		t.Fatalf("completion %+v", c)
+	}
+	b.run("i1")
+	if c := b.completion("i1"); c.Start != api.SandboxWarm {
+		t.Fatalf("the call found its sandbox %v", c.Start)
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if s := b.rt.Stats(); s.Starts != 1 || s.Calls != 1 {
+		t.Fatalf("sandboxes after the end: %+v", s)
+	}
+}
+
 func TestEpochSurvivesARestart(t *testing.T) {
 	b := newBed(t, nil)
 	_, kill := b.start()

@@ -61,10 +61,11 @@ type Call struct {
 	MarginMs float64
 	// FnHash names the function version, and Affinity the caller's affinity key (0: none), for rules that place by hashes.
 	FnHash, Affinity uint64
-	// Of a waiting call that a freed slot is offered to: Alike is how many calls of its function wait, ColdMs what bringing up a
-	// sandbox there is expected to take (0: nothing, or not known), AgeTurn that this slot may go by age alone.
-	Alike   int
-	ColdMs  float64
+	// Alike is how many calls of the function wait, this one included; Warming how many sandboxes are being brought up for them
+	// without a call; ColdMs what bringing one up takes (0: not known, or nothing on the node whose slot is offered).
+	Alike, Warming int
+	ColdMs         float64
+	// AgeTurn: the slot that is offered may go by age alone.
 	AgeTurn bool
 	// Hope is the node that a waiting call hopes for, -1 for none.
 	Hope int32
@@ -148,6 +149,8 @@ type Choice struct {
 	// WakeMs: when to decide again if nothing happens before; +Inf for never.
 	WakeMs      float64
 	ThresholdMs float64
+	// Prewarm: meanwhile bring up a sandbox at Now; whichever is ready first takes the call.
+	Prewarm bool
 	// Propensity is the probability with which the rule, as randomised, takes this choice.
 	Propensity float64
 }

@@ -27,6 +27,8 @@ const (
 	agedWaits         = 4 // times DelayMax, from which on a call is old
 	localFirst        = 1e9
 	agedFirst         = 1e12
+	spareSlots        = 10 // one slot in so many must be free for prewarming
+	prewarmShare      = .3
 	exploreFactor     = 2 // times the best cost that a trial may be predicted to cost
 )
 
@@ -103,7 +105,17 @@ func (p *Rubato) choose(c *Call, cands []Candidate, now, best int) Choice {
 	if latest > 0 {
 		wake = math.Min(wake, latest)
 	}
-	return Choice{Verb: Delay, Clause: clause, Take: best, Now: now, WakeMs: math.Max(wake, minWakeMs), ThresholdMs: run.ThresholdMs, Propensity: 1}
+	return Choice{
+		Verb: Delay, Clause: clause, Take: best, Now: now, WakeMs: math.Max(wake, minWakeMs), ThresholdMs: run.ThresholdMs, Propensity: 1,
+		Prewarm: n.Sandbox != api.SandboxWarm && prewarm(c, b.StartMs),
+	}
+}
+
+// prewarm says whether a sandbox should be brought up while calls of the function wait (the idea is CIDRE's, Liu et al.,
+// ASPLOS 2025): only with slots to spare, for no more sandboxes than calls, and when what waits adds up to a good part of a
+// cold start.
+func prewarm(c *Call, startMs float64) bool {
+	return c.ColdMs > 0 && spareSlots*c.Free >= c.Slots && c.Warming < c.Alike && float64(c.Alike)*startMs > prewarmShare*c.ColdMs
 }
 
 // delayClause finds the reason that lets a gainful wait happen. The last two matter: "the latest safe start must lie

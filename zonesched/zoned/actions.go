@@ -65,8 +65,12 @@ func (d *Daemon) send(subject string, v any) {
 // run sends a dispatch. What cannot even be encoded comes back as a refusal, so that the call is not lost.
 func (d *Daemon) run(a *zonesched.Action) {
 	b, err := wire.Encode(a.Run)
+	subject := wire.SubjectRun(d.cfg.Zone, a.Node)
+	if a.Run.Prewarm {
+		subject = wire.SubjectNode(d.cfg.Zone, a.Node, "prewarm")
+	}
 	if err == nil {
-		err = d.deps.Bus.Publish(wire.SubjectRun(d.cfg.Zone, a.Node), b)
+		err = d.deps.Bus.Publish(subject, b)
 	}
 	if err == nil {
 		return
