@@ -34,7 +34,7 @@ type Config struct {
 	// Zone names where own trees come from in pools and scorecards.
 	Zone string
 	// Window is how many rows are kept to grow trees from (default 16384, at least 64). More remember longer and cost
-	// 30 bytes a row; drift is handled by the horizons, not by a short window.
+	// 44 bytes a row; drift is handled by the horizons, not by a short window.
 	Window int
 	// Trees is the number of own base trees (default 32), ResidualTrees that of the second stage (default 16).
 	// Cost of learning and of estimating is linear in both.

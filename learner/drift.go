@@ -60,6 +60,7 @@ func (e *ensemble) watch(w *window) {
 	case d.Cut > 0 && dueInWarmUp(w.total-d.Cut):
 		if f, long := e.groupErr[freshGroup], e.groupErr[0]; w.total-d.Cut >= driftSure && f.N > 0 && f.Mean < driftClear*long.Mean {
 			d.Floor, d.Cut = d.Cut, 0 // regrow goes on with all slots
+			e.beginAgain()
 			return
 		}
 		e.beginAll(w, 1, d.fresh)

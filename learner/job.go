@@ -67,6 +67,9 @@ func (e *ensemble) beginAll(w *window, lag uint64, want func(slot int) bool) {
 			e.batch.jobs = append(e.batch.jobs, &Job{slot: i})
 		}
 	}
+	if len(e.batch.jobs) == 0 {
+		e.batch = batch{}
+	}
 }
 
 // beginAgain makes the jobs anew, to be drawn from the window as it is now. Somebody may still be building the old ones: their

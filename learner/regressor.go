@@ -221,8 +221,11 @@ func (g *Grid) mid(f int, b uint8) float64 {
 func (g *Grid) moved(f int, b uint8, to *Grid) uint8 { return to.splitBin(f, g.threshold(f, b)) }
 
 func (e *ensemble) regrid(g *Grid) {
-	for _, set := range [][]local{e.own, e.resid} {
+	for stage, set := range [][]local{e.own, e.resid} {
 		for i := range set {
+			if !set[i].alive() {
+				continue
+			}
 			shape := slices.Clone(set[i].shape)
 			for k := range shape {
 				if s := &shape[k]; s.feat != leafMark {
@@ -230,6 +233,7 @@ func (e *ensemble) regrid(g *Grid) {
 				}
 			}
 			set[i].shape = shape
+			set[i].digest = localDigest(stage*len(e.own)+i, &set[i])
 		}
 	}
 	for i := range e.pool {

@@ -168,8 +168,10 @@ func moved(edges []float32, counts []uint32) []float32 {
 	return append(out, edges[n-1])
 }
 
-// Epoch numbers the grid: 0 is the one that every program knows.
-func (g *Grid) Epoch() uint32 { return g.epoch }
+// same reports whether g is o: after a roll-back of the pool two grids may bear one number.
+func (g *Grid) same(o *Grid) bool {
+	return g == o || g.epoch == o.epoch && slices.EqualFunc(g.edges, o.edges, func(a, b []float32) bool { return slices.Equal(a, b) })
+}
 
 // write writes a grid; that of epoch 0 is known.
 func (g *Grid) write(w *writer) {
@@ -217,7 +219,7 @@ func (l *Learner) AdoptGrid(g *Grid) {
 		g = zoneGrid
 	}
 	old := l.ens.grid
-	if g.epoch == old.epoch {
+	if g.same(old) {
 		return
 	}
 	l.last = nil

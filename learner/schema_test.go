@@ -194,3 +194,26 @@ func TestSetRegrowIsARecord(t *testing.T) {
 		t.Errorf("regrow %d is beyond the window", b.Regrow())
 	}
 }
+
+// Whenever a pool comes, a restored learner is equal to the one that it was taken from.
+func TestCheckpointRightAfterAdoption(t *testing.T) {
+	samples, pool := record(80), poolFrom(t, "b", 4, 100, 6)
+	for rows := 15; rows < 60; rows++ {
+		a := testLearner(t, "a")
+		for _, s := range samples[:rows] {
+			a.Learn(s)
+		}
+		a.Adopt(1, pool)
+		raw, err := a.Checkpoint()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := Restore(a.cfg, raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.Digest() != b.Digest() {
+			t.Errorf("after %d samples: digests differ", rows)
+		}
+	}
+}

@@ -231,7 +231,7 @@ func (s *special) score(cols *columns, n int, mu, sigma *[block]float64) {
 	}
 }
 
-// cacheSlots bounds the specialised forests that a Scratch keeps: 190 KB each at full size.
+// cacheSlots bounds the specialised forests that a Scratch keeps: 220 KB each at full size.
 const cacheSlots = 16
 
 // Scratch is the memory in which an Estimator works and remembers specialised forests. One goroutine at a time.

@@ -136,13 +136,16 @@ func (t *Tree) addLeaves(leaves []leafStat) {
 	}
 }
 
-// spreadCode is 4 log2(variance) + 128, at least 1; 0 stands for no variance.
+// spreadCode is 4 log2(variance) + 128, within 1 and maxSpread; 0 stands for no variance.
 func spreadCode(variance float32) uint8 {
 	if !(variance > 0) {
 		return 0
 	}
-	return uint8(min(max(math.Round(4*math.Log2(float64(variance))+128), 1), 255))
+	return uint8(min(max(math.Round(4*math.Log2(float64(variance))+128), 1), maxSpread))
 }
+
+// maxSpread is the code of a variance of 1,024 (of ln ms, squared): one tree must not make every estimate uncertain.
+const maxSpread = 128 + 4*10
 
 // spreadOf is the inverse of spreadCode.
 var spreadOf = func() (v [256]float32) {
@@ -195,7 +198,7 @@ func decodeTree(b []byte, width int) (*Tree, error) {
 	if len(b) > MaxTreeBytes {
 		return nil, fmt.Errorf("learner decode tree: %w: %d bytes, limit %d", api.ErrTooLarge, len(b), MaxTreeBytes)
 	}
-	if len(b) > 0 && b[0] < treeVersion {
+	if len(b) > 0 && b[0] != treeVersion && b[0] < 0x80 { // a small number in msgpack
 		return nil, fmt.Errorf("learner decode tree: %w: format %d, want %d", ErrSchema, b[0], treeVersion)
 	}
 	r := newReader(b, treeVersion, treeVersion)
@@ -283,8 +286,8 @@ func (t *Tree) check(width int) error {
 	if !(math.Abs(lo) <= maxMean && step >= 0 && lo+step*math.MaxUint16 <= maxMean*1.001) {
 		return bad("means out of range")
 	}
-	if slices.Max(t.counts) > 31 {
-		return bad("count out of range")
+	if slices.Max(t.counts) > 31 || slices.Max(t.spread) > maxSpread {
+		return bad("count or variance out of range")
 	}
 	return nil
 }

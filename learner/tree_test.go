@@ -86,6 +86,7 @@ func TestDecodeTreeRefusesWhatCouldHarm(t *testing.T) {
 		"no leaf": func(t *Tree) {
 			t.nodes, t.feats, t.edges, t.which, t.means, t.spread, t.counts = nil, nil, nil, nil, nil, nil, nil
 		},
+		"absurd variance":  func(t *Tree) { t.spread = []byte{1, 2, 169, 3} },
 		"absurd count":     func(t *Tree) { t.counts = []byte{1, 2, 32, 1} },
 		"a count too many": func(t *Tree) { t.counts = append(bytes.Clone(t.counts), 1) },
 		"no zone":          func(t *Tree) { t.zone = "" },
@@ -130,10 +131,12 @@ func comb(leaves int) (shape []split, stats []leafStat) {
 // Whoever upgrades meets trees of the former schema in the pool: they are told apart from bad ones.
 func TestTreesOfAnotherSchemaAreToldApart(t *testing.T) {
 	for at, what := range []string{"format", "epoch"} {
-		other := bytes.Clone(EncodeTree(smallTree(t)))
-		other[at]--
-		if _, err := DecodeTree(other); !errors.Is(err, ErrSchema) || !errors.Is(err, api.ErrInvalid) {
-			t.Errorf("a tree of the %s before: %v", what, err)
+		for _, by := range []byte{1, 0xff} {
+			other := bytes.Clone(EncodeTree(smallTree(t)))
+			other[at] += by
+			if _, err := DecodeTree(other); !errors.Is(err, ErrSchema) || !errors.Is(err, api.ErrInvalid) {
+				t.Errorf("a tree of another %s, %d: %v", what, other[at], err)
+			}
 		}
 	}
 }

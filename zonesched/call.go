@@ -22,6 +22,7 @@ const (
 type call struct {
 	inv     *api.Invocation
 	inputs  []input // those that count for locality
+	tenant  *usage
 	fn      *function
 	state   callState
 	kind    api.DecisionKind // the most telling one so far: delayed beats queued beats run
@@ -208,6 +209,11 @@ func (c *call) account(now time.Time) {
 // requeue makes a call wait again after a refusal or a lost node.
 func (z *Zone) requeue(now time.Time, c *call, out []Action) []Action {
 	c.attempt++
+	f := z.fns[c.fn.id]
+	if f == nil {
+		return z.answerError(now, c, api.CodeNotFound, "the function was deleted while the call was to run again", out)
+	}
+	c.fn = f
 	c.node, c.delaying, c.since = nil, false, now
 	z.wait(now, c)
 	return z.decide(now, c, out)
@@ -325,7 +331,7 @@ func (z *Zone) completion(now time.Time, m *wire.Completion, out []Action) []Act
 		z.counters.UnknownCompletions++
 	}
 	if mine || c == nil || c.node != n {
-		n.drop(m.ID)
+		n.drop(now, m.ID)
 	}
 	n.delta(now, m, &z.comeback)
 	if m.Outcome == api.OutcomeRefused {
@@ -392,9 +398,6 @@ const maxRefusals = 16
 
 func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out []Action) []Action {
 	exec := m.FetchMs + m.InitMs + m.RunMs
-	u := z.tenant(now, c.inv.Tenant)
-	u.fade(now)
-	u.used += exec / 1000
 	net := math.Max(ms(now.Sub(c.dispatched))-exec, 0)
 	z.linkDev.add(math.Abs(net - z.linkMs.v))
 	z.linkMs.add(net)

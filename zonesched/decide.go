@@ -236,8 +236,8 @@ func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause poli
 	if k.Sandbox == api.SandboxNone {
 		fetch += c.fn.spec.ArtifactBytes
 	}
-	n.drop(c.inv.ID) // reported by a node that was taken for lost: what runs there serves this attempt, in the same slot
-	n.begin(&running{id: c.inv.ID, h: c.fn.h, start: now, mu: k.Est.Mu, sigma: math.Min(k.Est.Sigma, sigmaMax), fetchMs: n.transferMs(fetch), cold: k.Sandbox != api.SandboxWarm})
+	n.drop(now, c.inv.ID) // reported by a node that was taken for lost: what runs there serves this attempt, in the same slot
+	n.begin(&running{id: c.inv.ID, h: c.fn.h, tenant: c.tenant, start: now, mu: k.Est.Mu, sigma: math.Min(k.Est.Sigma, sigmaMax), fetchMs: n.transferMs(fetch), cold: k.Sandbox != api.SandboxWarm})
 	s := n.sandboxFor(c.fn.h, c.fn.spec.MemoryMB)
 	if s.idle > 0 {
 		s.setIdle(s.idle - 1)

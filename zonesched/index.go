@@ -15,6 +15,7 @@ type holding struct {
 	key   string
 	nodes []*node // that have a sandbox of it in any state
 	idle  int     // warm sandboxes, in all
+	refs  int     // calls that run
 	// starting are its cold starts that run now.
 	starting []*running
 }
@@ -36,9 +37,9 @@ func (z *Zone) holdingOf(key string) *holding {
 	return h
 }
 
-// release forgets an entry that nobody holds and no function of the catalogue has.
+// release forgets an entry that nobody holds, runs or waits for, and no function of the catalogue has.
 func (z *Zone) release(h *holding) {
-	if len(h.nodes) == 0 && len(h.starting) == 0 && z.byKey[h.key] == nil {
+	if len(h.nodes) == 0 && h.refs == 0 && z.byKey[h.key] == nil && z.holdings[h.key] == h {
 		delete(z.holdings, h.key)
 	}
 }
@@ -96,15 +97,20 @@ func (n *node) dropSandboxes() {
 // begin puts a call on n.
 func (n *node) begin(r *running) {
 	n.running = append(n.running, r)
+	r.h.refs++
 	if r.cold {
 		r.h.starting = append(r.h.starting, r)
 	}
 	n.z.touch(n)
 }
 
-// end takes the i-th running call off n.
-func (n *node) end(i int) {
+// end takes the i-th running call off n, and charges its tenant for the slot.
+func (n *node) end(now time.Time, i int) {
 	r := n.running[i]
+	if r.tenant != nil {
+		r.tenant.fade(now)
+		r.tenant.used += math.Max(now.Sub(r.start).Seconds(), 0)
+	}
 	n.running = append(n.running[:i], n.running[i+1:]...)
 	if r.cold {
 		s := r.h.starting
@@ -117,15 +123,16 @@ func (n *node) end(i int) {
 			}
 		}
 	}
+	r.h.refs--
 	n.z.release(r.h)
 	n.z.touch(n)
 }
 
 // endAll takes all running calls off n and returns them.
-func (n *node) endAll() []*running {
+func (n *node) endAll(now time.Time) []*running {
 	all := append([]*running(nil), n.running...)
 	for len(n.running) > 0 {
-		n.end(len(n.running) - 1)
+		n.end(now, len(n.running)-1)
 	}
 	return all
 }
@@ -302,13 +309,13 @@ const (
 	condSteps        = int((condTo - condFrom) * condPer)
 )
 
-// conditionalMedian interpolates; below the table nothing is known, above it the tail falls by half within ln 2 / x.
+// conditionalMedian interpolates within the table.
 func conditionalMedian(x float64) float64 {
 	switch {
-	case x <= condFrom:
+	case !(x > condFrom): // not a number, too
 		return conditional[0]
 	case x >= condTo:
-		return x + math.Ln2/x
+		return conditional[condSteps]
 	}
 	at := (x - condFrom) * condPer
 	i := int(at)

@@ -56,6 +56,8 @@ type running struct {
 	start     time.Time
 	mu, sigma float64
 	fetchMs   float64 // what it had to bring over the node's link, at full speed
+	// tenant pays for the slot; nil for calls of an earlier leader.
+	tenant *usage
 	// cold: it began without a warm sandbox.
 	cold bool
 	// prewarm: it brings up a sandbox for whoever comes.
@@ -216,10 +218,10 @@ func (n *node) victim(memMB int, except *holding) (h *holding, enough bool) {
 	return h, free >= memMB
 }
 
-func (n *node) drop(id string) bool {
+func (n *node) drop(now time.Time, id string) bool {
 	for i, r := range n.running {
 		if r.id == id {
-			n.end(i)
+			n.end(now, i)
 			return true
 		}
 	}
@@ -248,7 +250,7 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 	}
 	var lost []*running // with the node's last life; decided about once the new one is known
 	if n.boot != 0 && n.boot != hb.Boot {
-		lost, n.sentSeq = n.endAll(), 0
+		lost, n.sentSeq = n.endAll(now), 0
 	}
 	n.live, n.lastSeen, n.boot, n.draining = true, now, hb.Boot, hb.Draining
 	n.slots, n.memMB, n.linkMbps, n.class, n.clsName = hb.Slots, hb.MemMB, hb.LinkMbps, hb.Class, hb.ClassName
@@ -293,7 +295,7 @@ func (z *Zone) adoptForeign(now time.Time, n *node, hb *wire.Heartbeat) {
 	}
 	for i := len(n.running) - 1; i >= 0; i-- {
 		if r := n.running[i]; r.foreign && !seen[r.id] {
-			n.end(i)
+			n.end(now, i)
 		}
 	}
 }
@@ -315,7 +317,7 @@ func (z *Zone) tick(now time.Time, out []Action) []Action {
 			n.live = false
 			z.counters.NodesLost++
 			out = append(out, Action{Kind: ActNodeLost, Node: n.name})
-			lost := n.endAll()
+			lost := n.endAll(now)
 			z.touch(n)
 			out = z.lostRunning(now, n, lost, "its node was lost", out)
 			z.hopeLost(n)
@@ -329,6 +331,7 @@ func (z *Zone) tick(now time.Time, out []Action) []Action {
 			out = z.slotFreed(now, n, out)
 		}
 	}
+	z.forgetTenants(now)
 	return z.issueGrants(now, out)
 }
 

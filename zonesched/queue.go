@@ -33,8 +33,8 @@ func classOf(priority uint8) class {
 	return classDefault
 }
 
-// classTurn is after how many freed slots that went to others a class that waits has its turn, so that none starves.
-var classTurn = [classes]uint32{classDeferrable: 16, classDefault: 4, classLatency: 1}
+// classTurn: of so many freed slots a class that waits has at least one, so that none starves. Latency is first without it.
+var classTurn = [classes]uint32{classDeferrable: 16, classDefault: 4, classLatency: math.MaxUint32}
 
 const (
 	// perFunction bounds how many of a function's waiting calls are looked at in order, matchScan how many for a match.
@@ -91,36 +91,44 @@ func (z *Zone) tenant(now time.Time, name string) *usage {
 	if u := z.tenants[name]; u != nil {
 		return u
 	}
-	u := &usage{at: now}
-	least, idle := math.Inf(1), ""
-	for _, k := range sortedKeys(z.tenants) {
-		o := z.tenants[k]
-		least = math.Min(least, o.fade(now))
-		if o.waiting == 0 && idle == "" {
-			idle = k
-		}
+	if len(z.tenants) >= maxTenants {
+		return &usage{at: now} // not remembered until the tick has made room: no tenant can make another forget
 	}
-	if len(z.tenants) >= maxTenants && idle != "" {
-		delete(z.tenants, idle)
-	}
-	if !math.IsInf(least, 1) {
-		u.used = least
-	}
+	u := &usage{at: now, used: z.leastUse * math.Exp2(-now.Sub(z.leastAt).Seconds()/usageHalf)}
 	z.tenants[name] = u
 	return u
 }
 
+// forgetTenants, once a tick, forgets those whose use has faded, and finds where new ones begin.
+func (z *Zone) forgetTenants(now time.Time) {
+	z.leastUse, z.leastAt = 0, now
+	first := true
+	for name, u := range z.tenants {
+		if u.fade(now) < forgotten && u.waiting == 0 {
+			delete(z.tenants, name)
+			continue
+		}
+		if first || u.used < z.leastUse {
+			z.leastUse, first = u.used, false
+		}
+	}
+}
+
+// forgotten is the use, in slot-seconds, below which a tenant is like a new one.
+const forgotten = .01
+
 func (z *Zone) wait(now time.Time, c *call) {
 	c.state = callWaiting
-	z.waiting = append(z.waiting, c)
+	z.waiting = inOrder(z.waiting, c)
 	q := c.queue()
 	if len(q.calls) == 0 {
 		q.at = len(z.queues)
 		z.queues = append(z.queues, q)
 	}
-	q.calls = append(q.calls, c)
+	q.calls = inOrder(q.calls, c)
 	z.inClass[classOf(c.inv.Priority)]++
 	u := z.tenant(now, c.inv.Tenant)
+	c.tenant = u
 	if u.waiting++; u.waiting == 1 {
 		z.tenantsWaiting++
 	}
@@ -139,13 +147,20 @@ func (z *Zone) unwait(c *call) {
 	if z.inClass[k]--; z.inClass[k] == 0 {
 		z.passed[k] = 0
 	}
-	if u := z.tenants[c.inv.Tenant]; u != nil {
-		if u.waiting--; u.waiting == 0 {
-			z.tenantsWaiting--
-		}
+	if c.tenant.waiting--; c.tenant.waiting == 0 {
+		z.tenantsWaiting--
 	}
 	z.plan0(c)
 	z.unreserve(c)
+}
+
+// inOrder inserts c by arrival: a call that waits again, after a refusal or a lost node, keeps its place.
+func inOrder(calls []*call, c *call) []*call {
+	calls = append(calls, c)
+	for i := len(calls) - 1; i > 0 && c.arrived.Before(calls[i-1].arrived); i-- {
+		calls[i], calls[i-1] = calls[i-1], c
+	}
+	return calls
 }
 
 // without removes c and keeps the order.
@@ -187,7 +202,7 @@ func (z *Zone) backlog() time.Duration {
 type claim struct {
 	c     *call
 	cand  policy.Candidate
-	class int // 2 x rank of its class, odd when it is the class's turn
+	class int // 2 x rank of its class; more than any of these when it is the class's turn
 	owed  bool
 	index float64
 }
@@ -212,23 +227,30 @@ func (z *Zone) admit(now time.Time, n *node) (*call, policy.Candidate) {
 		fair = z.fairUse(now)
 	}
 	age := z.freed%ageTurn == 0
-	left := freedScan
-	for _, q := range z.queues {
-		for k, w := range q.calls {
-			if left <= 0 || k >= matchScan {
-				break
-			}
-			if k >= perFunction && !(len(w.inputs) > 0 && n.missing(w) == 0) {
+	look := func(w *call) {
+		if cl, ok := z.claim(now, n, w, fair, age); ok && cl.before(&best) {
+			best = cl
+		}
+	}
+	if age {
+		look(z.waiting[0]) // the oldest of all, wherever its queue stands
+	}
+	// Where there are more queues than can be looked at, each slot goes on where the last one left off.
+	left, looked := freedScan, 0
+	for ; looked < len(z.queues) && left > 0; looked++ {
+		q := z.queues[(z.scanFrom+looked)%len(z.queues)]
+		for k, w := range q.calls[:min(len(q.calls), matchScan)] {
+			if k >= perFunction && (len(w.inputs) == 0 || n.missing(w) > 0) {
 				continue
 			}
 			left--
-			if cl, ok := z.claim(now, n, w, fair, age); ok && cl.before(&best) {
-				best = cl
-			}
-			if len(w.inputs) == 0 && k >= perFunction {
-				break
-			}
+			look(w)
 		}
+	}
+	if looked < len(z.queues) {
+		z.scanFrom = (z.scanFrom + looked) % len(z.queues)
+	} else {
+		z.scanFrom = 0
 	}
 	if best.c != nil {
 		z.freed++
@@ -266,30 +288,22 @@ func (z *Zone) claim(now time.Time, n *node, w *call, fair float64, age bool) (c
 	}
 	k := classOf(w.inv.Priority)
 	cl := claim{c: w, cand: z.cands[0], class: 2 * int(k), index: index}
-	if z.passed[k] >= classTurn[k] {
+	if z.passed[k]+1 >= classTurn[k] {
 		cl.class = 2*int(classes) + int(classes-k) // whose turn it is goes first, the lowest class before the others
 	}
-	if u := z.tenants[w.inv.Tenant]; u != nil && z.tenantsWaiting > 1 {
-		cl.owed = fair-u.used > farBehind
+	if z.tenantsWaiting > 1 {
+		cl.owed = fair-w.tenant.used > farBehind
 	}
 	return cl, true
 }
 
 // fairUse is the mean use of the tenants that wait.
 func (z *Zone) fairUse(now time.Time) float64 {
-	sum, n := 0.0, 0
-	for _, u := range z.tenants {
-		if u.waiting > 0 {
-			u.fade(now)
-			n++
-		}
-	}
+	sum := 0.0
 	for _, w := range z.waiting { // in a fixed order, since floating-point sums depend on it
-		if u := z.tenants[w.inv.Tenant]; u != nil {
-			sum += u.used / float64(u.waiting)
-		}
+		sum += w.tenant.fade(now) / float64(w.tenant.waiting)
 	}
-	return sum / float64(max(n, 1))
+	return sum / float64(z.tenantsWaiting)
 }
 
 // served counts a freed slot against the classes that wait and did not get it.

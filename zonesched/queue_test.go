@@ -209,3 +209,130 @@ func TestPrewarmsWhileCallsWait(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// More functions wait than can be looked at for one slot: all get theirs.
+func TestNobodyStarvesAmongManyFunctions(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.MaxBacklog = 0 })
+	const functions = 150
+	var specs []api.Function
+	for i := range functions {
+		f, _ := b.z.Function("t/f")
+		f.Name = fmt.Sprintf("g%03d", i)
+		specs = append(specs, f)
+	}
+	b.step(&Event{Kind: EvFunctions, Functions: specs})
+	b.node("a", 1, 1)
+	b.invoke("first", "f")
+	id := 0
+	call := func(fn string) {
+		id++
+		b.invoke(fmt.Sprintf("%s-%d", fn, id), fn)
+	}
+	for range 3 {
+		for i := range functions {
+			call(specs[i].Name)
+		}
+	}
+	b.invoke("urgent", specs[functions-1].Name, func(inv *api.Invocation) { inv.Priority = 9 })
+	ran, at, urgent := map[string]int{}, "first", 0
+	for slot := range 1500 {
+		at = next(b, at)
+		if at == "urgent" {
+			urgent = slot + 1
+			continue
+		}
+		ran[at[:4]]++
+		call(at[:4])
+	}
+	if len(ran) != functions || urgent == 0 || urgent > 10 {
+		t.Errorf("%d of %d functions ran in 1,500 slots; the latency call took slot %d", len(ran), functions, urgent)
+	}
+}
+
+func TestClassSharesInTheLongRun(t *testing.T) {
+	b := newBed(t, nil)
+	prio := []uint8{2, 5, 9}
+	id := 0
+	call := func(p uint8) {
+		id++
+		b.invoke(fmt.Sprintf("p%d-%d", p, id), "f", func(inv *api.Invocation) { inv.Priority = p })
+	}
+	full(b, 9, func(i int) { call(prio[i%3]) })
+	got, at := map[byte]int{}, "first"
+	for range 800 {
+		at = next(b, at)
+		got[at[1]]++
+		call(at[1] - '0')
+	}
+	if got['5'] < 190 || got['2'] < 47 || got['9'] < 500 {
+		t.Errorf("of 800 slots latency got %d, default %d, deferrable %d: want at least one in four for default, one in sixteen for deferrable", got['9'], got['5'], got['2'])
+	}
+}
+
+func TestCallThatWaitsAgainKeepsItsPlace(t *testing.T) {
+	b := newBed(t, nil)
+	full(b, 20, func(i int) { b.invoke(fmt.Sprintf("i%02d", i), "f") })
+	if at := next(b, "first"); at != "i00" {
+		t.Fatalf("%s went first", at)
+	}
+	b.done("i00", "a", func(c *wire.Completion) { c.Outcome, c.Code = api.OutcomeRefused, api.CodeOverloaded })
+	if w := b.z.waiting[0].inv.ID; w != "i00" {
+		t.Errorf("%s is the first that waits, want the one that was refused", w)
+	}
+}
+
+func TestACanceledCallIsChargedForItsSlot(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 1, 1)
+	b.invoke("i1", "f")
+	b.after(8 * time.Second)
+	b.step(&Event{Kind: EvCancel, ID: "i1", Reason: "gone"})
+	b.done("i1", "a", func(c *wire.Completion) { c.RunMs, c.Outcome = 8000, api.OutcomeCanceled })
+	if used := b.z.tenants["t"].used; used < 7 {
+		t.Errorf("8 s of a slot count as %.2f", used)
+	}
+}
+
+func TestTenantsAreForgotten(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 1, 1)
+	for i := range maxTenants + 10 {
+		b.z.tenant(b.now, fmt.Sprintf("t%d", i))
+	}
+	if n := len(b.z.tenants); n != maxTenants {
+		t.Errorf("%d tenants remembered, limit %d", n, maxTenants)
+	}
+	b.z.tenants["t1"].used = 5
+	b.step(&Event{Kind: EvTick})
+	if n := len(b.z.tenants); n != 1 {
+		t.Errorf("%d tenants remembered that used nothing", n-1)
+	}
+}
+
+// A function is deleted, or replaced, while its calls run: what is known of it is neither lost too early nor kept twice.
+func TestHoldingsOutliveTheirFunction(t *testing.T) {
+	for name, after := range map[string]func(b *bed){
+		"deleted": func(b *bed) { b.step(&Event{Kind: EvFunctions, Deleted: []string{"t/f"}}) },
+		"replaced": func(b *bed) {
+			f, _ := b.z.Function("t/f")
+			f.Version = 2
+			b.step(&Event{Kind: EvFunctions, Functions: []api.Function{f}})
+		},
+	} {
+		b := newBed(t, nil)
+		b.node("a", 2, 2)
+		b.invoke("i1", "f")
+		b.invoke("i2", "f")
+		b.done("i1", "a", func(c *wire.Completion) {
+			c.Sandboxes = []wire.SandboxReport{{Function: "t/f@1", State: api.SandboxNone}}
+		})
+		after(b)
+		hb := &wire.Heartbeat{Zone: "z", Node: "a", Boot: 1, Epoch: b.z.Epoch(), SeenSeq: 9, Slots: 2, MemMB: 1000,
+			Running: []wire.RunningReport{{ID: "i2", Function: "t/f@1"}}, Sandboxes: []wire.SandboxReport{{Function: "t/f@1", State: api.SandboxPrepared, Busy: 1, MemoryMB: 100}}}
+		b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+		b.done("i2", "a", func(c *wire.Completion) { c.Sandboxes = nil })
+		if err := b.z.Check(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -118,8 +118,11 @@ type Zone struct {
 	// The queue, see queue.go.
 	queues         []*queue // with calls waiting, in no order
 	tenantsWaiting int
-	backlogMs      float64         // predicted execution of all that waits
-	freed          uint64          // slots given to waiting calls
+	backlogMs      float64 // predicted execution of all that waits
+	freed          uint64  // slots given to waiting calls
+	scanFrom       int     // where the next freed slot looks first
+	leastUse       float64 // of all tenants, at leastAt
+	leastAt        time.Time
 	inClass        [classes]int    // calls that wait, by class
 	passed         [classes]uint32 // freed slots since one went to the class
 
