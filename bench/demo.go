@@ -338,17 +338,40 @@ func request(ctx context.Context, hc *http.Client, method, url, token string, bo
 	return json.Unmarshal(b, out)
 }
 
+// modelPatience is how long the end of a short run may be waited on for the first merged model to be in use.
+const modelPatience = 10 * time.Second
+
 // modelOf asks the zones and the coordinator for the model's life, and for the words of one delayed call.
 func modelOf(ctx context.Context, hc *http.Client, doors []string, tokens map[string]string, r *run, res *DemoResult) error {
 	var tok string
 	for _, l := range demoLoads() {
 		tok = tokens[l.tenant]
 	}
-	for _, d := range doors {
-		var m zoned.ModelView
-		if err := request(ctx, hc, http.MethodGet, d+"/v1/model", tok, nil, &m); err != nil {
-			return err
+	views := make([]zoned.ModelView, len(doors))
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for patience := time.After(modelPatience); ; {
+		adopted := true
+		for i, d := range doors {
+			views[i] = zoned.ModelView{}
+			if err := request(ctx, hc, http.MethodGet, d+"/v1/model", tok, nil, &views[i]); err != nil {
+				return err
+			}
+			adopted = adopted && views[i].Stats.Version > 0
 		}
+		if adopted {
+			break
+		}
+		select {
+		case <-tick.C:
+			continue
+		case <-patience:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		break
+	}
+	for _, m := range views {
 		res.Model.Samples += m.Stats.Usable
 		res.Model.Zones = append(res.Model.Zones, ZoneModel{
 			Zone: m.Zone, Version: m.Stats.Version, Samples: m.Stats.Usable, ErrorOverAverages: m.Stats.ErrorOverAverages, Trees: m.Trees,

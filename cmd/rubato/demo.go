@@ -49,7 +49,7 @@ no cached object, no compiled module, no model. It needs no root, no network and
 				return err
 			}
 			if short {
-				o.Duration = min(o.Duration, 10*time.Second)
+				o.Duration = min(o.Duration, 12*time.Second)
 			}
 			var err error
 			if o.Log, err = ops.NewLogger(cmd.ErrOrStderr(), level, "text"); err != nil {
@@ -84,7 +84,7 @@ no cached object, no compiled module, no model. It needs no root, no network and
 	f.Uint64Var(&o.Seed, "seed", o.Seed, "seed of arrivals and draws")
 	f.StringSliceVar(&o.Only, "policies", nil, "run only these (default: all)")
 	f.StringVar(&calls, "calls", "", "also write every call of every run to this CSV file")
-	f.BoolVar(&short, "short", false, "runs of at most ten seconds, for a quick look: too short to learn much")
+	f.BoolVar(&short, "short", false, "runs of at most twelve seconds, for a quick look: too short to learn much")
 	f.StringVar(&check, "check", "", "check a document that demo -o json wrote: every call served, the model merged and used")
 	return cmd
 }
