@@ -5,7 +5,7 @@ BIN := bin
 DEMO_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build functions demo test race lint law fmt vet ci demo-short fuzz bench sim bench-learn-peers bench-learn-ablation e2e clean
+.PHONY: help build functions demo test race lint law fmt vet ci demo-short fuzz bench sim bench-learn-peers bench-learn-ablation experiments experiments-short e2e clean
 
 help: ## print the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -60,10 +60,16 @@ bench-learn-ablation: build ## the forest without each of its parts, on generate
 sim: build ## compare the policies on every scenario, ten seeds each (minutes)
 	@for s in scenarios/*.yaml; do $(BIN)/rubato sim compare $$s || exit 1; done
 
+experiments: build ## docs/experiments anew: every scenario, policy and rate over ten seeds (about an hour; goes on where it stopped)
+	$(BIN)/rubato sim experiments experiments/plan.yaml
+
+experiments-short: build ## the same in a short form, pages under bin/experiments
+	$(BIN)/rubato sim experiments experiments/plan.yaml --short --out $(BIN)/experiments --cache $(BIN)/experiments/cache
+
 e2e: functions ## the whole-system tests only: real processes, real faults
 	$(GO) test -count=1 ./test/...
 
-ci: lint race test demo-short ## what CI runs
+ci: lint race test demo-short experiments-short ## what CI runs
 
 clean: ## remove bin/
 	rm -rf $(BIN)

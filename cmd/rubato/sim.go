@@ -23,7 +23,7 @@ func newSim() *cobra.Command {
 network. A scenario file describes the world and its workload (docs/simulator.md); the seed decides all the rest.`,
 		Example: "  rubato sim run scenarios/small.yaml\n  rubato sim compare scenarios/mixed.yaml --policies rubato,least-loaded",
 	}
-	cmd.AddCommand(newSimRun(), newSimCompare())
+	cmd.AddCommand(newSimRun(), newSimCompare(), newSimExperiments())
 	return cmd
 }
 

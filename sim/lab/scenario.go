@@ -71,11 +71,13 @@ func (b *Bytes) UnmarshalYAML(n *yaml.Node) error {
 
 // Scenario is a world, its workload and how long it lasts. docs/simulator.md explains every key.
 type Scenario struct {
-	Name         string             `yaml:"name"`
-	About        string             `yaml:"about"`
-	Seed         uint64             `yaml:"seed"`
-	Duration     Duration           `yaml:"duration"`
-	Warmup       Duration           `yaml:"warmup"`
+	Name     string   `yaml:"name"`
+	About    string   `yaml:"about"`
+	Seed     uint64   `yaml:"seed"`
+	Duration Duration `yaml:"duration"`
+	Warmup   Duration `yaml:"warmup"`
+	// Rate multiplies all arrival rates (0: 1).
+	Rate         float64            `yaml:"rate"`
 	Policy       string             `yaml:"policy"`
 	PolicyConfig Rule               `yaml:"policy_config"`
 	Scheduler    Scheduler          `yaml:"scheduler"`
@@ -558,6 +560,7 @@ func (s *Scenario) calls(cfg *sim.Config, f *Function, rate float64, sets map[st
 	} else if inputs > 0 {
 		return fmt.Errorf("%w: function %s: %d inputs of no object set", api.ErrInvalid, f.Name, inputs)
 	}
+	rate *= or(s.Rate, 1)
 	if !(rate >= 0) {
 		return fmt.Errorf("%w: function %s: %v calls a second: want 0 or more", api.ErrInvalid, f.Name, rate)
 	}

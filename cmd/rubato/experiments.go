@@ -1,0 +1,149 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rubato-faas/rubato/sim/lab"
+)
+
+func newSimExperiments() *cobra.Command {
+	var out, cache string
+	var short bool
+	cmd := &cobra.Command{
+		Use: "experiments PLAN", Short: "Run a plan of experiments and write a page for each",
+		Long: `experiments runs every experiment of a plan: a scenario at several multiples of its arrival rates, under many policies, over
+many seeds. It writes a page for each (question, setup, seeds, tables, figures, conclusion). What was run before by this very
+program with the same inputs is taken from the cache, so an interrupted run goes on where it stopped.`,
+		Example: "  rubato sim experiments experiments/plan.yaml\n  rubato sim experiments experiments/plan.yaml --short --out /tmp/pages",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			f, err := os.Open(a[0])
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			p, err := lab.ReadPlan(f)
+			if err != nil {
+				return fmt.Errorf("%s: %w", a[0], err)
+			}
+			if short {
+				p = p.Brief()
+			}
+			for _, dir := range []string{out, cache} {
+				if err := os.MkdirAll(dir, 0o777); err != nil {
+					return err
+				}
+			}
+			program, err := fileHash(os.Executable)
+			if err != nil {
+				return err
+			}
+			for i := range p.Experiments {
+				e := &p.Experiments[i]
+				if err := runExperiment(cmd, p, e, filepath.Join(filepath.Dir(a[0]), "..", "scenarios", e.Scenario), out, cache, program); err != nil {
+					return fmt.Errorf("experiment %s: %w", e.Name, err)
+				}
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&out, "out", filepath.Join("docs", "experiments"), "folder for pages and figures")
+	f.StringVar(&cache, "cache", filepath.Join(os.TempDir(), "rubato-experiments"), "folder for results of cells, by inputs and program")
+	f.BoolVar(&short, "short", false, "the plan's short form: fewer seeds, policies and rates")
+	_ = cmd.MarkFlagDirname("out")   // the flags exist
+	_ = cmd.MarkFlagDirname("cache") // the flags exist
+	return cmd
+}
+
+// fileHash is the SHA-256 of the file that name names.
+func fileHash(name func() (string, error)) (string, error) {
+	path, err := name()
+	if err != nil {
+		return "", err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+func runExperiment(cmd *cobra.Command, p *lab.Plan, e *lab.Experiment, scenario, out, cache, program string) error {
+	o := simFlags{traces: traceFlags{window: time.Minute}}
+	s, err := o.load(scenario)
+	if err != nil {
+		return err
+	}
+	inputs, err := fileHash(func() (string, error) { return scenario, nil })
+	if err != nil {
+		return err
+	}
+	var cells []*lab.Cell
+	figured := -1
+	for i, rate := range e.Rates {
+		key := sha256.Sum256(fmt.Appendf(nil, "%s %s %v %d %d %v", program, inputs, rate, p.FirstSeed, p.Seeds, p.Policies))
+		path := filepath.Join(cache, hex.EncodeToString(key[:])+".json")
+		var c *lab.Cell
+		if b, err := os.ReadFile(path); err == nil && json.Unmarshal(b, &c) == nil {
+			cells = append(cells, c)
+			continue
+		}
+		var hear func(done, total int, doing string)
+		done := showProgress(&hear, cmd.ErrOrStderr())
+		c, err := lab.RunCell(cmd.Context(), s, rate, p, func(n, total int, _ string) { hear(n, total, fmt.Sprintf("%s x%g", e.Name, rate)) })
+		done(err == nil)
+		if err != nil {
+			return err
+		}
+		b, err := json.Marshal(c)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(path+".part", b, 0o666); err != nil {
+			return err
+		}
+		if err := os.Rename(path+".part", path); err != nil {
+			return err
+		}
+		if cells = append(cells, c); rate == 1 {
+			figured = i
+		}
+	}
+	if figured >= 0 {
+		c := cells[figured]
+		c.Result.Scenario = e.Name
+		if err := lab.Plots(c.Result, func(name string) (io.WriteCloser, error) { return os.Create(filepath.Join(out, name)) }); err != nil {
+			return err
+		}
+	}
+	var figures []string
+	for _, name := range []string{"mean", "distribution", "cold-and-missed"} {
+		if _, err := os.Stat(filepath.Join(out, e.Name+"-"+name+".svg")); err == nil {
+			figures = append(figures, e.Name+"-"+name+".svg")
+		}
+	}
+	f, err := os.Create(filepath.Join(out, e.Name+".md"))
+	if err != nil {
+		return err
+	}
+	if err := lab.WriteMarkdown(f, e, s, p, cells, figures); err != nil {
+		f.Close()
+		return err
+	}
+	return f.Close()
+}
