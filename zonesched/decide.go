@@ -146,6 +146,7 @@ var unknown = api.Estimate{Mu: math.Log(100), Sigma: 1, UpperMs: math.Inf(1), So
 
 func (z *Zone) add(now time.Time, n *node, c *call, startMs float64, sb api.SandboxState, evictMs float64) {
 	missing := n.missing(c)
+	affine := z.affine.of(c.affinity()) == n.index
 	free := startMs == 0
 	linkMs := z.linkMs.v
 	if missing > 0 || sb == api.SandboxNone {
@@ -157,7 +158,7 @@ func (z *Zone) add(now time.Time, n *node, c *call, startMs float64, sb api.Sand
 	})
 	z.cands = append(z.cands, policy.Candidate{
 		Node: n.index, Free: free, StartMs: startMs, LinkMs: linkMs, EvictMs: evictMs + z.pushOutMs(n, missing), Sandbox: sb,
-		MissingBytes: missing, HasInputs: c.inv.InputBytes() >= api.LocalityBytes, Running: len(n.running), Slots: n.slots,
+		MissingBytes: missing, HasInputs: c.inv.InputBytes() >= api.LocalityBytes, Affine: affine, Running: len(n.running), Slots: n.slots,
 	})
 }
 
@@ -248,6 +249,7 @@ func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause poli
 	for _, o := range c.inputs {
 		n.hold(o.key, o.bytes)
 	}
+	z.affine.ran(c.affinity(), n.index)
 	z.counters.Clauses[clause]++
 	z.counters.Estimates[k.Est.Source]++
 	if clause == policy.ClauseExplore {

@@ -336,3 +336,35 @@ func TestHoldingsOutliveTheirFunction(t *testing.T) {
 		}
 	}
 }
+
+func TestAffinityDecidesAmongEquals(t *testing.T) {
+	b := newBed(t, nil)
+	names := []string{"a", "b", "c", "d"}
+	for _, n := range names {
+		b.node(n, 4, 1)
+	}
+	with := func(inv *api.Invocation) { inv.Affinity = "session-7" }
+	b.invoke("i0", "f", with)
+	home := find(b.acts, ActRun, "i0").Node
+	b.done("i0", home)
+	for i := range 20 {
+		id := fmt.Sprintf("i%d", i+1)
+		b.invoke(id, "f", with)
+		b.ran(id, home)
+		b.done(id, home)
+	}
+	// Never against a real gain: a warm sandbox elsewhere beats a cold one at home.
+	b.after(2 * time.Second) // its report counts
+	b.node(home, 4, 0)
+	b.invoke("away", "f", with)
+	if a := find(b.acts, ActRun, "away"); a == nil || a.Node == home {
+		t.Errorf("the hint outweighed a cold start: %v", text(b.acts))
+	}
+	var a affinities
+	for k := range uint64(maxAffinities + 5) {
+		a.ran(k+1, 1)
+	}
+	if len(a.node) != maxAffinities || a.of(1) != -1 || a.of(maxAffinities+5) != 1 || a.of(0) != -1 {
+		t.Errorf("%d keys remembered, limit %d", len(a.node), maxAffinities)
+	}
+}

@@ -145,6 +145,7 @@ type Zone struct {
 	picked     []*node
 	wanted     []int32
 	considered call
+	affine     affinities
 	prewarms   map[string]*node // under way
 	warmSeq    uint64
 	req        api.Request

@@ -38,14 +38,25 @@ type Candidate struct {
 	Slots     int
 	// UnderWay: what is said of the start rests on one of the same function that runs now, and is as uncertain as that.
 	UnderWay bool
-	Est      api.Estimate
+	// Affine: the caller's hint names this node (see zonesched/affinity.go).
+	Affine bool
+	Est    api.Estimate
 }
 
 // Local reports whether nothing has to be prepared or fetched: a warm sandbox and all inputs at hand.
 func (c *Candidate) Local() bool { return c.Sandbox == api.SandboxWarm && c.MissingBytes == 0 }
 
 // CostMs is the predicted time from now to the answer, with what the choice costs others.
-func (c *Candidate) CostMs() float64 { return c.StartMs + c.LinkMs + c.Est.MedianMs() + c.EvictMs }
+func (c *Candidate) CostMs() float64 {
+	exec := c.Est.MedianMs()
+	if c.Affine {
+		exec *= 1 - affinityGain
+	}
+	return c.StartMs + c.LinkMs + exec + c.EvictMs
+}
+
+// affinityGain is the share of its execution that a call is taken to gain where its caller's hint points.
+const affinityGain = .1
 
 // Call is what a rule may know of the call.
 type Call struct {

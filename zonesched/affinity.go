@@ -1,0 +1,47 @@
+package zonesched
+
+// A caller's affinity key hints that calls with one key gain by running on one node, for reasons that nobody else sees (what a
+// function keeps in its sandbox's memory; Abdi et al., "Palette Load Balancing", EuroSys 2023, call it a color). The node that
+// last ran a key's call counts as a little cheaper, so the hint decides among near equals and never against a real gain.
+type affinities struct {
+	node map[uint64]int32
+	keys []uint64 // a ring: the oldest is forgotten
+	next int
+}
+
+// maxAffinities bounds the keys that are remembered.
+const maxAffinities = 1 << 16
+
+func (c *call) affinity() uint64 {
+	if c.inv.Affinity == "" {
+		return 0
+	}
+	return hashOf(c.inv.Affinity) ^ c.fn.hash
+}
+
+// of is the node that last ran a key's call, -1 for none.
+func (a *affinities) of(key uint64) int32 {
+	if n, ok := a.node[key]; ok && key != 0 {
+		return n
+	}
+	return -1
+}
+
+func (a *affinities) ran(key uint64, node int32) {
+	if key == 0 {
+		return
+	}
+	if a.node == nil {
+		a.node = map[uint64]int32{}
+	}
+	if _, known := a.node[key]; !known {
+		if len(a.keys) < maxAffinities {
+			a.keys = append(a.keys, key)
+		} else {
+			delete(a.node, a.keys[a.next])
+			a.keys[a.next] = key
+			a.next = (a.next + 1) % maxAffinities
+		}
+	}
+	a.node[key] = node
+}
