@@ -43,6 +43,7 @@ type call struct {
 	delayMs  float64
 	queueMs  float64
 	noFwd    bool // may not be forwarded (again)
+	judged   bool // whether it can be in time was looked at
 
 	// While running.
 	node       *node

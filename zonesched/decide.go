@@ -27,6 +27,14 @@ func (z *Zone) decide(now time.Time, c *call, out []Action) []Action {
 	z.pc = z.policyCall(now, c, hope)
 	ch := z.rule.Decide(&z.pc, z.cands, z.rng)
 	c.account(now)
+	if !c.judged {
+		c.judged = true
+		if z.cfg.WhenLate != LateRun && z.late() {
+			if a, gone := z.whenLate(now, c, &ch); gone {
+				return append(out, a)
+			}
+		}
+	}
 	z.remember(now, c, &z.pc, &ch)
 	if ch.Verb == policy.Run {
 		return z.dispatch(now, c, &z.cands[ch.Take], ch.Clause, ch.Propensity, out)
@@ -37,6 +45,38 @@ func (z *Zone) decide(now time.Time, c *call, out []Action) []Action {
 		}
 	}
 	return z.plan(now, c, &ch, out)
+}
+
+// What is done with a call that no node is expected to answer before its deadline.
+const (
+	LateRun     = "run"     // run it late
+	LateForward = "forward" // give it to a zone that granted room, else run it late
+	LateRefuse  = "refuse"  // answer at once that its deadline cannot be met
+)
+
+// late reports whether every candidate of the call in hand will miss its deadline for certain.
+func (z *Zone) late() bool {
+	if math.IsInf(z.pc.DeadlineMs, 1) || len(z.cands) == 0 {
+		return false
+	}
+	for i := range z.cands {
+		if policy.MissProb(&z.cands[i], z.pc.DeadlineMs) <= policy.MissCertain {
+			return false
+		}
+	}
+	return true
+}
+
+func (z *Zone) whenLate(now time.Time, c *call, ch *policy.Choice) (Action, bool) {
+	if z.cfg.WhenLate == LateForward {
+		if c.noFwd {
+			return Action{}, false
+		}
+		return z.forward(now, c, ch)
+	}
+	z.counters.Hopeless++
+	acts := z.answerError(now, c, api.CodeDeadline, "no node is expected to answer before the deadline", nil)
+	return acts[0], true
 }
 
 // maxWait bounds waiting in a zone whatever happens; it is far beyond every sane deadline.

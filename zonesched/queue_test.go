@@ -368,3 +368,26 @@ func TestAffinityDecidesAmongEquals(t *testing.T) {
 		t.Errorf("%d keys remembered, limit %d", len(a.node), maxAffinities)
 	}
 }
+
+func TestCallsThatWillBeLate(t *testing.T) {
+	for _, c := range []struct {
+		when    string
+		budget  int64
+		refused bool
+	}{{LateRun, 300, false}, {LateRefuse, 300, true}, {LateRefuse, 3000, false}, {LateRefuse, 0, false}, {LateForward, 300, false}} {
+		b := newBed(t, func(cfg *Config) { cfg.WhenLate = c.when })
+		b.node("cold", 1, 0) // a second to start
+		b.invoke("i1", "f", func(inv *api.Invocation) { inv.BudgetMs = c.budget })
+		if c.refused {
+			b.answered("i1", api.CodeDeadline)
+		} else {
+			b.ran("i1", "cold")
+		}
+	}
+	if cfg := DefaultConfig(); cfg.Validate() == nil {
+		cfg.WhenLate = "drop"
+		if cfg.Validate() == nil {
+			t.Error("when_late: drop is accepted")
+		}
+	}
+}

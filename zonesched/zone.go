@@ -41,6 +41,8 @@ type Config struct {
 	MaxWaiting int `koanf:"max_waiting" doc:"calls that may wait in the zone; more are refused with 429"`
 	// MaxBacklog bounds what waits by how long it will take all slots; above it new calls are refused with 429. 0: no bound.
 	MaxBacklog time.Duration `koanf:"max_backlog" doc:"predicted work of waiting calls, over all slots; more is refused with 429 (0: no limit)"`
+	// WhenLate says what is done with a call that no node is expected to answer before its deadline.
+	WhenLate string `koanf:"when_late" doc:"calls that will miss their deadline everywhere: run, forward or refuse"`
 	// MaxCalls bounds all accepted, unanswered calls.
 	MaxCalls int `koanf:"max_calls" doc:"accepted calls without an answer; more are refused with 429"`
 	// NodeTimeout: a node silent for this long is lost.
@@ -64,7 +66,7 @@ type Config struct {
 // DefaultConfig is sane for a zone of up to a few thousand nodes.
 func DefaultConfig() Config {
 	return Config{
-		Seed: 1, Policy: "rubato", PolicyConfig: policy.DefaultConfig(), MaxWaiting: 4096, MaxBacklog: 2 * time.Minute, MaxCalls: 65536,
+		Seed: 1, Policy: "rubato", PolicyConfig: policy.DefaultConfig(), MaxWaiting: 4096, MaxBacklog: 2 * time.Minute, WhenLate: LateRun, MaxCalls: 65536,
 		NodeTimeout: 3 * time.Second, DispatchGrace: 2 * time.Second, MaxAttempts: 3, RetryBudget: .1, Candidates: 32,
 		GrantTTL: time.Second, ForwardRTT: 10 * time.Millisecond, Records: 4096,
 	}
@@ -82,6 +84,7 @@ func (c Config) Validate() error {
 	errs = append(errs, err, c.PolicyConfig.Validate())
 	bad(c.MaxWaiting > 0 && c.MaxWaiting <= 1<<20, "max_waiting %d: want 1-1048576", c.MaxWaiting)
 	bad(c.MaxBacklog >= 0, "max_backlog %v: want at least 0", c.MaxBacklog)
+	bad(c.WhenLate == LateRun || c.WhenLate == LateForward || c.WhenLate == LateRefuse, "when_late %q: want run, forward or refuse", c.WhenLate)
 	bad(c.MaxCalls >= c.MaxWaiting, "max_calls %d: want at least max_waiting (%d)", c.MaxCalls, c.MaxWaiting)
 	bad(c.NodeTimeout >= 100*time.Millisecond, "node_timeout %v: want at least 100ms", c.NodeTimeout)
 	bad(c.DispatchGrace > 0, "dispatch_grace %v: want more than 0", c.DispatchGrace)
@@ -244,7 +247,7 @@ func (z *Zone) Epoch() api.Epoch { return z.epoch }
 // Counters counts what happened since New.
 type Counters struct {
 	Accepted, Answered, Refused, Delayed, Queued, ForwardedOut, ForwardedIn, Retries, NodesLost uint64
-	Missed, IdleDeclined, Explored, Prewarmed                                                   uint64
+	Missed, IdleDeclined, Explored, Prewarmed, Hopeless                                         uint64
 	UnknownCompletions, FencedCompletions                                                       uint64
 	Estimates                                                                                   [3]uint64 // by api.Source, of dispatched calls
 	Clauses                                                                                     [32]uint64

@@ -20,7 +20,6 @@ const (
 	thresholdErrShare = .57
 	thresholdErrMax   = .35
 	missGain          = .02 // a wait must lower the chance of a miss by this to be worth it for the deadline's sake
-	missCertain       = .98
 	wakeFactor        = 1.5
 	minWakeMs         = 1
 	sharedCold        = 8 // waiting calls that a cold start is divided among at most
@@ -39,9 +38,12 @@ func threshold(errEW, execNowMs float64) float64 {
 	return thresholdBaseMs + (thresholdShare+thresholdErrShare*math.Min(errEW, thresholdErrMax))*execNowMs
 }
 
-// missProb is P(start + link + exec > deadline) for a log-normal execution time. Without a bound (+Inf) nothing is
+// MissCertain is the probability of a miss from which on it is taken for certain.
+const MissCertain = .98
+
+// MissProb is P(start + link + exec > deadline) for a log-normal execution time. Without a bound (+Inf) nothing is
 // known well enough: 0, so that no clause about misses fires.
-func missProb(c *Candidate, deadlineMs float64) float64 {
+func MissProb(c *Candidate, deadlineMs float64) float64 {
 	if math.IsInf(deadlineMs, 1) || math.IsInf(c.Est.UpperMs, 1) {
 		return 0
 	}
@@ -127,11 +129,11 @@ func delayClause(c *Call, n, b *Candidate, latest float64) (Clause, bool) {
 	if latest > minWakeMs && b.StartMs+b.LinkMs+b.Est.UpperMs <= c.DeadlineMs {
 		return ClauseSafeWait, true
 	}
-	missNow, missBest := missProb(n, c.DeadlineMs), missProb(b, c.DeadlineMs)
+	missNow, missBest := MissProb(n, c.DeadlineMs), MissProb(b, c.DeadlineMs)
 	switch {
 	case missNow > missBest+missGain:
 		return ClauseMissesLess, true
-	case missNow > missCertain:
+	case missNow > MissCertain:
 		return ClauseMissesAnyway, true
 	}
 	return 0, false
