@@ -6,11 +6,14 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -89,6 +92,49 @@ func finished(ctx context.Context, t *testing.T, c *client.Client, id string) st
 	}
 }
 
+// metricsTell waits until a door's metrics are at least as large as wanted, on the tick after the next.
+func metricsTell(ctx context.Context, t *testing.T, door string, want map[string]float64) {
+	t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, door+"/metrics", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		missing := ""
+		for name, least := range want {
+			got := -1.
+			for line := range strings.Lines(string(b)) {
+				if rest, ok := strings.CutPrefix(line, name+"{"); ok {
+					fields := strings.Fields(rest)
+					got, _ = strconv.ParseFloat(fields[len(fields)-1], 64) // what is no number is too small
+				}
+			}
+			if got < least {
+				missing += fmt.Sprintf(" %s is %v, want %v;", name, got, least)
+			}
+		}
+		if missing == "" {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatal(missing)
+		}
+	}
+}
+
 // What `rubato up --data` promises: functions, objects and results are there again after a restart.
 func TestRestartKeepsFunctionsObjectsAndResults(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
@@ -108,7 +154,7 @@ func TestRestartKeepsFunctionsObjectsAndResults(t *testing.T) {
 	before := finished(ctx, t, c, id)
 	down(t, cl)
 
-	_, c = up(ctx, t, dir)
+	cl, c = up(ctx, t, dir)
 	fns, err := c.Functions(ctx)
 	if err != nil || len(fns) != 1 || fns[0].Name != "wordcount" || fns[0].Version != 1 {
 		t.Fatalf("functions after the restart: %+v, %v", fns, err)
@@ -124,6 +170,7 @@ func TestRestartKeepsFunctionsObjectsAndResults(t *testing.T) {
 	if after := finished(ctx, t, c, id); after != before {
 		t.Errorf("result was %s and is %s after the restart", before, after)
 	}
+	metricsTell(ctx, t, "http://"+cl.Leader("edge").Addr, map[string]float64{"rubato_zone_calls_total": 1, "rubato_zone_slots": 1, "rubato_model_samples_total": 1, "rubato_model_regrow_samples": 48, "rubato_zone_leader": 1})
 	// The coordinator came back too, and goes on counting versions where it was.
 	wordcount(ctx, t, c)
 	if f, err := c.Function(ctx, "wordcount"); err != nil || f.Version <= 1 {

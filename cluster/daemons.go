@@ -19,6 +19,7 @@ import (
 	"github.com/rubato-faas/rubato/coordinator/raftlog"
 	"github.com/rubato-faas/rubato/gateway"
 	"github.com/rubato-faas/rubato/internal/ops"
+	"github.com/rubato-faas/rubato/learner"
 	"github.com/rubato-faas/rubato/membership/etcdreg"
 	"github.com/rubato-faas/rubato/nodeagent/noded"
 	"github.com/rubato-faas/rubato/sandbox"
@@ -170,6 +171,46 @@ func registerZone(reg *prometheus.Registry, z *Zone) {
 		}
 		return 0
 	})
+	counter := func(name, help string, f func() uint64) {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels}, func() float64 { return float64(f()) }))
+	}
+	model := func(name, help string, f func(s learner.Stats) float64) {
+		gauge("rubato_model_"+name, help, func() float64 { return f(z.Daemon.ModelStats()) })
+	}
+	model("error", "Mean absolute error of the forest, in ln ms, on samples that it had not learned.", func(s learner.Stats) float64 { return s.MAEForest })
+	model("averages_error", "The same of averages alone, on the same samples.", func(s learner.Stats) float64 { return s.MAEAverages })
+	model("guarded", "1 while estimates come from averages because the forest is worse.", func(s learner.Stats) float64 {
+		if s.Guarded {
+			return 1
+		}
+		return 0
+	})
+	model("trees_own", "Own base trees that predict.", func(s learner.Stats) float64 { return float64(s.Own) })
+	model("trees_foreign", "Trees of the pool that predict.", func(s learner.Stats) float64 { return float64(s.Foreign) })
+	model("grid_epoch", "Epoch of the grid in use.", func(s learner.Stats) float64 { return float64(s.Grid) })
+	model("regrow_samples", "Samples between two growths of a tree.", func(s learner.Stats) float64 { return float64(s.Regrow) })
+	counter("rubato_model_samples_total", "Samples learned.", func() uint64 { return z.Daemon.ModelStats().Usable })
+	counter("rubato_model_drifts_total", "Abrupt drifts noticed.", func() uint64 { return z.Daemon.ModelStats().Drifts })
+	counter("rubato_bound_delayed_total", "Delayed calls that had a bound.", func() uint64 { return z.Daemon.ModelStats().DelayedCalls })
+	counter("rubato_bound_delayed_misses_total", "Those that ran past it.", func() uint64 { return z.Daemon.ModelStats().DelayedMisses })
+	counter("rubato_bound_immediate_total", "Immediate calls that had a bound.", func() uint64 { return z.Daemon.ModelStats().ImmediateCalls })
+	counter("rubato_bound_immediate_misses_total", "Those that ran past it.", func() uint64 { return z.Daemon.ModelStats().ImmediateMisses })
+	figure := func(name, help string, f func(z zoned.Figures) uint64) {
+		counter("rubato_zone_"+name+"_total", help, func() uint64 { return f(z.Daemon.Figures()) })
+	}
+	figure("calls", "Calls accepted.", func(f zoned.Figures) uint64 { return f.Accepted })
+	figure("refused", "Calls refused at the door.", func(f zoned.Figures) uint64 { return f.Refused })
+	figure("delayed", "Calls held back for a better node while a slot was free.", func(f zoned.Figures) uint64 { return f.Counters.Delayed })
+	figure("queued", "Calls that found no free slot.", func(f zoned.Figures) uint64 { return f.Counters.Queued })
+	figure("idle_declined", "Decisions that left a free slot idle to wait for a better node.", func(f zoned.Figures) uint64 { return f.IdleDeclined })
+	figure("forwarded", "Calls given to another zone.", func(f zoned.Figures) uint64 { return f.ForwardedOut })
+	figure("missed", "Calls answered after their deadline.", func(f zoned.Figures) uint64 { return f.Missed })
+	figure("prewarmed", "Sandboxes brought up while calls waited.", func(f zoned.Figures) uint64 { return f.Prewarmed })
+	figure("retries", "Calls run again after their node was lost.", func(f zoned.Figures) uint64 { return f.Retries })
+	figure("hopeless", "Calls refused since no node could be in time.", func(f zoned.Figures) uint64 { return f.Hopeless })
+	gauge("rubato_zone_slots", "Slots in service.", func() float64 { return float64(z.Daemon.Figures().Slots) })
+	gauge("rubato_zone_busy", "Slots in use.", func() float64 { return float64(z.Daemon.Figures().Busy) })
+	gauge("rubato_zone_waiting", "Calls that wait.", func() float64 { f := z.Daemon.Figures(); return float64(f.Load.Queued + f.Load.Delayed) })
 }
 
 // Node is an assembled node.

@@ -27,6 +27,7 @@ type learning struct {
 	d      *Daemon
 	in     chan learnMail
 	forest atomic.Pointer[learner.Forest]
+	stats  atomic.Pointer[learner.Stats]
 	// scratch is the core's: only Estimate touches it, on the core's goroutine.
 	scratch *learner.Scratch
 
@@ -140,6 +141,8 @@ func (g *learning) publish() {
 	g.published = g.l.Seq()
 	f := g.l.Snapshot()
 	g.forest.Store(f)
+	s := g.l.Stats()
+	g.stats.Store(&s)
 	g.d.post(zonesched.Event{Kind: zonesched.EvModel, Predictor: f.Estimator(g.scratch)})
 }
 

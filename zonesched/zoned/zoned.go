@@ -107,6 +107,7 @@ type Daemon struct {
 	catalog *catalogCopy
 	known   atomic.Pointer[map[string]api.Function] // for doors, by "tenant/name"
 	ready   atomic.Bool
+	figures atomic.Pointer[Figures]
 
 	// Owned by the loop.
 	core    *zonesched.Zone
@@ -213,6 +214,7 @@ func (d *Daemon) loop(ctx context.Context) {
 		case <-tick.C:
 			if d.leads() {
 				d.step(&zonesched.Event{Kind: zonesched.EvTick})
+				d.figures.Store(&Figures{Counters: d.core.Counters(), Load: d.core.Load()})
 			}
 		case <-flush.C:
 			d.flush(false)
@@ -318,6 +320,28 @@ func (d *Daemon) Model() ModelView { return d.learn.view() }
 
 // Forest is the model in use; nil before the first.
 func (d *Daemon) Forest() *learner.Forest { return d.learn.forest.Load() }
+
+// Figures are the core's counters and load, as of the last tick.
+type Figures struct {
+	zonesched.Counters
+	zonesched.Load
+}
+
+// Figures returns them; zeros before the first tick.
+func (d *Daemon) Figures() Figures {
+	if f := d.figures.Load(); f != nil {
+		return *f
+	}
+	return Figures{}
+}
+
+// ModelStats are the learner's, as of the last published forest.
+func (d *Daemon) ModelStats() learner.Stats {
+	if s := d.learn.stats.Load(); s != nil {
+		return *s
+	}
+	return learner.Stats{}
+}
 
 func stopAll(subs []messaging.Subscription, log *slog.Logger) {
 	for _, s := range subs {
