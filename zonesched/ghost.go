@@ -43,8 +43,10 @@ func (g *ghosts) fetched(key uint64, comeback *ewma) {
 	}
 }
 
-// pushOutMs prices what fetching so many bytes would push out of n's cache: the time to fetch it again, times how often
-// what is pushed out comes back, q; and what comes back pushes out something in its turn: q + q^2 + ..., at most chainMax.
+// pushOutMs prices what fetching so many bytes would push out of n's cache: the time to fetch it again, times how often what
+// is pushed out comes back, q; and what comes back pushes out something in its turn: q + q^2 + ..., but never more than
+// fetching it once. Up to four times that much sent calls into cold starts, where they push out just as much: with heavy
+// inputs mean times were 10 % and 99th percentiles 22 % higher.
 func (z *Zone) pushOutMs(n *node, missing int64) float64 {
 	if missing == 0 || n.ghosts.limit == 0 {
 		return 0
@@ -54,7 +56,5 @@ func (z *Zone) pushOutMs(n *node, missing int64) float64 {
 		return 0
 	}
 	q := z.comeback.v
-	return math.Min(q/math.Max(1-q, 1e-9), chainMax) * n.transferMs(min(out, missing))
+	return math.Min(q/math.Max(1-q, 1e-9), 1) * n.transferMs(min(out, missing))
 }
-
-const chainMax = 4
