@@ -105,7 +105,7 @@ func nextGrid(g *Grid, s *Sketch) *Grid {
 			full = true
 		}
 		if continuous(f) {
-			edges[f] = moved(g.edges[f], c)
+			edges[f] = respaced(g.edges[f], c)
 		}
 	}
 	if !full {
@@ -137,9 +137,9 @@ func crowded(edges []float32, counts []uint32, finest float64) bool {
 	return false
 }
 
-// moved are as many edges between the same ends: half of them follow the rows, which are taken to lie evenly within their
+// respaced are as many edges between the same ends: half of them follow the rows, which are taken to lie evenly within their
 // bins, half are spaced evenly.
-func moved(edges []float32, counts []uint32) []float32 {
+func respaced(edges []float32, counts []uint32) []float32 {
 	n := len(edges)
 	lo, hi := float64(edges[0]), float64(edges[n-1])
 	inner := 0.

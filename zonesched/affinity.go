@@ -12,16 +12,20 @@ type affinities struct {
 // maxAffinities bounds the keys that are remembered.
 const maxAffinities = 1 << 16
 
-func (c *call) affinity() uint64 {
-	if c.inv.Affinity == "" {
+// affinityOf names a caller's key for one function, 0 for none.
+func affinityOf(key string, f *function) uint64 {
+	if key == "" {
 		return 0
 	}
-	return hashOf(c.inv.Affinity) ^ c.fn.hash
+	return hashOf(key) ^ f.hash
 }
 
 // of is the node that last ran a key's call, -1 for none.
 func (a *affinities) of(key uint64) int32 {
-	if n, ok := a.node[key]; ok && key != 0 {
+	if key == 0 {
+		return -1
+	}
+	if n, ok := a.node[key]; ok {
 		return n
 	}
 	return -1

@@ -20,13 +20,15 @@ const (
 
 // call is one accepted, unanswered invocation. It leaves z.calls exactly once, with exactly one ActAnswer.
 type call struct {
-	inv     *api.Invocation
-	inputs  []input // those that count for locality
-	tenant  *usage
-	fn      *function
-	state   callState
-	kind    api.DecisionKind // the most telling one so far: delayed beats queued beats run
-	arrived time.Time        // moved back by what it waited elsewhere
+	inv    *api.Invocation
+	inputs []input // those that count for locality
+	tenant *usage
+	// affinity is affinityOf the caller's key.
+	affinity uint64
+	fn       *function
+	state    callState
+	kind     api.DecisionKind // the most telling one so far: delayed beats queued beats run
+	arrived  time.Time        // moved back by what it waited elsewhere
 	// soft is the deadline that decisions aim at; hard ends the call. Zero: none.
 	soft, hard time.Time
 	gen        uint32
@@ -104,7 +106,7 @@ func (z *Zone) arrive(now time.Time, ev *Event, out []Action) []Action {
 	if !z.canEverRun(f) {
 		return refuse(api.CodeInvalid, 0, "function %s wants %d MB: no node in service is that large", inv.Function, f.spec.MemoryMB)
 	}
-	c := &call{inv: inv, inputs: appendInputs(nil, inv), fn: f, arrived: now.Add(-duration(inv.WaitedMs)), since: now, version: f.spec.Version, attempt: inv.Attempt}
+	c := &call{inv: inv, inputs: appendInputs(nil, inv), affinity: affinityOf(inv.Affinity, f), fn: f, arrived: now.Add(-duration(inv.WaitedMs)), since: now, version: f.spec.Version, attempt: inv.Attempt}
 	c.soft, c.hard = deadlines(c.arrived, now, inv, f.spec)
 	z.calls[inv.ID] = c
 	z.counters.Accepted++
@@ -433,7 +435,7 @@ func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out [
 func (z *Zone) policyCall(now time.Time, c *call, hope *node) policy.Call {
 	p := policy.Call{
 		WaitedMs: ms(now.Sub(c.arrived)), DeadlineMs: math.Inf(1), ErrEW: c.fn.errEW.v, DelayOff: c.fn.spec.DelayOff,
-		MarginMs: 2 + z.linkMs.v + 3*z.linkDev.v, Alike: c.fn.alike(), Warming: c.fn.h.warming(), FnHash: c.fn.hash, Affinity: hashOf(c.inv.Affinity), Hope: -1, Load: z.load(),
+		MarginMs: 2 + z.linkMs.v + 3*z.linkDev.v, Alike: c.fn.alike(), Warming: c.fn.h.warming(), FnHash: c.fn.hash, Affinity: c.affinity, Hope: -1, Load: z.load(),
 	}
 	if c.fn.coldMs.n > 0 {
 		p.ColdMs = c.fn.coldMs.v

@@ -17,7 +17,7 @@ func (z *Zone) Consider(now time.Time, inv *api.Invocation) (ch policy.Choice, n
 		return ch, "", false
 	}
 	c := &z.considered
-	*c = call{inv: inv, fn: f, arrived: now, since: now, inputs: appendInputs(c.inputs[:0], inv)}
+	*c = call{inv: inv, fn: f, arrived: now, since: now, inputs: appendInputs(c.inputs[:0], inv), affinity: affinityOf(inv.Affinity, f)}
 	c.soft, c.hard = deadlines(now, now, inv, f.spec)
 	z.gather(now, c, nil)
 	z.pc = z.policyCall(now, c, nil)

@@ -186,7 +186,7 @@ var unknown = api.Estimate{Mu: math.Log(100), Sigma: 1, UpperMs: math.Inf(1), So
 
 func (z *Zone) add(now time.Time, n *node, c *call, startMs float64, sb api.SandboxState, evictMs float64) {
 	missing := n.missing(c)
-	affine := z.affine.of(c.affinity()) == n.index
+	affine := z.affine.of(c.affinity) == n.index
 	free := startMs == 0
 	linkMs := z.linkMs.v
 	if missing > 0 || sb == api.SandboxNone {
@@ -289,7 +289,7 @@ func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause poli
 	for _, o := range c.inputs {
 		n.hold(o.key, o.bytes)
 	}
-	z.affine.ran(c.affinity(), n.index)
+	z.affine.ran(c.affinity, n.index)
 	z.counters.Clauses[clause]++
 	z.counters.Estimates[k.Est.Source]++
 	if clause == policy.ClauseExplore {

@@ -227,7 +227,7 @@ func (z *Zone) pick(now time.Time, c *call, hope *node) []*node {
 		return z.picked
 	}
 	z.stamp++
-	if i := z.affine.of(c.affinity()); i >= 0 {
+	if i := z.affine.of(c.affinity); i >= 0 {
 		z.pickOne(now, z.nodes[i])
 	}
 	z.pickWanted(now, c, hope, room)

@@ -2,6 +2,7 @@ package zonesched
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -384,10 +385,9 @@ func TestCallsThatWillBeLate(t *testing.T) {
 			b.ran("i1", "cold")
 		}
 	}
-	if cfg := DefaultConfig(); cfg.Validate() == nil {
-		cfg.WhenLate = "drop"
-		if cfg.Validate() == nil {
-			t.Error("when_late: drop is accepted")
-		}
+	cfg := DefaultConfig()
+	cfg.WhenLate = "drop"
+	if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "when_late") {
+		t.Errorf("when_late: drop gives %v", err)
 	}
 }
