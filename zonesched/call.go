@@ -338,8 +338,11 @@ func (z *Zone) completion(now time.Time, m *wire.Completion, out []Action) []Act
 	}
 	n.delta(now, m, &z.comeback)
 	if m.Outcome == api.OutcomeRefused {
-		if mine {
+		switch {
+		case mine:
 			out = z.refused(now, c, n, m, out)
+		case warmed: // or it would be asked again at once, by the calls that wait
+			n.avoidUntil = now.Add(refusalPause)
 		}
 		return z.slotFreed(now, n, out)
 	}

@@ -356,16 +356,11 @@ func (z *Zone) prewarm(now time.Time, f *function, n *node, out []Action) []Acti
 func (h *holding) warming() int {
 	n := 0
 	for _, r := range h.starting {
-		n += int(bit(r.prewarm))
+		if r.prewarm {
+			n++
+		}
 	}
 	return n
-}
-
-func bit(b bool) uint8 {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // slotLost: calls that are held back with n as their fallback must decide anew, since n is full.
