@@ -64,7 +64,7 @@ func Score(ctx context.Context, o ScoreOptions) (*Report, error) {
 	}
 	r.add("allocs", allocs, "a request")
 	trees := f.Trees()
-	r.Notes = []string{fmt.Sprintf("forest of %d trees after %d samples; requests without a specialised forest ready are walked below 24 candidates", len(trees), o.Samples)}
+	r.Notes = []string{fmt.Sprintf("forest of %d trees after %d samples; requests without a specialised forest ready are walked below 12 candidates", len(trees), o.Samples)}
 	return r, nil
 }
 

@@ -11,8 +11,12 @@ import (
 // (QuickScorer, Lucchese et al., SIGIR 2015, turned into a look-up): for each node feature and bin the leaves that can
 // still be reached; the leaf is the lowest bit of their conjunction. No branch depends on a candidate.
 //
-// Cost sketch, 48 trees of 512 leaves: specialising visits 1,300-2,800 nodes and fills 150 tables of 512 bytes, 20-30 us;
-// a candidate then costs some 150 loads, 100-150 ns. Walking costs 48 x 11 steps, four walks at a time, 1.1 us.
+// A zone's candidates are often alike in some of their features: same link, same class, few sandbox states. What none of them
+// has is left out too, which is most of the work: specialising to forty candidates of one call costs a third of
+// specialising to all that there could be. A request that comes again with other candidates is specialised in full.
+//
+// Cost sketch, 48 trees of 512 leaves: specialising in full visits 1,300-2,800 nodes and fills 150 tables of 512 bytes,
+// 20-30 us; a candidate then costs some 150 loads, 100-150 ns. Walking costs 48 x 11 steps, four walks at a time, 1.1 us.
 
 const (
 	nodeFeatures = int(api.NumFeatures - api.FirstNodeFeature)
@@ -38,9 +42,44 @@ func (l *leafOut) weighed(w float64) weighed {
 	return weighed{w * v, w * (v*v + float64(l.Variance))}
 }
 
-// build specialises a tree to the request side of x. Each leaf but the last ends the left subtree of one pending split:
-// that split's mask takes those leaves away from all bins that go right.
-func (m *maskTree) build(f *flat, x *row) {
+// scope is which bins of each node feature candidates have: bit b for bin b.
+type scope [nodeFeatures]uint64
+
+// anything is the scope of all candidates that there could be.
+var anything = func() (s scope) {
+	for k := range s {
+		s[k] = ^uint64(0)
+	}
+	return s
+}()
+
+// scopeOf is the scope of candidates. Of many it is not worth the look at each.
+func scopeOf(out []api.Estimate) scope {
+	if len(out) > 2*block {
+		return anything
+	}
+	var s scope
+	for i := range out {
+		b := (*[nodeFeatures]uint8)(out[i].Bins[api.FirstNodeFeature:])
+		for k := range s {
+			s[k] |= 1 << (b[k] & 63)
+		}
+	}
+	return s
+}
+
+// covers reports whether all that o has is in s.
+func (s *scope) covers(o *scope) bool {
+	out := uint64(0)
+	for k := range s {
+		out |= o[k] &^ s[k]
+	}
+	return out == 0
+}
+
+// build specialises a tree to the request side of x and candidates within in. Each leaf but the last ends the left subtree of
+// one pending split: that split's mask takes those leaves away from all bins that go right.
+func (m *maskTree) build(f *flat, x *row, in *scope) {
 	m.whole, m.walked, m.uses = f, false, 0
 	type pending struct {
 		table, bin, first uint8
@@ -58,8 +97,17 @@ func (m *maskTree) build(f *flat, x *row) {
 			}
 		case s.feat != leafMark:
 			k := s.feat - uint8(api.FirstNodeFeature)
+			below := ^uint64(0) >> (63 - s.bin&63)
+			if in[k]&below == 0 { // all go right
+				i = int(s.next)
+				continue
+			}
+			if in[k]&^below == 0 { // all go left
+				i++
+				continue
+			}
 			if at[k] == 0 {
-				m.open(k)
+				m.open(k, in[k])
 				at[k] = uint8(m.uses)
 			}
 			stack[depth] = pending{at[k] - 1, s.bin, uint8(leaves), s.next}
@@ -73,22 +121,21 @@ func (m *maskTree) build(f *flat, x *row) {
 			m.said[leaves] = f.leaf[s.next].weighed(f.weight)
 			leaves++
 			if depth == 0 {
-				m.close()
+				m.close(in)
 				return
 			}
 			depth--
 			p := stack[depth]
-			if p.bin+1 < api.MaxBins {
-				m.tables[p.table][p.bin+1] &^= ^uint64(0) << p.first & (^uint64(0) >> (maxMaskBits - leaves))
-			}
+			m.tables[p.table][(p.bin+1)&63] &^= ^uint64(0) << p.first & (^uint64(0) >> (maxMaskBits - leaves))
 			i = int(p.right)
 		}
 	}
 }
 
-func (m *maskTree) open(feature uint8) {
+// open begins the table of a feature; only bins from the lowest to the highest of in will be asked for.
+func (m *maskTree) open(feature uint8, in uint64) {
 	m.used[m.uses] = feature
-	t := &m.tables[m.uses]
+	t := m.tables[m.uses][bits.TrailingZeros64(in):bits.Len64(in)]
 	for b := range t {
 		t[b] = ^uint64(0)
 	}
@@ -97,9 +144,10 @@ func (m *maskTree) open(feature uint8) {
 
 // close makes each bin's mask the conjunction of those at and below it: whoever goes right at b does so at every bin
 // above.
-func (m *maskTree) close() {
+func (m *maskTree) close(in *scope) {
 	for u := range m.uses {
-		t := &m.tables[u]
+		has := in[m.used[u]]
+		t := m.tables[u][bits.TrailingZeros64(has):bits.Len64(has)]
 		mask := t[0]
 		for b := 1; b < len(t); b++ {
 			mask &= t[b]
@@ -180,13 +228,14 @@ func (m *maskTree) walk(x *row, cols *columns, n int, to *sums, base bool) {
 type special struct {
 	f     *Forest
 	x     row // request side, zero elsewhere
+	in    scope
 	trees []maskTree
 	base  int // how many of trees are base trees
 	stamp uint64
 }
 
-func (s *special) build(f *Forest, x *row) {
-	s.f, s.x, s.base = f, *x, len(f.base)
+func (s *special) build(f *Forest, x *row, in *scope) {
+	s.f, s.x, s.in, s.base = f, *x, *in, len(f.base)
 	resid := f.resid
 	if f.lambda == 0 {
 		resid = nil
@@ -197,10 +246,10 @@ func (s *special) build(f *Forest, x *row) {
 	}
 	s.trees = s.trees[:n]
 	for i := range f.base {
-		s.trees[i].build(&f.base[i], x)
+		s.trees[i].build(&f.base[i], x, in)
 	}
 	for i := range resid {
-		s.trees[len(f.base)+i].build(&resid[i], x)
+		s.trees[len(f.base)+i].build(&resid[i], x, in)
 	}
 }
 
@@ -250,39 +299,43 @@ func NewScratch() *Scratch {
 	return s
 }
 
-// of is f specialised for the request side of x; a request like a recent one finds it ready.
-func (s *Scratch) of(f *Forest, x *row) *special {
+// of is f specialised for the request side of x and candidates within in; a request like a recent one finds it ready.
+func (s *Scratch) of(f *Forest, x *row, in *scope) *special {
 	s.clock++
-	oldest := &s.slots[0]
+	slot := &s.slots[0]
 	for i := range s.slots {
 		c := &s.slots[i]
 		if c.f == f && c.x == *x {
 			c.stamp = s.clock
-			s.Hits++
-			return c
+			if c.in.covers(in) {
+				s.Hits++
+				return c
+			}
+			slot, in = c, &anything // it will come again
+			break
 		}
-		if c.stamp < oldest.stamp {
-			oldest = c
+		if c.stamp < slot.stamp {
+			slot = c
 		}
 	}
 	s.Misses++
-	oldest.build(f, x)
-	oldest.stamp = s.clock
-	return oldest
+	slot.build(f, x, in)
+	slot.stamp = s.clock
+	return slot
 }
 
 // has reports whether a specialised forest is ready.
-func (s *Scratch) has(f *Forest, x *row) bool {
+func (s *Scratch) has(f *Forest, x *row, in *scope) bool {
 	for i := range s.slots {
 		if s.slots[i].f == f && s.slots[i].x == *x {
-			return true
+			return s.slots[i].in.covers(in)
 		}
 	}
 	return false
 }
 
 // walkBelow: for fewer candidates walking costs less than specialising would.
-const walkBelow = 24
+const walkBelow = 12
 
 // Estimator is a Forest with a Scratch: the same estimates, bit for bit, quicker where many candidates or many like requests
 // are asked for. Several Estimators may share one Scratch on one goroutine.
@@ -309,11 +362,12 @@ func (f *Forest) scoreSpecial(out []api.Estimate, s *Scratch) {
 	}
 	var x row
 	copy(x[:api.FirstNodeFeature], out[0].Bins[:])
-	if len(out) < walkBelow && !s.has(f, &x) {
+	in := scopeOf(out)
+	if len(out) < walkBelow && !s.has(f, &x, &in) {
 		f.score(out)
 		return
 	}
-	sp := s.of(f, &x)
+	sp := s.of(f, &x, &in)
 	var cols columns
 	var mu, sigma [block]float64
 	for from := 0; from < len(out); from += block {
