@@ -60,7 +60,7 @@ bench-learn-ablation: build ## the forest without each of its parts, on generate
 sim: build ## compare the policies on every scenario, ten seeds each (minutes)
 	@for s in scenarios/*.yaml; do $(BIN)/rubato sim compare $$s || exit 1; done
 
-experiments: build ## docs/experiments anew: every scenario, policy and rate over ten seeds (about an hour; goes on where it stopped)
+experiments: build ## docs/experiments anew: every scenario, policy and load over ten seeds (an hour; goes on where it stopped)
 	$(BIN)/rubato sim experiments experiments/plan.yaml
 
 experiments-short: build ## the same in a short form, pages under bin/experiments

@@ -12,6 +12,7 @@ import (
 	"github.com/rubato-faas/rubato/api/wire"
 	"github.com/rubato-faas/rubato/learner"
 	"github.com/rubato-faas/rubato/zonesched"
+	"github.com/rubato-faas/rubato/zonesched/policy"
 )
 
 // shard is one zone: its scheduler, its nodes, its learner, its callers.
@@ -412,6 +413,12 @@ func (s *shard) count(c *caller, a *wire.Answer) {
 	switch t.Decision {
 	case api.DecisionDelayed:
 		st.Delayed++
+		if c.due && s.core.DelayedBy(a.ID) == policy.ClauseSafeWait.String() {
+			st.SafeWaits++
+			if t.Missed || a.Code != api.CodeOK {
+				st.SafeWaitMisses++
+			}
+		}
 	case api.DecisionForwarded:
 		st.Forwarded++
 	}

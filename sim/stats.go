@@ -63,7 +63,10 @@ type Stats struct {
 	Deadlines, Misses uint64
 	// ColdStarts did not find a warm sandbox. Delayed were held back though a slot was free. Forwarded went to another zone.
 	ColdStarts, Delayed, Forwarded uint64
-	FetchedBytes                   int64
+	// SafeWaits were held back because even the bound of the node that they could have had left time before the deadline;
+	// SafeWaitMisses are those among them that missed it.
+	SafeWaits, SafeWaitMisses uint64
+	FetchedBytes              int64
 	// TotalMs is from arrival to answer, ExecMs what the node spent (fetch, start, run), DelayMs the time held back, QueueMs
 	// the time without a free slot.
 	TotalMs, ExecMs, DelayMs, QueueMs float64
@@ -83,6 +86,8 @@ func (s *Stats) Add(o *Stats) {
 	s.ColdStarts += o.ColdStarts
 	s.Delayed += o.Delayed
 	s.Forwarded += o.Forwarded
+	s.SafeWaits += o.SafeWaits
+	s.SafeWaitMisses += o.SafeWaitMisses
 	s.FetchedBytes += o.FetchedBytes
 	s.TotalMs += o.TotalMs
 	s.ExecMs += o.ExecMs

@@ -144,6 +144,14 @@ func (z *Zone) Decision(id string) (Decision, bool) {
 	return cp, true
 }
 
+// DelayedBy is the clause by which a call was held back, empty when it was not or its record is gone.
+func (z *Zone) DelayedBy(id string) string {
+	if d := z.ring.at(z.ring.byID[id]); d != nil && d.ID == id && d.Kind == api.DecisionDelayed.String() {
+		return d.Clause
+	}
+	return ""
+}
+
 // Decisions returns copies of records from sequence since on (0: the last limit ones), and the sequence to ask for next.
 func (z *Zone) Decisions(since uint64, limit int) ([]Decision, uint64) {
 	first := uint64(1)

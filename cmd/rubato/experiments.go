@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,8 +22,7 @@ func newSimExperiments() *cobra.Command {
 	var short bool
 	cmd := &cobra.Command{
 		Use: "experiments PLAN", Short: "Run a plan of experiments and write a page for each",
-		Long: `experiments runs every experiment of a plan: a scenario at several multiples of its arrival rates, under many policies, over
-many seeds. It writes a page for each (question, setup, seeds, tables, figures, conclusion). What was run before by this very
+		Long: `experiments runs every experiment of a plan: a scenario at several loads, under many policies, over many seeds. It writes a page for each (question, setup, seeds, tables, figures, conclusion). What was run before by this very
 program with the same inputs is taken from the cache, so an interrupted run goes on where it stopped.`,
 		Example: "  rubato sim experiments experiments/plan.yaml\n  rubato sim experiments experiments/plan.yaml --short --out /tmp/pages",
 		Args:    cobra.ExactArgs(1),
@@ -47,19 +48,22 @@ program with the same inputs is taken from the cache, so an interrupted run goes
 			if err != nil {
 				return err
 			}
+			var all []lab.Ran
 			for i := range p.Experiments {
 				e := &p.Experiments[i]
-				if err := runExperiment(cmd, p, e, filepath.Join(filepath.Dir(a[0]), "..", "scenarios", e.Scenario), out, cache, program); err != nil {
+				cells, err := runExperiment(cmd, p, e, filepath.Join(filepath.Dir(a[0]), "..", "scenarios", e.Scenario), out, cache, program)
+				if err != nil {
 					return fmt.Errorf("experiment %s: %w", e.Name, err)
 				}
+				all = append(all, lab.Ran{Experiment: e, Cells: cells})
 			}
-			return nil
+			return writeFile(filepath.Join(out, "README.md"), func(w io.Writer) error { return lab.WriteSummary(w, p, all) })
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&out, "out", filepath.Join("docs", "experiments"), "folder for pages and figures")
 	f.StringVar(&cache, "cache", filepath.Join(os.TempDir(), "rubato-experiments"), "folder for results of cells, by inputs and program")
-	f.BoolVar(&short, "short", false, "the plan's short form: fewer seeds, policies and rates")
+	f.BoolVar(&short, "short", false, "the plan's short form: fewer seeds, policies and loads")
 	_ = cmd.MarkFlagDirname("out")   // the flags exist
 	_ = cmd.MarkFlagDirname("cache") // the flags exist
 	return cmd
@@ -83,20 +87,19 @@ func fileHash(name func() (string, error)) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-func runExperiment(cmd *cobra.Command, p *lab.Plan, e *lab.Experiment, scenario, out, cache, program string) error {
+func runExperiment(cmd *cobra.Command, p *lab.Plan, e *lab.Experiment, scenario, out, cache, program string) ([]*lab.Cell, error) {
 	o := simFlags{traces: traceFlags{window: time.Minute}}
 	s, err := o.load(scenario)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	inputs, err := fileHash(func() (string, error) { return scenario, nil })
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var cells []*lab.Cell
-	figured := -1
-	for i, rate := range e.Rates {
-		key := sha256.Sum256(fmt.Appendf(nil, "%s %s %v %d %d %v", program, inputs, rate, p.FirstSeed, p.Seeds, p.Policies))
+	var cells, fresh []*lab.Cell
+	for _, load := range e.Loads {
+		key := sha256.Sum256(fmt.Appendf(nil, "%s %s %v %d %d %v", program, inputs, load, p.FirstSeed, p.Seeds, p.PoliciesOf(e)))
 		path := filepath.Join(cache, hex.EncodeToString(key[:])+".json")
 		var c *lab.Cell
 		if b, err := os.ReadFile(path); err == nil && json.Unmarshal(b, &c) == nil {
@@ -105,30 +108,27 @@ func runExperiment(cmd *cobra.Command, p *lab.Plan, e *lab.Experiment, scenario,
 		}
 		var hear func(done, total int, doing string)
 		done := showProgress(&hear, cmd.ErrOrStderr())
-		c, err := lab.RunCell(cmd.Context(), s, rate, p, func(n, total int, _ string) { hear(n, total, fmt.Sprintf("%s x%g", e.Name, rate)) })
+		c, err := lab.RunCell(cmd.Context(), s, p, e, load, func(n, total int, _ string) { hear(n, total, fmt.Sprintf("%s at load %g", e.Name, load)) })
 		done(err == nil)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		b, err := json.Marshal(c)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if err := os.WriteFile(path+".part", b, 0o666); err != nil {
-			return err
+			return nil, err
 		}
 		if err := os.Rename(path+".part", path); err != nil {
-			return err
+			return nil, err
 		}
-		if cells = append(cells, c); rate == 1 {
-			figured = i
-		}
+		cells, fresh = append(cells, c), append(fresh, c)
 	}
-	if figured >= 0 {
-		c := cells[figured]
+	if c := plotted(cells); slices.Contains(fresh, c) { // else its figures were drawn when it was run
 		c.Result.Scenario = e.Name
 		if err := lab.Plots(c.Result, func(name string) (io.WriteCloser, error) { return os.Create(filepath.Join(out, name)) }); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	var figures []string
@@ -137,11 +137,26 @@ func runExperiment(cmd *cobra.Command, p *lab.Plan, e *lab.Experiment, scenario,
 			figures = append(figures, e.Name+"-"+name+".svg")
 		}
 	}
-	f, err := os.Create(filepath.Join(out, e.Name+".md"))
+	return cells, writeFile(filepath.Join(out, e.Name+".md"), func(w io.Writer) error { return lab.WriteMarkdown(w, e, s, p, cells, figures) })
+}
+
+// plotted is the cell that is drawn: the one nearest to a load of .8.
+func plotted(cells []*lab.Cell) *lab.Cell {
+	var at *lab.Cell
+	for _, c := range cells {
+		if at == nil || math.Abs(c.Load-.8) < math.Abs(at.Load-.8) {
+			at = c
+		}
+	}
+	return at
+}
+
+func writeFile(path string, write func(io.Writer) error) error {
+	f, err := os.Create(path)
 	if err != nil {
 		return err
 	}
-	if err := lab.WriteMarkdown(f, e, s, p, cells, figures); err != nil {
+	if err := write(f); err != nil {
 		f.Close()
 		return err
 	}

@@ -8,7 +8,6 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -18,33 +17,42 @@ import (
 
 // Plan is a set of experiments.
 type Plan struct {
-	FirstSeed   uint64       `yaml:"first_seed"`
-	Seeds       int          `yaml:"seeds"`
-	Policies    []string     `yaml:"policies"`
-	Short       Short        `yaml:"short"`
+	FirstSeed uint64   `yaml:"first_seed"`
+	Seeds     int      `yaml:"seeds"`
+	Policies  []string `yaml:"policies"`
+	Short     Short    `yaml:"short"`
+	// Aside are policies that are shown but are no baselines: the same rule with something else.
+	Aside       []string     `yaml:"aside"`
 	Experiments []Experiment `yaml:"experiments"`
 }
 
 // Short is what a quick run takes instead.
 type Short struct {
 	Seeds    int       `yaml:"seeds"`
-	Rates    []float64 `yaml:"rates"`
+	Loads    []float64 `yaml:"loads"`
 	Policies []string  `yaml:"policies"`
 }
 
-// Experiment is one question: a scenario at several multiples of its arrival rates.
+// Experiment is one question: a scenario at several loads.
 type Experiment struct {
-	Name     string    `yaml:"name"`
-	Question string    `yaml:"question"`
+	Name     string `yaml:"name"`
+	Question string `yaml:"question"`
+	// Family groups experiments for the targets (Targets): data, init, mixed, light, deadlines, slack, no-gain, drift.
+	Family   string    `yaml:"family"`
 	Scenario string    `yaml:"scenario"`
-	Rates    []float64 `yaml:"rates"`
+	Loads    []float64 `yaml:"loads"`
+	// Policies are instead of the plan's, if there are any.
+	Policies []string `yaml:"policies"`
 }
 
 // Limits of a plan.
 const (
 	maxPlanBytes = 1 << 20
-	maxRates     = 32
+	maxLoads     = 32
+	maxLoad      = 4
 )
+
+var families = []string{"data", "init", "mixed", "light", "deadlines", "slack", "no-gain", "drift"}
 
 // ReadPlan reads and checks a plan; keys that are not known are refused.
 func ReadPlan(r io.Reader) (*Plan, error) {
@@ -63,24 +71,31 @@ func ReadPlan(r io.Reader) (*Plan, error) {
 	bad(p.Seeds >= 1 && p.Seeds <= 1000, "%d seeds: want 1-1000", p.Seeds)
 	bad(p.Short.Seeds >= 1 && p.Short.Seeds <= 1000, "%d seeds of the short form: want 1-1000", p.Short.Seeds)
 	bad(len(p.Experiments) > 0, "no experiments")
-	for _, list := range [][]string{p.Policies, p.Short.Policies} {
+	policies := func(list []string) {
 		bad(len(list) >= 2, "%d policies: want the one in question and at least one other", len(list))
 		for _, name := range list {
 			_, err := ParsePolicy(name)
 			errs = append(errs, err)
 		}
 	}
-	rates := func(what string, list []float64) {
-		bad(len(list) > 0 && len(list) <= maxRates, "%s: %d rates: want 1-%d", what, len(list), maxRates)
-		for _, r := range list {
-			bad(r > 0 && r <= 100, "%s: rate %v: want more than 0, at most 100", what, r)
+	policies(p.Policies)
+	policies(p.Short.Policies)
+	loads := func(what string, list []float64) {
+		bad(len(list) > 0 && len(list) <= maxLoads, "%s: %d loads: want 1-%d", what, len(list), maxLoads)
+		for _, l := range list {
+			bad(l > 0 && l <= maxLoad, "%s: load %v: want more than 0, at most %d", what, l, maxLoad)
 		}
 	}
-	rates("short", p.Short.Rates)
+	loads("short", p.Short.Loads)
 	for _, e := range p.Experiments {
 		bad(api.CheckName("experiment", e.Name) == nil, "experiment %.60q: want a name", e.Name)
 		bad(e.Scenario != "", "experiment %s: no scenario", e.Name)
-		rates(e.Name, e.Rates)
+		bad(slices.Contains(families, e.Family), "experiment %s: family %.60q: want %s", e.Name, e.Family, strings.Join(families, ", "))
+		loads(e.Name, e.Loads)
+		if len(e.Policies) > 0 {
+			policies(e.Policies)
+			bad(len(e.Policies) > 0 && len(p.Policies) > 0 && e.Policies[0] == p.Policies[0], "experiment %s: want the plan's first policy first", e.Name)
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -93,137 +108,152 @@ func (p *Plan) Brief() *Plan {
 	b := *p
 	b.Seeds, b.Policies, b.Experiments = p.Short.Seeds, p.Short.Policies, nil
 	for _, e := range p.Experiments {
-		e.Rates = p.Short.Rates
+		e.Loads, e.Policies = p.Short.Loads, nil
 		b.Experiments = append(b.Experiments, e)
 	}
 	return &b
 }
 
-// Cell is one experiment at one rate: the first policy beside all others.
+// PoliciesOf are those that an experiment compares.
+func (p *Plan) PoliciesOf(e *Experiment) []string {
+	if len(e.Policies) > 0 {
+		return e.Policies
+	}
+	return p.Policies
+}
+
+// Cell is one experiment at one load: the first policy beside all others.
 type Cell struct {
+	// Load is what was asked for, Rate the multiple of the scenario's rates that makes it.
+	Load   float64 `json:"load"`
 	Rate   float64 `json:"rate"`
 	Result *Result `json:"result"`
-	// Ratios are by policy, in the plan's order.
-	Ratios []Ratio `json:"ratios"`
+	// Series are by policy, in the plan's order.
+	Series []Series `json:"series"`
 }
 
-// Ratio compares the first policy with another one, paired by seed: below 1 the first is better.
-type Ratio struct {
-	Policy string `json:"policy"`
-	// Mean and P99 are means over seeds of the ratio of mean times and of 99th percentiles; MeanMedian the median of the former,
-	// MeanWorst the largest.
-	Mean       float64 `json:"mean"`
-	MeanCI     float64 `json:"mean_ci95"`
-	MeanMedian float64 `json:"mean_median"`
-	MeanWorst  float64 `json:"mean_worst"`
-	P99        float64 `json:"p99"`
-	// Exec is that of mean execution times (fetch, init and run).
-	Exec float64 `json:"exec"`
+// Series is one policy's figures, seed by seed.
+type Series struct {
+	Policy  string   `json:"policy"`
+	Figures []Figure `json:"figures"`
 }
 
-// RunCell runs one experiment at one rate.
-func RunCell(ctx context.Context, s *Scenario, rate float64, p *Plan, hear func(done, total int, doing string)) (*Cell, error) {
-	scaled := *s
-	scaled.Rate = rate
-	policies := make([]Policy, len(p.Policies))
-	for i, name := range p.Policies {
+// Figure is what one run came to, over all functions.
+type Figure struct {
+	MeanMs float64 `json:"mean_ms"`
+	P99Ms  float64 `json:"p99_ms"`
+	// ExecMs is the mean of fetch, init and run.
+	ExecMs float64 `json:"exec_ms"`
+	// Misses is the share of calls with a deadline that missed it; refused and failed ones did. Late is how many.
+	Misses float64 `json:"misses"`
+	Late   uint64  `json:"late"`
+	// SafeMisses is the share of calls that were held back within their deadline's bound and then missed it.
+	SafeMisses float64 `json:"safe_misses"`
+	// Lost is the share of calls without a result.
+	Lost float64 `json:"lost"`
+}
+
+// RunCell runs one experiment at one load.
+func RunCell(ctx context.Context, s *Scenario, p *Plan, e *Experiment, load float64, hear func(done, total int, doing string)) (*Cell, error) {
+	names := p.PoliciesOf(e)
+	policies := make([]Policy, len(names))
+	for i, name := range names {
 		var err error
 		if policies[i], err = ParsePolicy(name); err != nil {
 			return nil, err
 		}
 	}
+	scaled := *s
+	scaled.Rate = 1
+	base, err := scaled.Config(policies[0], 1)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cell{Load: load, Rate: load / math.Max(base.Load(), 1e-9)}
+	scaled.Rate = c.Rate
 	seeds := make([]uint64, p.Seeds)
 	for i := range seeds {
 		seeds[i] = p.FirstSeed + uint64(i)
 	}
-	r, err := Compare(ctx, &scaled, policies, seeds, hear)
-	if err != nil {
+	if c.Result, err = Compare(ctx, &scaled, policies, seeds, hear); err != nil {
 		return nil, err
 	}
-	c := &Cell{Rate: rate, Result: r}
-	type figures struct{ mean, p99, exec float64 }
-	of := func(run *Run) figures {
-		var all sim.Stats
-		for i := range run.stats {
-			all.Add(&run.stats[i])
-		}
-		n := float64(max(all.Answered, 1))
-		return figures{all.TotalMs / n, all.Latency.Quantile(.99), all.ExecMs / n}
-	}
-	for k := 1; k < len(policies); k++ {
-		var means []float64
-		x := Ratio{Policy: policies[k].Name}
+	for k := range policies {
+		x := Series{Policy: policies[k].Name}
 		for i := range seeds {
-			a, b := of(&r.Runs[i]), of(&r.Runs[k*len(seeds)+i])
-			means = append(means, a.mean/math.Max(b.mean, 1e-9))
-			x.P99 += a.p99 / math.Max(b.p99, 1e-9) / float64(len(seeds))
-			x.Exec += a.exec / math.Max(b.exec, 1e-9) / float64(len(seeds))
+			x.Figures = append(x.Figures, c.Result.Runs[k*len(seeds)+i].figure())
 		}
-		x.Mean, x.MeanCI = meanCI(means)
-		slices.Sort(means)
-		x.MeanMedian, x.MeanWorst = (means[(len(means)-1)/2]+means[len(means)/2])/2, means[len(means)-1]
-		c.Ratios = append(c.Ratios, x)
+		c.Series = append(c.Series, x)
 	}
 	return c, nil
 }
 
-// blind are policies that do not look at what a node holds; own are not baselines but parts of the same rule.
-var (
-	blind = []string{"random", "round-robin", "least-loaded", "power-of-two"}
-	own   = []string{"averages", "oracle"}
-)
-
-// Best is the baseline that did best in a cell: the smallest mean time, chosen afterwards.
-func (c *Cell) Best() Ratio {
-	best := Ratio{Mean: math.Inf(-1)}
-	for _, x := range c.Ratios {
-		if !slices.Contains(own, x.Policy) && x.Mean > best.Mean {
-			best = x
-		}
+func (r *Run) figure() Figure {
+	var all sim.Stats
+	for i := range r.stats {
+		all.Add(&r.stats[i])
 	}
-	return best
+	n, late := float64(max(all.Answered, 1)), all.Misses+all.OpenDue
+	return Figure{
+		MeanMs: all.TotalMs / n, P99Ms: all.Latency.Quantile(.99), ExecMs: all.ExecMs / n, Late: late,
+		Misses:     float64(late) / float64(max(all.Deadlines, 1)),
+		SafeMisses: float64(all.SafeWaitMisses) / float64(max(all.SafeWaits, 1)),
+		Lost:       float64(all.Calls-all.Answered) / float64(max(all.Calls, 1)),
+	}
 }
 
-// WriteMarkdown writes an experiment's page: question, setup, seeds, tables, figures, conclusion.
-func WriteMarkdown(w io.Writer, e *Experiment, s *Scenario, p *Plan, cells []*Cell, figures []string) error {
-	var b strings.Builder
-	fmt.Fprintf(&b, "# %s\n\n%s\n\n## Setup\n%s: %s. %v, %v of them not counted; each policy sees the same arrivals and each call has the same luck. Seeds %d-%d.\n",
-		e.Name, e.Question, s.Name, s.About, time.Duration(s.Duration), time.Duration(s.Warmup), p.FirstSeed, p.FirstSeed+uint64(p.Seeds)-1)
-	fmt.Fprintf(&b, "Times are in ms, means over seeds of each seed's figure, with 95 %% confidence intervals; counts are sums over seeds. A refused or\nfailed call with a deadline is a miss. `oracle` is the rule with the true laws, `averages` the rule without the forest.\n\n## Figures\n")
-	for _, c := range cells {
-		fmt.Fprintf(&b, "\n### %g x the scenario's rates\n| policy | mean | p50 | p99 | execution | held back | misses | refused, failed | cold starts | GB fetched |\n|---|---|---|---|---|---|---|---|---|---|\n", c.Rate)
-		for _, x := range c.Result.Rows {
-			if x.Function != "all" {
-				continue
-			}
-			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %d of %d | %d, %d | %d | %.1f |\n", x.Policy, with(x.MeanMs, x.MeanCI), with(x.P50Ms, x.P50CI), with(x.P99Ms, x.P99CI),
-				with(x.ExecMeanMs, x.ExecMeanCI), with(x.DelayMeanMs, x.DelayMeanCI), x.Misses, x.Deadlines, x.Refused, x.Failed, x.ColdStarts, float64(x.FetchedBytes)/1e9)
-		}
-	}
-	for _, f := range figures {
-		fmt.Fprintf(&b, "\n![%s](%s)\n", f, f)
-	}
-	fmt.Fprintf(&b, "\n## Conclusion\n%s over the best baseline of each cell, chosen afterwards (ratios paired by seed; below 1 is better):\n\n", p.Policies[0])
-	fmt.Fprintf(&b, "| rates | best baseline | mean | median | worst seed | p99 | execution, over the best blind rule | mean, over the oracle's |\n|---|---|---|---|---|---|---|---|\n")
-	for _, c := range cells {
-		x, exec, oracle := c.Best(), math.Inf(-1), math.NaN()
-		for _, y := range c.Ratios {
-			if slices.Contains(blind, y.Policy) {
-				exec = math.Max(exec, y.Exec)
-			}
-			if y.Policy == "oracle" {
-				oracle = y.Mean
-			}
-		}
-		fmt.Fprintf(&b, "| %g | %s | %.3f±%.3f | %.3f | %.3f | %.3f | %s | %s |\n", c.Rate, x.Policy, x.Mean, x.MeanCI, x.MeanMedian, x.MeanWorst, x.P99, orNone(exec), orNone(oracle))
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
+// blind are policies that do not look at what a node holds.
+var blind = []string{"random", "round-robin", "least-loaded"}
+
+// Ratio compares one figure of the first policy with another policy's, paired by seed: below 1 the first is better.
+type Ratio struct {
+	Policy string
+	// Mean is the mean over seeds of each seed's ratio, CI the half-width of its 95 % confidence interval; Worst is the largest.
+	Mean, CI, Median, Worst float64
 }
 
-func orNone(x float64) string {
-	if math.IsNaN(x) || math.IsInf(x, 0) {
-		return ""
+func meanMs(f *Figure) float64 { return f.MeanMs }
+func p99Ms(f *Figure) float64  { return f.P99Ms }
+func execMs(f *Figure) float64 { return f.ExecMs }
+
+// over compares with the k-th policy.
+func (c *Cell) over(k int, of func(*Figure) float64) Ratio {
+	var all []float64
+	for i := range c.Series[0].Figures {
+		all = append(all, of(&c.Series[0].Figures[i])/math.Max(of(&c.Series[k].Figures[i]), 1e-9))
 	}
-	return fmt.Sprintf("%.3f", x)
+	r := Ratio{Policy: c.Series[k].Policy}
+	r.Mean, r.CI = meanCI(all)
+	slices.Sort(all)
+	n := len(all)
+	r.Median, r.Worst = (all[(n-1)/2]+all[n/2])/2, all[n-1]
+	return r
 }
+
+// find is over for a policy by name.
+func (c *Cell) find(policy string, of func(*Figure) float64) (Ratio, bool) {
+	for k := range c.Series {
+		if c.Series[k].Policy == policy {
+			return c.over(k, of), true
+		}
+	}
+	return Ratio{}, false
+}
+
+// best is the comparison with whoever did best in the cell, chosen afterwards among those that count.
+func (c *Cell) best(of func(*Figure) float64, counts func(policy string) bool) (Ratio, bool) {
+	best, found := Ratio{Mean: math.Inf(-1)}, false
+	for k := 1; k < len(c.Series); k++ {
+		if r := c.over(k, of); counts(r.Policy) && r.Mean > best.Mean {
+			best, found = r, true
+		}
+	}
+	return best, found
+}
+
+// baseline reports whether a policy is one: neither the rule in question nor a part of it.
+func (p *Plan) baseline(policy string) bool {
+	return policy != p.Policies[0] && !slices.Contains(p.Aside, policy)
+}
+
+func isBlind(policy string) bool { return slices.Contains(blind, policy) }

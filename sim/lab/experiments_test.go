@@ -13,9 +13,10 @@ const tinyPlan = `
 first_seed: 1001
 seeds: 3
 policies: [rubato, least-loaded, oracle]
-short: {seeds: 1, rates: [1], policies: [rubato, least-loaded]}
+aside: [oracle, averages, rubato=0s]
+short: {seeds: 1, loads: [.5], policies: [rubato, least-loaded]}
 experiments:
-  - {name: tiny, question: "Does it run?", scenario: tiny.yaml, rates: [.5, 1]}
+  - {name: tiny, question: "Does it run?", family: data, scenario: tiny.yaml, loads: [.3, .6]}
 `
 
 const tinyScenario = `
@@ -39,8 +40,8 @@ func TestExperiment(t *testing.T) {
 		t.Fatal(err)
 	}
 	var cells []*Cell
-	for _, rate := range p.Experiments[0].Rates {
-		c, err := RunCell(t.Context(), s, rate, p, nil)
+	for _, load := range p.Experiments[0].Loads {
+		c, err := RunCell(t.Context(), s, p, &p.Experiments[0], load, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -50,24 +51,42 @@ func TestExperiment(t *testing.T) {
 	if half < whole*4/10 || half > whole*6/10 {
 		t.Errorf("%d calls at half the rate, %d at the whole", half, whole)
 	}
-	if len(cells[1].Ratios) != 2 || cells[1].Best().Policy != "least-loaded" {
-		t.Errorf("ratios %+v, best baseline %s: the oracle is none", cells[1].Ratios, cells[1].Best().Policy)
+	if best, _ := cells[1].best(meanMs, p.baseline); best.Policy != "least-loaded" {
+		t.Errorf("best baseline %s: the oracle is none", best.Policy)
 	}
-	for _, x := range cells[1].Ratios {
-		if x.Mean < .1 || x.Mean > 2 || x.MeanMedian > x.MeanWorst || x.P99 <= 0 {
-			t.Errorf("ratio %+v", x)
+	for k := range cells[1].Series {
+		for _, of := range []func(*Figure) float64{meanMs, p99Ms, execMs} {
+			if r := cells[1].over(k, of); r.Mean < .1 || r.Mean > 2 || r.Median > r.Worst || k == 0 && r.Mean != 1 {
+				t.Errorf("%+v", r)
+			}
 		}
+	}
+	// Four slots, 10 ms a call and a spread of .2: 100 calls a second are a quarter of what they can do.
+	if got := cells[0].Rate * 50; got < 110 || got > 120 {
+		t.Errorf("%v calls a second make a load of .3, want 117.6", got)
+	}
+	var summary bytes.Buffer
+	if err := WriteSummary(&summary, p, []Ran{{&p.Experiments[0], cells}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"| D1 |", "| D2 |", "| D3 |", "| D4 |", "| D5 |", "| D6 |", "| [tiny](tiny.md) |"} {
+		if !strings.Contains(summary.String(), want) {
+			t.Errorf("the summary lacks %q:\n%s", want, summary.String())
+		}
+	}
+	if strings.Contains(summary.String(), "NaN") || strings.Contains(summary.String(), "Inf") {
+		t.Error(summary.String())
 	}
 	var page bytes.Buffer
 	if err := WriteMarkdown(&page, &p.Experiments[0], s, p, cells, []string{"tiny-mean.svg"}); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"# tiny", "Does it run?", "Seeds 1001-1003", "| least-loaded |", "### 0.5 x", "![tiny-mean.svg]", "best baseline"} {
+	for _, want := range []string{"# tiny", "Does it run?", "Seeds 1001-1003", "| least-loaded |", "### Load 0.3", "![tiny-mean.svg]", "best by p99"} {
 		if !strings.Contains(page.String(), want) {
 			t.Errorf("the page lacks %q:\n%s", want, page.String())
 		}
 	}
-	if b := p.Brief(); b.Seeds != 1 || len(b.Policies) != 2 || len(b.Experiments[0].Rates) != 1 || len(p.Experiments[0].Rates) != 2 {
+	if b := p.Brief(); b.Seeds != 1 || len(b.Policies) != 2 || len(b.Experiments[0].Loads) != 1 || len(p.Experiments[0].Loads) != 2 {
 		t.Errorf("short form %+v", b)
 	}
 }
@@ -78,8 +97,9 @@ func TestPlanRefusesNonsense(t *testing.T) {
 		"no seeds":        {"seeds: 3", "seeds: 0"},
 		"unknown policy":  {"least-loaded, oracle", "least-loaded, best-of-all"},
 		"one policy":      {"[rubato, least-loaded, oracle]", "[rubato]"},
-		"no rate":         {"rates: [.5, 1]", "rates: []"},
-		"a negative rate": {"rates: [.5, 1]", "rates: [-1]"},
+		"no load":         {"loads: [.3, .6]", "loads: []"},
+		"a negative load": {"loads: [.3, .6]", "loads: [-1]"},
+		"no such family":  {"family: data", "family: friends"},
 		"a bad name":      {"name: tiny", "name: \"../tiny\""},
 	} {
 		if _, err := ReadPlan(strings.NewReader(strings.Replace(tinyPlan, change[0], change[1], 1))); !errors.Is(err, api.ErrInvalid) {
@@ -95,4 +115,17 @@ func FuzzReadPlan(f *testing.F) {
 			p.Brief()
 		}
 	})
+}
+
+// TestHeld: between two loads the tail is taken to grow linearly.
+func TestHeld(t *testing.T) {
+	cell := func(load, p99 float64) *Cell {
+		return &Cell{Load: load, Series: []Series{{"rubato", []Figure{{P99Ms: p99}}}}}
+	}
+	of := []*Cell{cell(.2, 10), cell(.4, 20), cell(.8, 60)}
+	for limit, want := range map[float64]float64{5: 0, 10: .2, 15: .3, 20: .4, 40: .6, 100: .8} {
+		if got := held(of, 0, limit); got < want-1e-9 || got > want+1e-9 {
+			t.Errorf("limit %v: held %v, want %v", limit, got, want)
+		}
+	}
 }

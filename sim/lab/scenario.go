@@ -290,26 +290,27 @@ func (s *Scenario) validate() error {
 	return err
 }
 
-// Policy is a rule with what has to be said about it in one word: "rubato", "fixed-delay=400ms", "oracle".
+// Policy is a rule with what has to be said about it in one word: "rubato", "fixed-delay=400ms", "rubato=0s", "oracle".
 type Policy struct {
 	// Name is as it was written. Rule is the core's name for it.
 	Name, Rule string
-	Wait       time.Duration
+	// Wait is the wait of a fixed delay, or how long another rule may wait at most; below 0: as the scenario has it.
+	Wait time.Duration
 	// Oracle is the product's rule with the world's true laws instead of a forest.
 	Oracle bool
 }
 
 // ParsePolicy reads a policy. Which rules there are is up to zonesched/policy.
 func ParsePolicy(s string) (Policy, error) {
-	p := Policy{Name: s, Rule: s}
+	p := Policy{Name: s, Rule: s, Wait: -1}
 	if s == "oracle" {
 		p.Rule, p.Oracle = "rubato", true
 		return p, nil
 	}
 	if rule, wait, ok := strings.Cut(s, "="); ok {
 		d, err := time.ParseDuration(wait)
-		if err != nil || d <= 0 || !strings.HasPrefix(rule, "fixed-delay") {
-			return p, fmt.Errorf("%w: policy %.60q: want a name, or fixed-delay=WAIT with a wait like 400ms", api.ErrInvalid, s)
+		if err != nil || d < 0 || d == 0 && strings.HasPrefix(rule, "fixed-delay") {
+			return p, fmt.Errorf("%w: policy %.60q: want a name, fixed-delay=WAIT with a wait like 400ms, or rubato=WAIT with the longest wait, 0s for never", api.ErrInvalid, s)
 		}
 		p.Rule, p.Wait = rule, d
 	}
@@ -426,8 +427,11 @@ func (s *Scenario) zones(cfg *sim.Config, p Policy) ([]float64, error) {
 		if s.PolicyConfig.FixedDelay != nil {
 			core.PolicyConfig.FixedDelay = time.Duration(*s.PolicyConfig.FixedDelay)
 		}
-		if p.Wait > 0 {
+		switch {
+		case strings.HasPrefix(p.Rule, "fixed-delay") && p.Wait > 0:
 			core.PolicyConfig.FixedDelay = p.Wait
+		case p.Wait >= 0:
+			core.PolicyConfig.DelayMax = p.Wait
 		}
 		share := 1.0
 		if z.Share != nil {

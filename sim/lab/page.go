@@ -1,0 +1,55 @@
+package lab
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"time"
+)
+
+// WriteMarkdown writes an experiment's page: question, setup, seeds, tables, figures, conclusion.
+func WriteMarkdown(w io.Writer, e *Experiment, s *Scenario, p *Plan, cells []*Cell, figures []string) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# %s\n\n%s\n\n## Setup\n%s: %s. %v, %v of them not counted; each policy sees the same arrivals and each call has the same luck. Seeds %d-%d.\n",
+		e.Name, e.Question, s.Name, s.About, time.Duration(s.Duration), time.Duration(s.Warmup), p.FirstSeed, p.FirstSeed+uint64(p.Seeds)-1)
+	fmt.Fprintf(&b, `Load is the work of warm calls with cached inputs over slots: cold starts and fetches come on top. Times are in ms, from arrival to
+answer, means over seeds of each seed's figure, with 95 %% confidence intervals; counts are sums over seeds. A refused or failed
+call with a deadline is a miss. %s: parts of the same rule, or what it could do, not baselines (docs/baselines.md).
+
+## Figures
+`, "`"+strings.Join(p.Aside, "`, `")+"`")
+	for _, c := range cells {
+		fmt.Fprintf(&b, "\n### Load %g\n| policy | mean | p50 | p99 | execution | held back | misses | refused, failed | cold starts | GB fetched |\n|---|---|---|---|---|---|---|---|---|---|\n", c.Load)
+		for _, x := range c.Result.Rows {
+			if x.Function != "all" {
+				continue
+			}
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %d of %d | %d, %d | %d | %.1f |\n", x.Policy, with(x.MeanMs, x.MeanCI), with(x.P50Ms, x.P50CI), with(x.P99Ms, x.P99CI),
+				with(x.ExecMeanMs, x.ExecMeanCI), with(x.DelayMeanMs, x.DelayMeanCI), x.Misses, x.Deadlines, x.Refused, x.Failed, x.ColdStarts, float64(x.FetchedBytes)/1e9)
+		}
+	}
+	for _, f := range figures {
+		fmt.Fprintf(&b, "\n![%s](%s)\n", f, f)
+	}
+	fmt.Fprintf(&b, "\n## Conclusion\n%s over the best baseline of each load, chosen afterwards (ratios paired by seed; below 1 is better):\n\n", p.Policies[0])
+	fmt.Fprintf(&b, "| load | best by mean | mean | median | worst seed | best by p99 | p99 | execution, over the best blind rule | over the oracle: mean | p99 |\n|---|---|---|---|---|---|---|---|---|---|\n")
+	for _, c := range cells {
+		m, _ := c.best(meanMs, p.baseline)
+		t, _ := c.best(p99Ms, p.baseline)
+		x, blind := c.best(execMs, isBlind)
+		om, oracle := c.find("oracle", meanMs)
+		ot, _ := c.find("oracle", p99Ms)
+		fmt.Fprintf(&b, "| %g | %s | %.3f±%.3f | %.3f | %.3f | %s | %.3f±%.3f | %s | %s | %s |\n", c.Load, m.Policy, m.Mean, m.CI, m.Median, m.Worst, t.Policy, t.Mean, t.CI,
+			orNone(x.Mean, blind), orNone(om.Mean, oracle), orNone(ot.Mean, oracle))
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func orNone(x float64, there bool) string {
+	if !there || math.IsNaN(x) || math.IsInf(x, 0) {
+		return ""
+	}
+	return fmt.Sprintf("%.3f", x)
+}
