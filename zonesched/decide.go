@@ -114,13 +114,14 @@ func (z *Zone) plan(now time.Time, c *call, ch *policy.Choice, out []Action) []A
 		wake = math.Min(wake, ms(c.hard.Sub(now)))
 	}
 	if math.IsInf(wake, 1) {
-		wake = queueWakeMs
+		wake = math.Max(queueWakeMs, ms(now.Sub(c.arrived)))
 	}
 	c.gen++
 	return append(out, Action{Kind: ActWake, ID: c.inv.ID, Gen: c.gen, At: now.Add(duration(math.Max(wake, 1)))})
 }
 
-// queueWakeMs: a queued call looks again now and then, so that no lost event can strand it.
+// queueWakeMs: a queued call looks again now and then, so that no lost event can strand it; more and more seldom, since slots
+// that free are offered to it anyway. A look a second by each of thousands of waiting calls was most of a full zone's work.
 const queueWakeMs = 1000
 
 // gather fills z.cands (and z.feats, z.ests beside it) with the call's candidates. A node can be two: cold now, and
