@@ -89,7 +89,9 @@ type Scenario struct {
 	Zones        []Zone             `yaml:"zones"`
 	Changes      []Change           `yaml:"changes"`
 
-	trace *Trace // instead of Functions
+	trace  *Trace  // instead of Functions
+	replay *replay // the same
+	notes  []string
 }
 
 // Rule tunes the policies.
@@ -324,6 +326,9 @@ func ParsePolicy(s string) (Policy, error) {
 // FunctionNames are in the order of the world's functions.
 func (s *Scenario) FunctionNames() []string {
 	var out []string
+	if s.replay != nil {
+		return s.replay.ids
+	}
 	if s.trace != nil {
 		for i := range s.trace.Functions {
 			out = append(out, s.trace.Functions[i].Name)
@@ -344,6 +349,9 @@ func (s *Scenario) FunctionNames() []string {
 
 // Workload names what is called: the scenario's own functions, or a trace.
 func (s *Scenario) Workload() string {
+	if s.replay != nil && s.Name != "replay" {
+		return s.Name + "/replay"
+	}
 	if s.trace != nil {
 		return s.Name + "/" + s.trace.Name
 	}
@@ -377,9 +385,12 @@ func (s *Scenario) Config(p Policy, seed uint64) (sim.Config, error) {
 	if err != nil {
 		return cfg, err
 	}
-	if s.trace != nil {
+	switch {
+	case s.replay != nil:
+		s.replay.fill(&cfg)
+	case s.trace != nil:
 		err = s.trace.fill(&cfg, s, shares)
-	} else {
+	default:
 		err = s.functions(&cfg, sets, shares)
 	}
 	if err == nil {
@@ -590,14 +601,14 @@ func (s *Scenario) changes(cfg *sim.Config) error {
 		}
 		found := false
 		for i, name := range names {
-			if name == c.Function || s.trace == nil && strings.HasPrefix(name, c.Function+"-") {
+			if name == c.Function || s.trace == nil && s.replay == nil && strings.HasPrefix(name, c.Function+"-") {
 				found = true
 				ch.Function = i
 				cfg.Changes = append(cfg.Changes, ch)
 				ch.Speed = 0 // once
 			}
 		}
-		if !found && s.trace == nil {
+		if !found && s.trace == nil && s.replay == nil {
 			return fmt.Errorf("%w: change at %v: no function %.60q", api.ErrInvalid, time.Duration(c.At), c.Function)
 		}
 	}
