@@ -190,7 +190,9 @@ type Zone struct {
 	Tier   string   `yaml:"tier"`
 	Region string   `yaml:"region"`
 	Share  *float64 `yaml:"share"`
-	Nodes  []Nodes  `yaml:"nodes"`
+	// HostCores: all nodes are one machine with so many cores (0: each is its own).
+	HostCores float64 `yaml:"host_cores"`
+	Nodes     []Nodes `yaml:"nodes"`
 }
 
 // Nodes is a group of equal nodes.
@@ -448,7 +450,7 @@ func (s *Scenario) zones(cfg *sim.Config, p Policy) ([]float64, error) {
 			return nil, fmt.Errorf("%w: zone %s: share %v: want 0 or more", api.ErrInvalid, z.Name, share)
 		}
 		shares, sum = append(shares, share), sum+share
-		zone := sim.Zone{Core: core}
+		zone := sim.Zone{Core: core, HostCores: z.HostCores}
 		for k := range z.Nodes {
 			g, err := z.Nodes[k].group()
 			if err != nil {
