@@ -5,7 +5,7 @@ BIN := bin
 DEMO_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build functions demo test race lint law fmt vet ci demo-short fuzz bench sim bench-learn-peers bench-learn-ablation experiments experiments-short e2e clean
+.PHONY: help build functions demo test race lint law fmt vet ci demo-short fuzz bench sim bench-learn-peers bench-learn-ablation sim-vs-live experiments experiments-short e2e clean
 
 help: ## print the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ bench-learn-ablation: build ## the forest without each of its parts, on generate
 
 sim: build ## compare the policies on every scenario, ten seeds each (minutes)
 	@for s in scenarios/*.yaml; do $(BIN)/rubato sim compare $$s || exit 1; done
+
+sim-vs-live: build ## how far the simulator is from a live cluster on this host (3 minutes; wants a quiet host)
+	$(BIN)/rubato bench sim-vs-live
 
 experiments: build ## docs/experiments anew: every scenario, policy and load over ten seeds (an hour; goes on where it stopped)
 	$(BIN)/rubato sim experiments experiments/plan.yaml

@@ -24,6 +24,7 @@ type call struct {
 	fetchMs  float64
 	initMs   float64
 	runMs    float64
+	netMs    float64
 	start    string
 	decision string
 	node     string
@@ -99,7 +100,7 @@ func invoke(ctx context.Context, hc *http.Client, door, token string, a *arrival
 	c.node = h.Get("X-Node")
 	c.fetched, _ = strconv.ParseInt(h.Get("X-Fetched-Bytes"), 10, 64) // absent: nothing fetched
 	t := serverTiming(h.Get("Server-Timing"))
-	c.queueMs, c.delayMs, c.fetchMs, c.initMs, c.runMs = t["queue"], t["delay"], t["fetch"], t["init"], t["run"]
+	c.queueMs, c.delayMs, c.fetchMs, c.initMs, c.runMs, c.netMs = t["queue"], t["delay"], t["fetch"], t["init"], t["run"], t["net"]
 	c.missed = a.load.deadline > 0 && c.e2eMs > float64(a.load.deadline)/float64(time.Millisecond)
 	return c
 }

@@ -205,21 +205,50 @@ func SimWorld(o *SimOptions) sim.Config {
 
 // cpuSeconds is the CPU time that this process has used, to a hundredth; 0 where the system does not tell.
 func cpuSeconds() float64 {
-	b, err := os.ReadFile("/proc/self/stat")
+	own, _, _ := procTimes("self")
+	return own
+}
+
+// familySeconds is cpuSeconds with that of its children, of those that live and of those that have ended.
+func familySeconds() float64 {
+	sum, ended, _ := procTimes("self")
+	sum += ended
+	entries, err := os.ReadDir("/proc")
 	if err != nil {
-		return 0
+		return sum
 	}
-	// The command's name, in brackets, may hold spaces: fields are counted after it. utime and stime are the 14th and 15th.
+	for _, e := range entries {
+		if own, ended, parent := procTimes(e.Name()); parent == os.Getpid() {
+			sum += own + ended
+		}
+	}
+	return sum
+}
+
+// procTimes reads a process's CPU time in seconds, that of its children that have ended, and who its parent is; zeros where
+// the system does not tell.
+func procTimes(pid string) (own, ended float64, parent int) {
+	b, err := os.ReadFile("/proc/" + pid + "/stat")
+	if err != nil {
+		return 0, 0, 0
+	}
+	// The command's name, in brackets, may hold spaces: fields are counted after it. The parent is the 4th, utime, stime and
+	// those of children are the 14th to 17th.
 	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-	if len(f) < 13 {
-		return 0
+	if len(f) < 15 {
+		return 0, 0, 0
 	}
-	user, err1 := strconv.ParseFloat(f[11], 64)
-	sys, err2 := strconv.ParseFloat(f[12], 64)
-	if err1 != nil || err2 != nil {
-		return 0
+	var t [4]float64
+	for i := range t {
+		if t[i], err = strconv.ParseFloat(f[11+i], 64); err != nil {
+			return 0, 0, 0
+		}
 	}
-	return (user + sys) / 100 // USER_HZ is 100 on every Linux that Go runs on
+	if parent, err = strconv.Atoi(f[1]); err != nil {
+		return 0, 0, 0
+	}
+	const hz = 100 // USER_HZ is 100 on every Linux that Go runs on
+	return (t[0] + t[1]) / hz, (t[2] + t[3]) / hz, parent
 }
 
 // peakMiB is the most memory that this process has had, 0 where the system does not tell.

@@ -2,6 +2,8 @@ package bench
 
 import (
 	"os"
+	"runtime"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -18,6 +20,12 @@ func mean(xs []float64) float64 {
 	}
 	return sum / float64(len(xs))
 }
+
+// median of xs; 0 for none.
+func median(xs []float64) float64 { return quantile(slices.Clone(xs), .5) }
+
+// numCPU is how many cores this process may use.
+func numCPU() float64 { return float64(runtime.GOMAXPROCS(0)) }
 
 // quantile is the value below which the share q of xs lies (nearest rank); xs is sorted in place.
 func quantile(xs []float64, q float64) float64 {

@@ -101,10 +101,24 @@ func requestID(r *http.Request, c caller) (string, error) {
 	return "k:" + k, nil
 }
 
-func (g *Gateway) listFunctions(w http.ResponseWriter, _ *http.Request, c caller) error {
+// listFunctions serves GET /v1/functions: the tenant's, or with ?all=1 those of all tenants, for operators and without
+// what their environments say.
+func (g *Gateway) listFunctions(w http.ResponseWriter, r *http.Request, c caller) error {
+	all := r.URL.Query().Get("all") != ""
+	if all && !c.operator {
+		return fmt.Errorf("%w: the functions of all tenants are for operators", errForbidden)
+	}
+	tenant := c.tenant
+	if all {
+		tenant = ""
+	}
 	out := []functionView{}
-	for _, f := range g.deps.Zone.Functions(c.tenant) {
-		out = append(out, view(&f))
+	for _, f := range g.deps.Zone.Functions(tenant) {
+		v := view(&f)
+		if all {
+			v.Env = nil
+		}
+		out = append(out, v)
 	}
 	return writeJSON(w, http.StatusOK, out)
 }

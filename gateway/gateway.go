@@ -30,11 +30,13 @@ type Zone interface {
 	Result(ctx context.Context, tenant, id string) (a *wire.Answer, pending bool, err error)
 	// Cancel ends a call of the tenant; of one that has ended or never was, it changes nothing.
 	Cancel(ctx context.Context, tenant, id string) error
-	// Function finds the current version of "tenant/name"; Functions lists a tenant's.
+	// Function finds the current version of "tenant/name"; Functions lists a tenant's, of "" all.
 	Function(id string) (api.Function, bool)
 	Functions(tenant string) []api.Function
 	// Query looks at the leader's state; the kinds are the scheduler's.
 	Query(ctx context.Context, kind, arg string) (json.RawMessage, error)
+	// QueryZone is Query at another zone's leader.
+	QueryZone(ctx context.Context, zone, kind, arg string) (json.RawMessage, error)
 	// Deploy and Delete return once the zone knows of the change.
 	Deploy(ctx context.Context, fn api.Function, requestID string) (version uint64, err error)
 	Delete(ctx context.Context, tenant, name, requestID string) error
@@ -151,6 +153,7 @@ func (g *Gateway) routes() {
 	tenant("GET /v1/decisions", g.decisions)
 	operator("GET /v1/nodes", g.query("nodes"))
 	operator("GET /v1/zone", g.query("zone"))
+	operator("GET /v1/calls", g.query("ended"))
 	operator("GET /v1/model", g.model)
 	operator("GET /v1/zones", g.zones)
 	operator("POST /v1/policy", g.setPolicy)

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -149,9 +150,11 @@ func (g *Gateway) decisions(w http.ResponseWriter, r *http.Request, c caller) er
 	return writeJSON(w, http.StatusOK, page)
 }
 
+// query serves a look at the zone's leader, or with ?zone=Z at that of another one.
 func (g *Gateway) query(kind string) handler {
 	return func(w http.ResponseWriter, r *http.Request, _ caller) error {
-		raw, err := g.deps.Zone.Query(r.Context(), kind, "")
+		q := r.URL.Query()
+		raw, err := g.deps.Zone.QueryZone(r.Context(), cmp.Or(q.Get("zone"), g.deps.Zone.Zone()), kind, q.Get("since"))
 		if err != nil {
 			return err
 		}

@@ -189,7 +189,7 @@ func (n *Node) Heartbeat(now time.Time) *wire.Heartbeat {
 		Zone: n.cfg.Zone, Node: n.cfg.Name, Boot: n.boot, Epoch: n.epoch, SeenSeq: n.seenSeq, Slots: n.cfg.Slots,
 		MemMB: n.cfg.MemoryMB, MemUsedMB: n.memUsed, LinkMbps: n.cfg.LinkMbps, Class: api.HardwareClass(n.cfg.Class), ClassName: n.cfg.Class,
 		PricePerHour: n.cfg.PricePerHour, EnergyClass: n.cfg.EnergyClass, Draining: n.draining,
-		Unacked: len(n.unacked), CacheBytes: n.bytes, FetchedBytes: n.fetchedBytes, ColdStarts: n.coldStarts,
+		Unacked: len(n.unacked), CacheBytes: n.bytes, CacheMax: n.cfg.CacheBytes, FetchedBytes: n.fetchedBytes, ColdStarts: n.coldStarts,
 		Calls: n.calls, Flushed: n.flushed,
 	}
 	for _, r := range n.order {

@@ -98,11 +98,16 @@ type Recorded struct {
 	// ExecMs is the run time on a core of speed 1; 0: the function's law says.
 	ExecMs     float64
 	InputBytes int64
+	// Call is what else it brings along: inputs, payload, budget, priority, affinity; nil: nothing. It is not changed.
+	Call *api.Invocation
 }
 
 func (r *Recorded) validate(c *Config) error {
 	if r.At < 0 || r.Function < 0 || r.Function >= len(c.Functions) || r.Zone < 0 || r.Zone >= len(c.Zones) || !(r.ExecMs >= 0 && r.ExecMs <= 1e9) || r.InputBytes < 0 {
 		return fmt.Errorf("%w: %+v: want a time, a function below %d, a zone below %d, and a run time of at most 1e9 ms", api.ErrInvalid, *r, len(c.Functions), len(c.Zones))
+	}
+	if c := r.Call; c != nil && (len(c.Inputs) > api.MaxInputs || c.PayBytes < 0 || c.BudgetMs < 0) {
+		return fmt.Errorf("%w: %d inputs, %d bytes, budget %d ms: want at most %d inputs, and nothing negative", api.ErrInvalid, len(c.Inputs), c.PayBytes, c.BudgetMs, api.MaxInputs)
 	}
 	return nil
 }
@@ -220,7 +225,11 @@ func (s *shard) begin(fn int32, inv *api.Invocation) {
 func (s *shard) replay() {
 	r := &s.trace[s.traced]
 	spec := &s.cfg.Functions[r.Function].Spec
-	inv := &api.Invocation{Tenant: spec.Tenant, Function: spec.Name, PayBytes: r.InputBytes}
+	inv := &api.Invocation{PayBytes: r.InputBytes}
+	if r.Call != nil {
+		*inv = *r.Call
+	}
+	inv.Tenant, inv.Function = spec.Tenant, spec.Name
 	if r.ExecMs > 0 {
 		inv.Payload = binary.LittleEndian.AppendUint64(nil, math.Float64bits(r.ExecMs))
 	}

@@ -26,6 +26,7 @@ type node struct {
 	cpu   shared
 	link  shared
 	rates [kernels]float64 // of cpu, since cpu.last
+	takes float64          // cores of the host that its computations would keep busy
 
 	faults *rand.Rand // nil: it never crashes
 }
@@ -110,6 +111,7 @@ func (s *shard) crash(i int32) {
 		}
 		r.reset(s.now)
 	}
+	s.planCPU(n) // for the others, if they have its cores now
 }
 
 func (s *shard) restart(i int32) {
@@ -391,15 +393,50 @@ func (s *shard) compute(n *node, w work) {
 func (s *shard) passCPU(n *node) { n.cpu.advance(s.now, &n.rates) }
 
 // planCPU sets the rates that hold from now on, and the event for the first end. All share the cores alike; drift is read
-// when something begins or ends, which on a busy node is often.
+// when something begins or ends, which on a busy node is often. Where all nodes share a host, what changes on one may change
+// the rates of all.
 func (s *shard) planCPU(n *node) {
-	wanted := 0.0
-	for i := range n.cpu.jobs {
-		wanted += demand[n.cpu.jobs[i].kernel]
+	if host := s.cfg.Zones[s.at0].HostCores; host > 0 {
+		n.takes = n.wanted()
+		if c := n.group.Cores; c > 0 {
+			n.takes = min(n.takes, c)
+		}
+		all := 0.0
+		for i := range s.nodes {
+			all += s.nodes[i].takes
+		}
+		share := 1.0
+		if all > host {
+			share = host / all
+		}
+		if share != s.hostShare {
+			s.hostShare = share
+			for i := range s.nodes {
+				if m := &s.nodes[i]; m != n && len(m.cpu.jobs) > 0 {
+					s.passCPU(m)
+					s.rateCPU(m)
+				}
+			}
+		}
 	}
-	share := 1.0
-	if c := n.group.Cores; c > 0 && wanted > c {
-		share = c / wanted
+	s.rateCPU(n)
+}
+
+// wanted is how many cores the node's computations would keep busy if they had them.
+func (n *node) wanted() float64 {
+	w := 0.0
+	for i := range n.cpu.jobs {
+		w += demand[n.cpu.jobs[i].kernel]
+	}
+	return w
+}
+
+func (s *shard) rateCPU(n *node) {
+	share := s.hostShare
+	if c := n.group.Cores; c > 0 {
+		if w := n.wanted(); w > c {
+			share *= c / w
+		}
 	}
 	if d := n.group.Drift; d > 0 {
 		share *= math.Exp(d * math.Sin(n.phase+2*math.Pi*float64(s.now)/float64(n.group.DriftPeriod)))

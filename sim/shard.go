@@ -27,13 +27,15 @@ type shard struct {
 	// they are the same under every policy.
 	rng *rand.Rand
 
-	core    *zonesched.Zone
-	nodes   []node
-	laws    []law
-	boots   uint64
-	serials uint64 // of runs
-	ticks   uint64
-	digests uint64
+	core  *zonesched.Zone
+	nodes []node
+	laws  []law
+	boots uint64
+	// hostShare is the part of the speed that is left to each computation where all nodes share a host's cores; else 1.
+	hostShare float64
+	serials   uint64 // of runs
+	ticks     uint64
+	digests   uint64
 
 	calls    []caller
 	free     []int32
@@ -83,7 +85,7 @@ func newShard(w *World, at int32, specs []api.Function) (*shard, error) {
 	z := &w.cfg.Zones[at]
 	seed := mix(w.cfg.Seed ^ mix(uint64(at)+1))
 	s := &shard{
-		w: w, cfg: &w.cfg, at0: at, name: z.Core.Zone, rng: rand.New(rand.NewPCG(seed, 0xda3e39cb94b95bdb)), named: map[string]int32{},
+		w: w, cfg: &w.cfg, at0: at, name: z.Core.Zone, rng: rand.New(rand.NewPCG(seed, 0xda3e39cb94b95bdb)), named: map[string]int32{}, hostShare: 1,
 		stats: make([]Stats, len(specs)),
 	}
 	s.hash = foldBasis

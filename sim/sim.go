@@ -65,6 +65,9 @@ type Zone struct {
 	// Core configures its scheduler; Core.Zone names it, and Core.Seed is drawn from the world's when 0.
 	Core  zonesched.Config
 	Nodes []Nodes
+	// HostCores is what the nodes' computations share beyond each node's own cores, where all nodes of the zone are one machine
+	// (`rubato up`); 0: every node is a machine. Costs a pass over all nodes whenever a computation begins or ends.
+	HostCores float64
 }
 
 // Learning says how zones learn.
@@ -173,6 +176,9 @@ func (z *Zone) validate() error {
 	}
 	if len(z.Core.Zone) > maxZoneName {
 		return fmt.Errorf("%w: zone %s: want a name of at most %d characters", api.ErrInvalid, z.Core.Zone, maxZoneName)
+	}
+	if !(z.HostCores >= 0 && z.HostCores <= 1e6) {
+		return fmt.Errorf("%w: zone %s: %v cores of the host: want 0 (every node has its own) to 1e6", api.ErrInvalid, z.Core.Zone, z.HostCores)
 	}
 	count := 0
 	for i := range z.Nodes {

@@ -216,6 +216,28 @@ func TestCoresAreShared(t *testing.T) {
 	}
 }
 
+// Nodes that are one machine share its cores, however few calls each runs.
+func TestNodesOfOneHostShareItsCores(t *testing.T) {
+	cfg := single(1, 1)
+	cfg.Zones[0].Nodes[0].Count = 3
+	cfg.Zones[0].Core.Policy = "round-robin"
+	call := func() *api.Invocation { return &api.Invocation{} }
+	if got, _ := result(t, cfg, call(), call()); !near(got[0], 100) || !near(got[1], 100) {
+		t.Errorf("two machines ran for %v ms, want 100", got)
+	}
+	cfg.Zones[0].HostCores = 1.5
+	if got, _ := result(t, cfg, call()); !near(got[0], 100) {
+		t.Errorf("one call of a host ran for %v ms, want 100", got)
+	}
+	if got, _ := result(t, cfg, call(), call(), call()); !near(got[0], 200) || !near(got[1], 200) || !near(got[2], 200) {
+		t.Errorf("three nodes on 1.5 cores ran for %v ms, want 200", got)
+	}
+	cfg.Zones[0].HostCores = -1
+	if _, err := New(cfg); err == nil {
+		t.Error("a host of -1 cores was taken")
+	}
+}
+
 func TestTheLinkIsShared(t *testing.T) {
 	mb := func(key string, n int64) *api.Invocation {
 		return &api.Invocation{Inputs: []api.Object{{Key: "t/" + key, Bytes: n * 1e6}}}

@@ -77,14 +77,19 @@ func appendInputs(to []input, inv *api.Invocation) []input {
 // arrive accepts a call, or answers at once why not.
 func (z *Zone) arrive(now time.Time, ev *Event, out []Action) []Action {
 	inv := ev.Call
+	f := z.fns[inv.FunctionID()]
 	refuse := func(code api.Code, retryMs int64, format string, args ...any) []Action {
 		z.counters.Refused++
-		return append(out, Action{Kind: ActAnswer, ID: inv.ID, Answer: &wire.Answer{
+		a := &wire.Answer{
 			ID: inv.ID, Code: code, Message: fmt.Sprintf(format, args...), RetryMs: retryMs, Refused: true,
 			Timing: wire.Timing{Zone: z.cfg.Zone, Decision: api.DecisionRefused},
-		}})
+		}
+		if f != nil && code != api.CodeExists { // the record of one that is being worked on is not this one's
+			c := &call{inv: inv, affinity: affinityOf(inv.Affinity, f), fn: f, arrived: now.Add(-duration(inv.WaitedMs)), kind: api.DecisionRefused}
+			z.recordEnd(now, c, a)
+		}
+		return append(out, Action{Kind: ActAnswer, ID: inv.ID, Answer: a})
 	}
-	f := z.fns[inv.FunctionID()]
 	switch {
 	case z.calls[inv.ID] != nil:
 		return refuse(api.CodeExists, 0, "invocation %s is being worked on", inv.ID)
@@ -312,9 +317,7 @@ func (z *Zone) answer(now time.Time, c *call, a *wire.Answer, out []Action) []Ac
 		t.Missed = true
 		z.counters.Missed++
 	}
-	if r := z.ring.at(c.rec); r != nil {
-		r.Ended, r.Code, r.Timing, r.TotalMs = true, a.Code, *t, ms(now.Sub(c.arrived))
-	}
+	z.recordEnd(now, c, a)
 	return append(out, Action{Kind: ActAnswer, ID: c.inv.ID, Answer: a})
 }
 
@@ -421,9 +424,6 @@ func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out [
 		if m.Start != api.SandboxWarm {
 			f.coldMs.add(m.InitMs)
 		}
-	}
-	if r := z.ring.at(c.rec); r != nil {
-		r.ExecMs = exec
 	}
 	return z.answer(now, c, &wire.Answer{
 		ID: m.ID, Code: m.Code, Message: m.Message, Result: m.Result, ResultRef: m.ResultRef,

@@ -27,6 +27,7 @@ type node struct {
 	memMB    int
 	memUsed  int
 	linkMbps float64
+	cacheMax int64
 	sentSeq  uint64
 	sentAt   time.Time // of the last dispatch
 
@@ -253,7 +254,7 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 		lost, n.sentSeq = n.endAll(now), 0
 	}
 	n.live, n.lastSeen, n.boot, n.draining = true, now, hb.Boot, hb.Draining
-	n.slots, n.memMB, n.linkMbps, n.class, n.clsName = hb.Slots, hb.MemMB, hb.LinkMbps, hb.Class, hb.ClassName
+	n.slots, n.memMB, n.linkMbps, n.class, n.clsName, n.cacheMax = hb.Slots, hb.MemMB, hb.LinkMbps, hb.Class, hb.ClassName, hb.CacheMax
 	n.price, n.energy = 0, min(hb.EnergyClass, api.MaxEnergyClass)
 	if hb.PricePerHour >= 0 && hb.PricePerHour <= api.MaxPrice {
 		n.price = hb.PricePerHour

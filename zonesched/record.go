@@ -28,12 +28,29 @@ type Candidate struct {
 	Estimate string  `json:"estimate"`
 }
 
+// Input is an input of a recorded call: a hash instead of its key, which says more of a tenant than a record has to.
+type Input struct {
+	Hash  uint64 `json:"hash,string"`
+	Bytes int64  `json:"bytes"`
+}
+
 // Decision is what was decided of one call, and why; the last decision about the call that mattered: a delay is kept
 // when the later dispatch only carried it out.
 type Decision struct {
-	ID           string      `json:"id"`
-	Function     string      `json:"function"`
-	Version      uint64      `json:"version"`
+	ID       string `json:"id"`
+	Function string `json:"function"`
+	Version  uint64 `json:"version"`
+	// What the call brought along. Arrived is moved back by what a forwarded call waited in the zone From; BudgetMs is the
+	// caller's (0: none), Affinity a hash (0: none), and of Inputs there are at most api.MaxInputs.
+	Arrived      time.Time `json:"arrived"`
+	From         string    `json:"from,omitempty"`
+	PayloadBytes int64     `json:"payload_bytes"`
+	Inputs       []Input   `json:"inputs,omitempty"`
+	BudgetMs     int64     `json:"budget_ms,omitempty"`
+	Priority     uint8     `json:"priority,omitempty"`
+	Affinity     uint64    `json:"affinity,string,omitempty"`
+	Async        bool      `json:"async,omitempty"`
+
 	At           time.Time   `json:"at"`
 	Kind         string      `json:"kind"`
 	Clause       string      `json:"clause"`
@@ -52,18 +69,28 @@ type Decision struct {
 	Code         api.Code    `json:"code"`
 	ExecMs       float64     `json:"exec_ms"`
 	TotalMs      float64     `json:"total_ms"`
+	Start        string      `json:"start,omitempty"` // how the sandbox was found, of a call that ran
 	Timing       wire.Timing `json:"timing"`
 }
 
-// ring keeps the last decisions, one slot per call.
+// ring keeps the last decisions, one slot per call, and beside them in which order calls ended, as many.
 type ring struct {
 	slots []Decision
 	next  uint64
 	byID  map[string]uint64
+
+	ends    []uint64 // sequences in slots
+	nextEnd uint64
 }
 
 func newRing(n int) ring {
-	return ring{slots: make([]Decision, n), byID: make(map[string]uint64, n), next: 1}
+	return ring{slots: make([]Decision, n), byID: make(map[string]uint64, n), next: 1, ends: make([]uint64, n), nextEnd: 1}
+}
+
+// end notes that the call with this record has ended.
+func (r *ring) end(seq uint64) {
+	r.ends[r.nextEnd%uint64(len(r.ends))] = seq
+	r.nextEnd++
 }
 
 // at finds the record with the given sequence, nil when it was overwritten.
@@ -81,8 +108,7 @@ func (r *ring) add(id string) (*Decision, uint64) {
 	if d.ID != "" && r.byID[d.ID]+uint64(len(r.slots)) == seq {
 		delete(r.byID, d.ID)
 	}
-	cands := d.Candidates[:0]
-	*d = Decision{ID: id, Candidates: cands}
+	*d = Decision{ID: id, Candidates: d.Candidates[:0], Inputs: d.Inputs[:0]}
 	r.byID[id] = seq
 	return d, seq
 }
@@ -94,12 +120,41 @@ func finite(x float64) float64 {
 	return x
 }
 
+// record begins the record of a call with what the call brought along.
+func (z *Zone) record(c *call) *Decision {
+	var d *Decision
+	d, c.rec = z.ring.add(c.inv.ID)
+	d.Function, d.Version, d.Policy, d.Arrived = c.fn.id, c.fn.spec.Version, z.rule.Name(), c.arrived
+	d.From, d.PayloadBytes, d.BudgetMs, d.Priority, d.Affinity, d.Async = c.inv.Forwarded, c.inv.PayBytes, c.inv.BudgetMs, c.inv.Priority, c.affinity, c.inv.Async
+	for i := range c.inv.Inputs[:min(len(c.inv.Inputs), api.MaxInputs)] {
+		o := &c.inv.Inputs[i]
+		d.Inputs = append(d.Inputs, Input{hashOf(o.Key), o.Bytes})
+	}
+	d.Now, d.Best, d.DeadlineMs = -1, -1, -1
+	return d
+}
+
+// recordEnd completes the record of a call that is answered. A call about which nothing was decided has none yet, and that
+// of a long one may be overwritten: it gets another, without what was decided.
+func (z *Zone) recordEnd(now time.Time, c *call, a *wire.Answer) {
+	d := z.ring.at(c.rec)
+	if d == nil {
+		d = z.record(c)
+		d.At, d.Kind = now, c.kind.String()
+	}
+	d.Ended, d.Code, d.Timing, d.TotalMs = true, a.Code, a.Timing, ms(now.Sub(c.arrived))
+	if d.ExecMs = a.Timing.FetchMs + a.Timing.InitMs + a.Timing.RunMs; d.ExecMs > 0 {
+		d.Start = a.Timing.Start.String()
+	}
+	z.ring.end(c.rec)
+}
+
 // remember writes the decision just taken into the ring. Once a delay is recorded, a later decision of the same call
 // only adds its clause: the delay is what needs explaining.
 func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choice) {
 	d := z.ring.at(c.rec)
 	if d == nil {
-		d, c.rec = z.ring.add(c.inv.ID)
+		d = z.record(c)
 	}
 	d.Decisions++
 	d.Final = ch.Clause.String()
@@ -139,9 +194,14 @@ func (z *Zone) Decision(id string) (Decision, bool) {
 	if d == nil || d.ID != id {
 		return Decision{}, false
 	}
+	return d.clone(), true
+}
+
+func (d *Decision) clone() Decision {
 	cp := *d
 	cp.Candidates = append([]Candidate(nil), d.Candidates...)
-	return cp, true
+	cp.Inputs = append([]Input(nil), d.Inputs...)
+	return cp
 }
 
 // DelayedBy is the clause by which a call was held back, empty when it was not or its record is gone.
@@ -165,13 +225,39 @@ func (z *Zone) Decisions(since uint64, limit int) ([]Decision, uint64) {
 	seq := max(first, since)
 	for ; seq < z.ring.next && len(out) < limit; seq++ {
 		if d := z.ring.at(seq); d != nil {
-			cp := *d
-			cp.Candidates = append([]Candidate(nil), d.Candidates...)
-			out = append(out, cp)
+			out = append(out, d.clone())
 		}
 	}
 	return out, seq
 }
+
+// Ended returns copies, without candidates, of the records of calls that have ended, in order of their ends: from the
+// since-th end on, at most limit (0: none, only where to go on from). next is what to ask for then, lost how many ended
+// since and are overwritten.
+func (z *Zone) Ended(since uint64, limit int) (out []Decision, next, lost uint64) {
+	r := &z.ring
+	if since == 0 || since > r.nextEnd {
+		return nil, r.nextEnd, 0
+	}
+	if n := uint64(len(r.ends)); r.nextEnd-since > n {
+		lost = r.nextEnd - n - since
+		since += lost
+	}
+	for ; since < r.nextEnd && len(out) < limit; since++ {
+		d := r.at(r.ends[since%uint64(len(r.ends))])
+		if d == nil {
+			lost++
+			continue
+		}
+		cp := *d
+		cp.Candidates, cp.Inputs = nil, append([]Input(nil), d.Inputs...)
+		out = append(out, cp)
+	}
+	return out, since, lost
+}
+
+// UnderWay is how many accepted calls have not been answered.
+func (z *Zone) UnderWay() int { return len(z.calls) }
 
 // Explain says in words why the call went where it went.
 func (d *Decision) Explain() string {
@@ -198,6 +284,10 @@ func (d *Decision) Explain() string {
 		best = &d.Candidates[d.Best]
 	}
 	switch {
+	case d.Kind == api.DecisionRefused.String():
+		b.WriteString("The zone did not take it.\n")
+	case d.Clause == "":
+		b.WriteString("Nothing was decided about it, or what was is no longer kept.\n")
 	case d.Kind == api.DecisionDelayed.String() && now != nil && best != nil:
 		fmt.Fprintf(&b, "It was held back: it could have started at once on %s, for a cost of %.1f ms,\n", say(*now), now.CostMs)
 		fmt.Fprintf(&b, "but %s was predicted to be ready in %.1f ms, for a cost of %.1f ms in all:\n", say(*best), best.StartMs, best.CostMs)

@@ -24,6 +24,7 @@ type NodeView struct {
 	EnergyClass uint8                `json:"energy_class,omitempty"`
 	Objects     int                  `json:"objects"`
 	ObjectBytes int64                `json:"object_bytes"`
+	CacheMax    int64                `json:"cache_max_bytes,omitempty"` // 0: an older node, which does not tell
 	SeenMsAgo   float64              `json:"seen_ms_ago"`
 	Sandboxes   []wire.SandboxReport `json:"sandboxes"`
 }
@@ -35,7 +36,7 @@ func (z *Zone) Nodes(now time.Time) []NodeView {
 		n := z.byName[name]
 		v := NodeView{
 			Name: n.name, Zone: z.cfg.Zone, Live: n.live, Draining: n.draining, Quarantined: n.quarantined, Slots: n.slots,
-			Running: len(n.running), MemMB: n.memMB, MemUsedMB: n.memUsed, LinkMbps: n.linkMbps, Class: n.clsName, PricePerH: n.price, EnergyClass: n.energy, Objects: len(n.objects), ObjectBytes: n.held,
+			Running: len(n.running), MemMB: n.memMB, MemUsedMB: n.memUsed, LinkMbps: n.linkMbps, Class: n.clsName, PricePerH: n.price, EnergyClass: n.energy, Objects: len(n.objects), ObjectBytes: n.held, CacheMax: n.cacheMax,
 			SeenMsAgo: ms(now.Sub(n.lastSeen)),
 		}
 		for i := range n.slotOf {

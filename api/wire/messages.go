@@ -103,7 +103,9 @@ type Heartbeat struct {
 	Sandboxes    []SandboxReport `msgpack:"sb" json:"sandboxes"`
 	Objects      []api.Object    `msgpack:"o" json:"objects"`
 	// Counters since boot.
-	CacheBytes   int64  `msgpack:"cb" json:"cache_bytes"`
+	CacheBytes int64 `msgpack:"cb" json:"cache_bytes"`
+	// CacheMax is what CacheBytes may come to; 0 from older nodes.
+	CacheMax     int64  `msgpack:"cx,omitempty" json:"cache_max,omitempty"`
 	FetchedBytes int64  `msgpack:"fb" json:"fetched_bytes"`
 	ColdStarts   uint64 `msgpack:"cs" json:"cold_starts"`
 	Calls        uint64 `msgpack:"ca" json:"calls"`

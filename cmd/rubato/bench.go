@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,7 +17,7 @@ func newBench() *cobra.Command {
 		Long:    "bench runs one benchmark and prints its figures: a table, or with -o json one document {bench, results, env}.",
 		Example: "  rubato bench invoke -o json",
 	}
-	cmd.AddCommand(newBenchInvoke(), newBenchLearn(), newBenchScore(), newBenchBound(), newBenchFederate(), newBenchDecide(), newBenchSim())
+	cmd.AddCommand(newBenchInvoke(), newBenchLearn(), newBenchScore(), newBenchBound(), newBenchFederate(), newBenchDecide(), newBenchSim(), newBenchSimVsLive())
 	return cmd
 }
 
@@ -168,6 +169,41 @@ anew every 64 completions; decisions for which it was specialised since (hits) a
 	f.IntSliceVar(&o.Nodes, "nodes", o.Nodes, "sizes of the zones")
 	f.IntVar(&o.Decisions, "decisions", o.Decisions, "decisions measured for each size")
 	f.Uint64Var(&o.Seed, "seed", o.Seed, "seed of the zone and of the calls")
+	return cmd
+}
+
+func newBenchSimVsLive() *cobra.Command {
+	o := bench.DefaultSimLiveOptions()
+	var output string
+	var short bool
+	cmd := &cobra.Command{
+		Use: "sim-vs-live", Short: "How far the simulator is from a live cluster on the same calls",
+		Long: `sim-vs-live runs one workload of the example functions on a cluster as "rubato up --zones 1" makes it, and in the simulator, and
+prints for each policy what both say and the gap in percent of the live figure: for all calls, and function by function. The
+model's laws (run times by input size, cold starts, messages, the cores that many calls get of this host) are measured
+first, with calls alone; of the measured workload the model knows only when calls come and what they ask for. Times are
+from arrival at the zone to its answer. Other load on this host while it runs shows in host_cpu, and in the gap.`,
+		Example: "  rubato bench sim-vs-live\n  rubato bench sim-vs-live --seed 7 -o json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if short {
+				o.Warmup, o.Measure, o.Alone, o.Cold, o.SimSeeds = time.Second, 3*time.Second, 4, 1, 2
+			}
+			if err := o.Validate(); err != nil {
+				return usage("%v", err)
+			}
+			return measure(cmd, output, &o.Progress, func(ctx context.Context) (*bench.Report, error) { return bench.SimVsLive(ctx, o) })
+		},
+	}
+	addOutput(cmd, &output)
+	f := cmd.Flags()
+	f.StringVar(&o.Functions, "functions", functionsDir(), "folder with the built example functions")
+	f.StringSliceVar(&o.Policies, "policies", o.Policies, "policies to compare under")
+	f.DurationVar(&o.Measure, "measure", o.Measure, "how long is measured under each policy, after the warm-up")
+	f.DurationVar(&o.Warmup, "warmup", o.Warmup, "how long calls are made before, without being counted")
+	f.Float64Var(&o.Use, "use", o.Use, "part of the host's cores that functions are to keep busy")
+	f.BoolVar(&short, "short", false, "a few seconds only: shows that it works, not how far the model is off")
+	f.Uint64Var(&o.Seed, "seed", o.Seed, "seed of arrivals and of the simulator's luck")
 	return cmd
 }
 

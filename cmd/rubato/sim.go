@@ -100,6 +100,8 @@ func (t *traceFlags) apply(s *lab.Scenario) (*lab.Scenario, error) {
 // simFlags are those of every simulation.
 type simFlags struct {
 	traces   traceFlags
+	replay   string
+	scenario string
 	seed     uint64
 	duration time.Duration
 	output   string
@@ -110,6 +112,8 @@ func (o *simFlags) add(cmd *cobra.Command) {
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "csv"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
 	cmd.Flags().Uint64Var(&o.seed, "seed", 0, "seed (0: the scenario's)")
 	cmd.Flags().DurationVar(&o.duration, "duration", 0, "virtual time in which calls arrive (0: the scenario's)")
+	cmd.Flags().StringVar(&o.replay, "replay", "", "instead of a scenario, the cluster and the calls in this file of `rubato record`")
+	cmd.Flags().StringVar(&o.scenario, "scenario", "", "with --replay, the zones and nodes of this scenario instead of the recorded ones")
 	o.traces.add(cmd)
 }
 
@@ -117,24 +121,94 @@ func (o *simFlags) check() error {
 	switch {
 	case o.output != "table" && o.output != "json" && o.output != "csv":
 		return usage("--output %q: want table, json or csv", o.output)
-	case o.traces.chosen() > 1:
-		return usage("want one of --azure2019, --azure2021, --faasrail and --csv: a run has one workload")
+	case o.traces.chosen() > 1 || o.traces.chosen() == 1 && o.replay != "":
+		return usage("want one of --azure2019, --azure2021, --faasrail, --csv and --replay: a run has one workload")
+	case o.scenario != "" && o.replay == "":
+		return usage("--scenario: want it with --replay; a scenario to run is an argument")
 	case o.duration < 0 || o.duration > lab.MaxDuration:
 		return usage("--duration %v: want 0-%v", o.duration, lab.MaxDuration)
 	}
 	return nil
 }
 
-// load reads a scenario and applies the flags.
-func (o *simFlags) load(name string) (*lab.Scenario, error) {
-	f, err := os.Open(name)
+// fileArgs: scenarios are arguments, unless there is a record to replay, which needs none.
+func (o *simFlags) fileArgs(otherwise cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, a []string) error {
+		if o.replay == "" {
+			return otherwise(cmd, a)
+		}
+		if len(a) > 0 {
+			return fmt.Errorf("%q: --replay needs no scenario (--scenario replaces the recorded zones)", a)
+		}
+		return nil
+	}
+}
+
+// loadAll reads the scenarios, or the record that takes their place, and reports every fault.
+func (o *simFlags) loadAll(files []string) ([]*lab.Scenario, error) {
+	if o.replay != "" {
+		s, err := o.loadReplay()
+		return []*lab.Scenario{s}, err
+	}
+	var all []*lab.Scenario
+	var errs []error
+	for _, name := range files {
+		s, err := o.load(name)
+		errs = append(errs, err)
+		all = append(all, s)
+	}
+	return all, errors.Join(errs...)
+}
+
+func (o *simFlags) loadReplay() (*lab.Scenario, error) {
+	rec, err := open(o.replay, lab.ReadRecord)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	s, err := lab.Read(f)
+	s, err := rec.Replay()
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", o.replay, err)
+	}
+	if o.scenario != "" {
+		world, err := open(o.scenario, lab.Read)
+		if err == nil {
+			s, err = world.WithReplay(s)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if o.duration > 0 {
+		if s, err = s.Until(o.duration); err != nil {
+			return nil, err
+		}
+	}
+	if o.seed > 0 {
+		s.Seed = o.seed
+	}
+	return s, nil
+}
+
+// open reads a file, and says which one was wrong.
+func open[T any](name string, read func(io.Reader) (T, error)) (T, error) {
+	var zero T
+	f, err := os.Open(name)
+	if err != nil {
+		return zero, err
+	}
+	defer f.Close()
+	v, err := read(f)
+	if err != nil {
+		return zero, fmt.Errorf("%s: %w", name, err)
+	}
+	return v, nil
+}
+
+// load reads a scenario and applies the flags.
+func (o *simFlags) load(name string) (*lab.Scenario, error) {
+	s, err := open(name, lab.Read)
+	if err != nil {
+		return nil, err
 	}
 	if o.duration > 0 {
 		s.Duration = lab.Duration(o.duration)
@@ -167,20 +241,14 @@ func newSimRun() *cobra.Command {
 		Use: "run SCENARIO...", Short: "Run scenarios, each once",
 		Long: `run simulates each scenario once and prints what callers saw, for all functions together and one by one. The same scenario,
 policy and seed give the same run, down to its trace hash.`,
-		Example: "  rubato sim run scenarios/*.yaml\n  rubato sim run scenarios/small.yaml --policy least-loaded --seed 7 -o json\n  rubato sim run scenarios/mixed.yaml --faasrail spec.csv",
-		Args:    cobra.MinimumNArgs(1),
+		Example: "  rubato sim run scenarios/*.yaml\n  rubato sim run scenarios/small.yaml --policy least-loaded --seed 7 -o json\n  rubato sim run scenarios/mixed.yaml --faasrail spec.csv\n  rubato sim run --replay yesterday.jsonl.gz --policy least-loaded",
+		Args:    o.fileArgs(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, files []string) error {
 			if err := o.check(); err != nil {
 				return err
 			}
-			var all []*lab.Scenario
-			var errs []error
-			for _, name := range files {
-				s, err := o.load(name)
-				errs = append(errs, err)
-				all = append(all, s)
-			}
-			if err := errors.Join(errs...); err != nil {
+			all, err := o.loadAll(files)
+			if err != nil {
 				return err
 			}
 			var results []*lab.Result
@@ -216,8 +284,8 @@ func newSimCompare() *cobra.Command {
 		Use: "compare SCENARIO", Short: "Compare policies on the same arrivals, over several seeds",
 		Long: `compare runs a scenario under every policy with every seed. Under one seed all policies see the same arrivals and each call has
 the same luck; figures are means over seeds with 95 % confidence intervals (Student's t), differences are paired by seed.`,
-		Example: "  rubato sim compare scenarios/mixed.yaml\n  rubato sim compare scenarios/data-heavy.yaml --policies rubato,fixed-delay=400ms --seeds 20 --plot plots",
-		Args:    cobra.ExactArgs(1),
+		Example: "  rubato sim compare scenarios/mixed.yaml\n  rubato sim compare scenarios/data-heavy.yaml --policies rubato,fixed-delay=400ms --seeds 20 --plot plots\n  rubato sim compare --replay yesterday.jsonl.gz --policies rubato,least-loaded --seeds 3",
+		Args:    o.fileArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			if err := o.check(); err != nil {
 				return err
@@ -233,10 +301,11 @@ the same luck; figures are means over seeds with 95 % confidence intervals (Stud
 				}
 				ps = append(ps, p)
 			}
-			s, err := o.load(a[0])
+			all, err := o.loadAll(a)
 			if err != nil {
 				return err
 			}
+			s := all[0]
 			var list []uint64
 			for i := range seeds {
 				list = append(list, s.Seed+uint64(i))

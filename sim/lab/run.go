@@ -231,6 +231,7 @@ func (s *Scenario) result(policies []Policy, seeds []uint64, runs []*Run) *Resul
 	if len(names) > maxRows {
 		r.Notes = append(r.Notes, fmt.Sprintf("%d functions: only their sum is shown, as for more than %d", len(names), maxRows))
 	}
+	r.Notes = append(r.Notes, s.notes...)
 	if t := s.trace; t != nil && t.LeftFunctions > 0 {
 		r.Notes = append(r.Notes, fmt.Sprintf("trace %s: the %d least busy functions, with %d calls, were left out: a world has at most %d", t.Name, t.LeftFunctions, t.LeftCalls, sim.MaxFunctions))
 	}

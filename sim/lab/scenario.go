@@ -89,7 +89,9 @@ type Scenario struct {
 	Zones        []Zone             `yaml:"zones"`
 	Changes      []Change           `yaml:"changes"`
 
-	trace *Trace // instead of Functions
+	trace  *Trace  // instead of Functions
+	replay *replay // the same
+	notes  []string
 }
 
 // Rule tunes the policies.
@@ -188,7 +190,9 @@ type Zone struct {
 	Tier   string   `yaml:"tier"`
 	Region string   `yaml:"region"`
 	Share  *float64 `yaml:"share"`
-	Nodes  []Nodes  `yaml:"nodes"`
+	// HostCores: all nodes are one machine with so many cores (0: each is its own).
+	HostCores float64 `yaml:"host_cores"`
+	Nodes     []Nodes `yaml:"nodes"`
 }
 
 // Nodes is a group of equal nodes.
@@ -325,6 +329,9 @@ func ParsePolicy(s string) (Policy, error) {
 // FunctionNames are in the order of the world's functions.
 func (s *Scenario) FunctionNames() []string {
 	var out []string
+	if s.replay != nil {
+		return s.replay.ids
+	}
 	if s.trace != nil {
 		for i := range s.trace.Functions {
 			out = append(out, s.trace.Functions[i].Name)
@@ -345,6 +352,9 @@ func (s *Scenario) FunctionNames() []string {
 
 // Workload names what is called: the scenario's own functions, or a trace.
 func (s *Scenario) Workload() string {
+	if s.replay != nil && s.Name != "replay" {
+		return s.Name + "/replay"
+	}
 	if s.trace != nil {
 		return s.Name + "/" + s.trace.Name
 	}
@@ -378,9 +388,12 @@ func (s *Scenario) Config(p Policy, seed uint64) (sim.Config, error) {
 	if err != nil {
 		return cfg, err
 	}
-	if s.trace != nil {
+	switch {
+	case s.replay != nil:
+		s.replay.fill(&cfg)
+	case s.trace != nil:
 		err = s.trace.fill(&cfg, s, shares)
-	} else {
+	default:
 		err = s.functions(&cfg, sets, shares)
 	}
 	if err == nil {
@@ -441,7 +454,7 @@ func (s *Scenario) zones(cfg *sim.Config, p Policy) ([]float64, error) {
 			return nil, fmt.Errorf("%w: zone %s: share %v: want 0 or more", api.ErrInvalid, z.Name, share)
 		}
 		shares, sum = append(shares, share), sum+share
-		zone := sim.Zone{Core: core}
+		zone := sim.Zone{Core: core, HostCores: z.HostCores}
 		for k := range z.Nodes {
 			g, err := z.Nodes[k].group()
 			if err != nil {
@@ -594,14 +607,14 @@ func (s *Scenario) changes(cfg *sim.Config) error {
 		}
 		found := false
 		for i, name := range names {
-			if name == c.Function || s.trace == nil && strings.HasPrefix(name, c.Function+"-") {
+			if name == c.Function || s.trace == nil && s.replay == nil && strings.HasPrefix(name, c.Function+"-") {
 				found = true
 				ch.Function = i
 				cfg.Changes = append(cfg.Changes, ch)
 				ch.Speed = 0 // once
 			}
 		}
-		if !found && s.trace == nil {
+		if !found && s.trace == nil && s.replay == nil {
 			return fmt.Errorf("%w: change at %v: no function %.60q", api.ErrInvalid, time.Duration(c.At), c.Function)
 		}
 	}

@@ -40,6 +40,19 @@ type Tail struct {
 	Decisions []zonesched.Decision `json:"decisions"`
 }
 
+// Calls is a page of the calls that have ended, in that order.
+type Calls struct {
+	// Ring names what Next counts in: another leader, or one that led before, begins a new one.
+	Ring string `json:"ring"`
+	// Now is the leader's clock, which calls' arrivals are by.
+	Now  time.Time `json:"now"`
+	Next uint64    `json:"next"`
+	// Lost is how many ended since and are overwritten, UnderWay how many have not ended.
+	Lost     uint64               `json:"lost"`
+	UnderWay int                  `json:"under_way"`
+	Calls    []zonesched.Decision `json:"calls"`
+}
+
 // ZoneView is what `rubato zones` shows.
 type ZoneView struct {
 	Zone     string             `json:"zone"`
@@ -54,21 +67,29 @@ type ZoneView struct {
 }
 
 // Query answers a question about the zone, at its leader. Kinds: nodes, zone, model ("here": of this scheduler,
-// be it a standby), explain (id), decisions (sequence),
+// be it a standby), explain (id), decisions (sequence), ended (sequence),
 // policy (name[,wait]), flush.
 func (d *Daemon) Query(ctx context.Context, kind, arg string) (json.RawMessage, error) {
+	return d.QueryZone(ctx, d.cfg.Zone, kind, arg)
+}
+
+// QueryZone is Query about any zone: its leader hears us over the bus.
+func (d *Daemon) QueryZone(ctx context.Context, zone, kind, arg string) (json.RawMessage, error) {
+	if err := api.CheckName("zone", zone); err != nil { // it becomes part of a subject
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	if d.role.Load().Mine || kind == "model" && arg == "here" {
+	if zone == d.cfg.Zone && (d.role.Load().Mine || kind == "model" && arg == "here") {
 		return d.queryHere(ctx, kind, arg)
 	}
 	b, err := json.Marshal(queryMsg{kind, arg})
 	if err != nil {
 		return nil, err
 	}
-	reply, err := d.deps.Bus.Request(ctx, wire.SubjectLeader(d.cfg.Zone, "query"), b)
+	reply, err := d.deps.Bus.Request(ctx, wire.SubjectLeader(zone, "query"), b)
 	if err != nil {
-		return nil, fmt.Errorf("%w: leader of zone %s: %w", api.ErrUnavailable, d.cfg.Zone, err)
+		return nil, fmt.Errorf("%w: leader of zone %s: %w", api.ErrUnavailable, zone, err)
 	}
 	var r queryReply
 	if err := json.Unmarshal(reply, &r); err != nil {
@@ -106,12 +127,18 @@ func (d *Daemon) queryHere(ctx context.Context, kind, arg string) (json.RawMessa
 		if err == nil && !found {
 			err = fmt.Errorf("%w: no decision about invocation %q in zone %s (the last %d are kept)", api.ErrNotFound, arg, d.cfg.Zone, d.cfg.Sched.Records)
 		}
-	case "decisions":
+	case "decisions", "ended":
 		since, perr := strconv.ParseUint(arg, 10, 64)
 		if perr != nil && arg != "" {
 			return nil, fmt.Errorf("%w: sequence %q: want a number", api.ErrInvalid, arg)
 		}
 		look(func() {
+			if kind == "ended" {
+				c := Calls{Ring: fmt.Sprintf("%s %v", d.cfg.Name, d.began), Now: time.Now(), UnderWay: d.core.UnderWay()}
+				c.Calls, c.Next, c.Lost = d.core.Ended(since, endedPage)
+				v = c
+				return
+			}
 			var t Tail
 			t.Decisions, t.Next = d.core.Decisions(since, tailPage)
 			v = t
@@ -131,8 +158,12 @@ func (d *Daemon) queryHere(ctx context.Context, kind, arg string) (json.RawMessa
 	return json.Marshal(v)
 }
 
-// tailPage bounds one answer of decisions.
-const tailPage = 200
+// tailPage bounds one answer of decisions, endedPage one of ended calls: with all inputs a call takes 2 kB, and an answer
+// of another zone's leader goes in one message of the bus.
+const (
+	tailPage  = 200
+	endedPage = 400
+)
 
 // setPolicy changes the rule in force: "rubato", "fixed-delay,250ms".
 func (d *Daemon) setPolicy(ctx context.Context, arg string) error {

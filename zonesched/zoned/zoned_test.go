@@ -306,6 +306,17 @@ func TestQueriesAreAnsweredByTheLeader(t *testing.T) {
 	if z.Leader != "a" || z.Policy != "fixed-delay" || z.Counters.Answered != 1 {
 		t.Fatalf("zone %+v", z)
 	}
+	var ended Calls
+	raw, err = follow.Query(b.ctx, "ended", "1")
+	if err := errors.Join(err, json.Unmarshal(raw, &ended)); err != nil {
+		t.Fatal(err)
+	}
+	if len(ended.Calls) != 1 || ended.Calls[0].ID != "i1" || ended.Next != 2 || ended.Lost != 0 || ended.Ring == "" {
+		t.Fatalf("ended %+v", ended)
+	}
+	if _, err := follow.QueryZone(b.ctx, "a.b", "zone", ""); !errors.Is(err, api.ErrInvalid) {
+		t.Errorf("a zone whose name is a subject: %v", err)
+	}
 	for arg, want := range map[[2]string]error{
 		{"explain", "unheard-of"}: api.ErrNotFound, {"decisions", "x"}: api.ErrInvalid, {"nonsense", ""}: api.ErrInvalid, {"policy", "best"}: api.ErrInvalid,
 	} {
