@@ -128,7 +128,7 @@ const queueWakeMs = 1000
 func (z *Zone) gather(now time.Time, c *call, hope *node) {
 	z.cands, z.feats = z.cands[:0], z.feats[:0]
 	for _, n := range z.pick(now, c, hope) {
-		if len(z.cands) >= z.cfg.Candidates && len(z.nodes) > z.cfg.Candidates {
+		if len(z.cands) >= z.cfg.Candidates && c.fn.fitting(z.cfg.Candidates) > z.cfg.Candidates {
 			break // a node can be two candidates
 		}
 		z.nodeCandidates(now, c, n)
@@ -375,11 +375,11 @@ func (z *Zone) slotLost(n *node) {
 // slotFreed offers n's free slots to all waiting calls (late binding: a reservation informs estimates, it binds
 // nobody). If nobody gains by n, the slot stays free and the waiting calls decide anew.
 func (z *Zone) slotFreed(now time.Time, n *node, out []Action) []Action {
-	for n.usable(now) && n.free() > 0 && len(z.waiting) > 0 {
+	for n.usable(now) && n.free() > 0 && n.wanted() {
 		c, k := z.admit(now, n)
 		if c == nil {
 			for _, w := range z.waiting[:min(len(z.waiting), redoScan)] {
-				if !w.delaying || w.hope == n {
+				if n.fits(w.fn) && (!w.delaying || w.hope == n) {
 					z.redo = append(z.redo, w)
 				}
 			}

@@ -39,10 +39,13 @@ type node struct {
 	reserved  int              // waiting calls that hope for a slot here
 	reservedF map[*holding]int // those among them that hope for a busy sandbox of this function
 
-	counted sums   // n's part of the zone's sums
-	largest int    // memMB when the zone's largest was last found
-	openAt  int    // where it stands among the open nodes, -1 for nowhere
-	stamp   uint64 // of the last decision that picked it
+	profile *profile
+	labels  api.Labels // as reported
+	warming int        // running calls that are prewarmings
+	counted sums       // n's part of the sums
+	largest int        // memMB when the profile's largest was last found
+	openAt  int        // where it stands among its profile's open nodes, -1 for nowhere
+	stamp   uint64     // of the last decision that picked it
 
 	failures    int       // in a row
 	avoidUntil  time.Time // quarantine, or a short pause after a refusal
@@ -85,7 +88,7 @@ func (z *Zone) newNode(name string) *node {
 func (n *node) free() int { return n.slots - len(n.running) }
 
 func (n *node) usable(now time.Time) bool {
-	return n.live && !n.draining && !now.Before(n.avoidUntil)
+	return n.serves() && !now.Before(n.avoidUntil)
 }
 
 // apply takes over a full report.
@@ -252,6 +255,8 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 	if n.boot != 0 && n.boot != hb.Boot {
 		lost, n.sentSeq = n.endAll(now), 0
 	}
+	z.relabel(n, &hb.Labels)
+	leaves := hb.Draining && n.serves()
 	n.live, n.lastSeen, n.boot, n.draining = true, now, hb.Boot, hb.Draining
 	n.slots, n.memMB, n.linkMbps, n.class, n.clsName = hb.Slots, hb.MemMB, hb.LinkMbps, hb.Class, hb.ClassName
 	n.price, n.energy = 0, min(hb.EnergyClass, api.MaxEnergyClass)
@@ -272,6 +277,9 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 		z.adoptForeign(now, n, hb)
 	}
 	z.touch(n)
+	if leaves {
+		z.hopeLost(n)
+	}
 	out = z.lostRunning(now, n, lost, "its node restarted", out)
 	return z.slotFreed(now, n, out)
 }
@@ -327,7 +335,7 @@ func (z *Zone) tick(now time.Time, out []Action) []Action {
 		if n.live && n.quarantined && !now.Before(n.avoidUntil) {
 			n.quarantined, n.failures = false, 0
 		}
-		if n.usable(now) && n.free() > 0 && len(z.waiting) > 0 {
+		if n.usable(now) && n.free() > 0 && n.wanted() {
 			out = z.slotFreed(now, n, out)
 		}
 	}
@@ -335,7 +343,8 @@ func (z *Zone) tick(now time.Time, out []Action) []Action {
 	return z.issueGrants(now, out)
 }
 
-// hopeLost: calls that wait for n, or have it as their fallback, must decide anew, since n is gone.
+// hopeLost: calls that wait for n, or have it as their fallback, must decide anew, since n is gone
+// or takes nothing more.
 func (z *Zone) hopeLost(n *node) {
 	for _, w := range z.waiting {
 		if w.hope == n || w.fallback == n {

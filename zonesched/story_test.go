@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,15 +19,22 @@ var update = flag.Bool("update", false, "rewrite the expected transcripts")
 // player turns the lines of a story into events:
 //
 //	at 10ms                 the time since the beginning
-//	node N slots warm       a report
+//	node N slots warm [arch=A] [acc=A] [tag=T] [draining] [has=fn]
+//	                        a report; has: an idle sandbox of fn
+//	function NAME v [arch=A] [acc=A] [tag=T]
+//	delete NAME
+//	grant ZONE slots        another zone gives room
+//	refused ID              the other zone refused the call
 //	call ID fn [async] [budget=100]
-//	done ID N, refuse ID N  a completion
+//	done ID N, refuse ID N [drains]
+//	                        a completion
 //	wake ID                 the last wake asked for
 //	tick, cancel ID, explain ID
 type player struct {
 	*bed
-	gens map[string]uint32
-	out  strings.Builder
+	gens   map[string]uint32
+	grants uint64
+	out    strings.Builder
 }
 
 func (p *player) tell(acts []Action) {
@@ -35,6 +43,10 @@ func (p *player) tell(acts []Action) {
 		if a.Kind == ActWake {
 			p.gens[a.ID] = a.Gen
 			fmt.Fprintf(&p.out, "  -> wake %s at %v\n", a.ID, a.At.Sub(t0))
+			continue
+		}
+		if a.Kind == ActAnswer && a.Answer.Code != api.CodeOK {
+			fmt.Fprintf(&p.out, "  -> %v: %s\n", a, a.Answer.Message)
 			continue
 		}
 		fmt.Fprintf(&p.out, "  -> %v\n", a)
@@ -59,7 +71,30 @@ func (p *player) line(line string) {
 		}
 		p.now = t0.Add(d)
 	case "node":
-		p.tell(p.node(w[1], num(2), num(3)))
+		hb := p.report(w[1], num(2), num(3))
+		hb.Draining = slices.Contains(w, "draining")
+		hb.Labels = labelsOf(w[4:])
+		if fn := p.z.fns["t/"+value(w, "has=")]; fn != nil {
+			hb.Sandboxes = append(hb.Sandboxes, wire.SandboxReport{Function: fn.key, State: api.SandboxPrepared, Idle: 1, MemoryMB: 100})
+		}
+		if n := p.z.byName[w[1]]; n != nil {
+			hb.SeenSeq = n.sentSeq
+			for _, r := range n.running { // it goes on
+				hb.Running = append(hb.Running, wire.RunningReport{ID: r.id, Function: r.h.key})
+			}
+		}
+		p.tell(p.step(&Event{Kind: EvHeartbeat, Heartbeat: hb}))
+	case "function":
+		f, _ := p.z.Function("t/f")
+		f.Name, f.Version, f.Needs = w[1], uint64(num(2)), labelsOf(w[3:])
+		p.tell(p.step(&Event{Kind: EvFunctions, Functions: []api.Function{f}}))
+	case "delete":
+		p.tell(p.step(&Event{Kind: EvFunctions, Deleted: []string{"t/" + w[1]}}))
+	case "grant":
+		p.grants++
+		p.tell(p.step(&Event{Kind: EvGrant, Grant: &wire.Grant{ID: p.grants, From: w[1], To: "z", Slots: num(2), TTLMs: 60_000, MeanMs: 10}}))
+	case "refused":
+		p.tell(p.step(&Event{Kind: EvForwardDone, ID: w[1], Answer: &wire.Answer{ID: w[1], Code: api.CodeUnavailable, Refused: true}}))
 	case "call":
 		p.tell(p.invoke(w[1], w[2], func(i *api.Invocation) {
 			for _, o := range w[3:] {
@@ -76,6 +111,9 @@ func (p *player) line(line string) {
 			}
 			if w[0] == "refuse" {
 				c.Outcome, c.Code, c.Sandboxes = api.OutcomeRefused, api.CodeOverloaded, nil
+				if slices.Contains(w, "drains") {
+					c.Code = api.CodeUnavailable
+				}
 			}
 		}))
 	case "wake":
@@ -94,6 +132,25 @@ func (p *player) line(line string) {
 	}
 }
 
+func value(w []string, key string) string {
+	for _, o := range w {
+		if v, ok := strings.CutPrefix(o, key); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+func labelsOf(w []string) (l api.Labels) {
+	l.Arch, l.Accelerator = value(w, "arch="), value(w, "acc=")
+	for _, o := range w {
+		if t, ok := strings.CutPrefix(o, "tag="); ok {
+			l.Tags = append(l.Tags, t)
+		}
+	}
+	return l
+}
+
 // TestStories plays testdata/*.txt and compares what the zone wants done with *.golden.
 func TestStories(t *testing.T) {
 	stories, err := filepath.Glob("testdata/*.txt")
@@ -109,6 +166,9 @@ func TestStories(t *testing.T) {
 			p := &player{bed: newBed(t, nil), gens: map[string]uint32{}}
 			for _, line := range strings.Split(strings.TrimSpace(string(src)), "\n") {
 				p.line(line)
+				if err := p.z.Check(); err != nil {
+					t.Fatalf("after %q: %v", line, err)
+				}
 			}
 			golden := strings.TrimSuffix(path, ".txt") + ".golden"
 			if *update {

@@ -110,9 +110,8 @@ type Zone struct {
 	// The indices of index.go.
 	holdings map[string]*holding
 	objects  map[uint64][]*node // by hash of the key
-	open     []*node            // in service with a free slot, in no order
+	profiles []*profile         // by id; the first has no labels
 	sums     sums
-	largest  int // memory of the largest node in service, MB; below 0: to be found
 	stamp    uint64
 	byName   map[string]*node
 	calls    map[string]*call // accepted, not answered
@@ -167,7 +166,8 @@ func New(cfg Config) (*Zone, error) {
 	}
 	n := 2 * cfg.Candidates
 	return &Zone{
-		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule,
+		profiles: []*profile{{largest: -1}},
+		cfg:      cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule,
 		fns: map[string]*function{}, byKey: map[string]*function{}, holdings: map[string]*holding{}, objects: map[uint64][]*node{}, prewarms: map[string]*node{}, byName: map[string]*node{}, calls: map[string]*call{}, tenants: map[string]*usage{},
 		grantsIn: map[string]*grantIn{}, given: map[string]*grantOut{}, ring: newRing(cfg.Records),
 		linkMs: ewma{w: .05, v: 1}, linkDev: ewma{w: .05, v: .5}, comeback: ewma{w: .1, v: .5, n: 2},
@@ -264,6 +264,8 @@ type function struct {
 	h      *holding
 	queues [classes]queue
 	id     string
+	fits   []bool     // by profile
+	on     []*profile // those that it fits
 
 	errEW  ewma // |ln(measured/predicted)|
 	runMs  ewma
@@ -281,6 +283,7 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 			z.fns[f.id] = f
 		}
 		if f.spec == nil || f.spec.Version < spec.Version {
+			changed := f.spec == nil || !f.spec.Needs.Equal(&spec.Needs)
 			delete(z.byKey, f.key)
 			old := f.h
 			f.spec, f.key = &spec, spec.Key()
@@ -288,6 +291,12 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 			z.byKey[f.key] = f
 			if old != nil {
 				z.release(old)
+			}
+			if changed {
+				z.meetAll(f)
+				for i := range f.queues {
+					z.redo = append(z.redo, f.queues[i].calls...)
+				}
 			}
 		}
 	}
