@@ -193,7 +193,7 @@ func (z *Zone) add(now time.Time, n *node, c *call, startMs float64, sb api.Sand
 		linkMs += math.Max(n.backlogMs(now)-startMs, 0) // it would share the link with what is being fetched
 	}
 	z.feats = append(z.feats, api.Candidate{
-		Node: n.name, Class: n.class, Sandbox: sb, MissingBytes: missing, Running: len(n.running), Slots: n.slots,
+		Node: n.name, Class: n.class, Sandbox: sb, MissingBytes: missing, Running: len(n.running), Slots: n.total,
 		LinkMbps: n.linkMbps, Delayed: !free,
 	})
 	z.cands = append(z.cands, policy.Candidate{

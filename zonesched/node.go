@@ -23,7 +23,10 @@ type node struct {
 	clsName  string
 	price    float64 // of a slot, per hour
 	energy   uint8
-	slots    int
+	total    int  // slots that it has
+	slots    int  // those that it offers: fewer while it starts slowly
+	slow     bool // it starts slowly
+	born     time.Time
 	memMB    int
 	memUsed  int
 	linkMbps float64
@@ -255,10 +258,15 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 	if n.boot != 0 && n.boot != hb.Boot {
 		lost, n.sentSeq = n.endAll(now), 0
 	}
+	if fresh {
+		z.meetNode(now, n, hb)
+	}
 	z.relabel(n, &hb.Labels)
 	leaves := hb.Draining && n.serves()
 	n.live, n.lastSeen, n.boot, n.draining = true, now, hb.Boot, hb.Draining
-	n.slots, n.memMB, n.linkMbps, n.class, n.clsName = hb.Slots, hb.MemMB, hb.LinkMbps, hb.Class, hb.ClassName
+	n.total = hb.Slots
+	n.slots = z.offers(now, n)
+	n.memMB, n.linkMbps, n.class, n.clsName = hb.MemMB, hb.LinkMbps, hb.Class, hb.ClassName
 	n.price, n.energy = 0, min(hb.EnergyClass, api.MaxEnergyClass)
 	if hb.PricePerHour >= 0 && hb.PricePerHour <= api.MaxPrice {
 		n.price = hb.PricePerHour
@@ -320,6 +328,7 @@ const maxNodes = 65536
 
 // tick finds silent nodes, ends calls that wait beyond reason, and issues grants.
 func (z *Zone) tick(now time.Time, out []Action) []Action {
+	z.grow(now)
 	for _, n := range z.nodes {
 		if n.live && now.Sub(n.lastSeen) > z.cfg.NodeTimeout {
 			n.live = false

@@ -167,6 +167,14 @@ func (p *places) step(ev *Event) {
 			}
 		}
 	}
+	for _, n := range p.z.nodes {
+		if n.slow && n.live {
+			most := 1 + float64(n.total-1)*float64(p.now.Sub(n.born))/float64(p.z.cfg.SlowStart)
+			if float64(n.slots) > most || n.slots < 1 {
+				p.t.Fatalf("%s: a node of %v offers %d of %d slots", ev, p.now.Sub(n.born), n.slots, n.total)
+			}
+		}
+	}
 	for i := range acts {
 		if a := &acts[i]; a.Kind == ActRun {
 			for _, m := range p.nodes {
@@ -185,7 +193,7 @@ func (p *places) deploy(k int, version uint64) {
 }
 
 // Properties: wherever nodes and functions come and go, a call or prewarming goes only to a node in service that has what the
-// function needs; and the indices are exact after each step.
+// function needs; a node that starts slowly never offers more than its age allows; and the indices are exact after each step.
 func TestPlacesAreKept(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cfg := DefaultConfig()

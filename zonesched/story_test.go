@@ -19,8 +19,8 @@ var update = flag.Bool("update", false, "rewrite the expected transcripts")
 // player turns the lines of a story into events:
 //
 //	at 10ms                 the time since the beginning
-//	node N slots warm [arch=A] [acc=A] [tag=T] [draining] [has=fn]
-//	                        a report; has: an idle sandbox of fn
+//	node N slots warm [arch=A] [acc=A] [tag=T] [up=5s] [draining] [has=fn]
+//	                        a report; without up the node says nothing of its age; has: an idle sandbox of fn
 //	function NAME v [arch=A] [acc=A] [tag=T]
 //	delete NAME
 //	grant ZONE slots        another zone gives room
@@ -30,6 +30,7 @@ var update = flag.Bool("update", false, "rewrite the expected transcripts")
 //	                        a completion
 //	wake ID                 the last wake asked for
 //	tick, cancel ID, explain ID
+//	nodes                   what the nodes offer
 type player struct {
 	*bed
 	gens   map[string]uint32
@@ -74,6 +75,9 @@ func (p *player) line(line string) {
 		hb := p.report(w[1], num(2), num(3))
 		hb.Draining = slices.Contains(w, "draining")
 		hb.Labels = labelsOf(w[4:])
+		if up, err := time.ParseDuration(value(w, "up=")); err == nil {
+			hb.UptimeMs = up.Milliseconds()
+		}
 		if fn := p.z.fns["t/"+value(w, "has=")]; fn != nil {
 			hb.Sandboxes = append(hb.Sandboxes, wire.SandboxReport{Function: fn.key, State: api.SandboxPrepared, Idle: 1, MemoryMB: 100})
 		}
@@ -122,6 +126,10 @@ func (p *player) line(line string) {
 		p.tell(p.step(&Event{Kind: EvTick}))
 	case "cancel":
 		p.tell(p.step(&Event{Kind: EvCancel, ID: w[1]}))
+	case "nodes":
+		for _, n := range p.z.nodes {
+			fmt.Fprintf(&p.out, "  | %s offers %d of %d, %d run\n", n.name, n.slots, n.total, len(n.running))
+		}
 	case "explain":
 		d, _ := p.z.Decision(w[1])
 		for _, l := range strings.Split(strings.TrimSpace(d.Explain()), "\n") {

@@ -55,6 +55,8 @@ type Config struct {
 	RetryBudget float64 `koanf:"retry_budget" doc:"retries as a share of calls at most"`
 	// Candidates bounds the nodes scored for one decision.
 	Candidates int `koanf:"candidates" doc:"nodes scored for one decision at most"`
+	// SlowStart is how long a node that has just booted among old ones takes to offer all of its slots; 0: all at once.
+	SlowStart time.Duration `koanf:"slow_start" doc:"time in which a node that has just booted comes to offer all its slots (0: at once)"`
 	// GrantTTL is how long a grant to another zone lives.
 	GrantTTL time.Duration `koanf:"grant_ttl" doc:"life of a grant to another zone"`
 	// ForwardRTT is the assumed round trip to another zone until one is measured.
@@ -68,7 +70,7 @@ func DefaultConfig() Config {
 	return Config{
 		Seed: 1, Policy: "rubato", PolicyConfig: policy.DefaultConfig(), MaxWaiting: 4096, MaxBacklog: 2 * time.Minute, WhenLate: LateRun, MaxCalls: 65536,
 		NodeTimeout: 3 * time.Second, DispatchGrace: 2 * time.Second, MaxAttempts: 3, RetryBudget: .1, Candidates: 32,
-		GrantTTL: time.Second, ForwardRTT: 10 * time.Millisecond, Records: 4096,
+		SlowStart: 10 * time.Second, GrantTTL: time.Second, ForwardRTT: 10 * time.Millisecond, Records: 4096,
 	}
 }
 
@@ -91,6 +93,7 @@ func (c Config) Validate() error {
 	bad(c.MaxAttempts >= 1 && c.MaxAttempts <= 10, "max_attempts %d: want 1-10", c.MaxAttempts)
 	bad(c.RetryBudget >= 0 && c.RetryBudget <= 1, "retry_budget %v: want 0-1", c.RetryBudget)
 	bad(c.Candidates >= 2 && c.Candidates <= 256, "candidates %d: want 2-256", c.Candidates)
+	bad(c.SlowStart >= 0 && c.SlowStart <= 10*time.Minute, "slow_start %v: want 0-10m", c.SlowStart)
 	bad(c.GrantTTL > 0, "grant_ttl %v: want more than 0", c.GrantTTL)
 	bad(c.Records >= 1 && c.Records <= 1<<20, "records %d: want 1-1048576", c.Records)
 	return errors.Join(errs...)
@@ -139,6 +142,7 @@ type Zone struct {
 	linkDev  ewma
 	comeback ewma // share of evicted objects that come back soon
 	helloAt  time.Time
+	eldest   time.Time // when the eldest node that lives booted, a tick old; zero for none
 
 	// Scratch of one decision, owned by decide: no allocation per call.
 	cands      []policy.Candidate
