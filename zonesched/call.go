@@ -150,6 +150,7 @@ func deadlines(arrived, now time.Time, inv *api.Invocation, spec *api.Function) 
 func (f *function) arrival(now time.Time) {
 	if !f.lastAt.IsZero() {
 		gap := math.Max(ms(now.Sub(f.lastAt)), .1)
+		f.gapMs.add(gap)
 		f.rate += .1 * (1000/gap - f.rate)
 	}
 	f.lastAt = now
@@ -226,8 +227,8 @@ func (z *Zone) requeue(now time.Time, c *call, out []Action) []Action {
 // wake decides anew for a call whose time has come, and ends calls past their hard limits.
 func (z *Zone) wake(now time.Time, ev *Event, out []Action) []Action {
 	c := z.calls[ev.ID]
-	if c == nil && z.prewarms[ev.ID] != nil {
-		z.prewarmLost(ev.ID)
+	if p, under := z.prewarms[ev.ID]; under && c == nil {
+		z.prewarmLost(now, ev.ID, p)
 	}
 	if c == nil || c.gen != ev.Gen {
 		return out
@@ -242,8 +243,9 @@ func (z *Zone) wake(now time.Time, ev *Event, out []Action) []Action {
 }
 
 // prewarmLost: no word of a prewarming. Its slot stays taken until the node says otherwise.
-func (z *Zone) prewarmLost(id string) {
-	for _, r := range z.prewarms[id].running {
+func (z *Zone) prewarmLost(now time.Time, id string, p prewarming) {
+	z.warmed(now, p, false)
+	for _, r := range p.node.running {
 		if r.id == id {
 			r.foreign = true
 		}
@@ -328,8 +330,11 @@ func (z *Zone) completion(now time.Time, m *wire.Completion, out []Action) []Act
 		return out
 	}
 	c := z.calls[m.ID]
-	_, warmed := z.prewarms[m.ID]
-	delete(z.prewarms, m.ID)
+	p, warmed := z.prewarms[m.ID]
+	if warmed {
+		z.warmed(now, p, m.Outcome == api.OutcomeOK)
+		delete(z.prewarms, m.ID)
+	}
 	mine := c != nil && c.state == callRunning && c.node == n && c.attempt == m.Attempt
 	if !mine && !warmed {
 		z.counters.UnknownCompletions++

@@ -317,7 +317,7 @@ func (z *Zone) run(c *call, n *node, k *policy.Candidate, timeout time.Duration,
 	inv := *c.inv
 	inv.Version, inv.Attempt = c.version, c.attempt
 	return &wire.Run{
-		Epoch: z.epoch, Seq: n.sentSeq, Call: inv, Fn: *c.fn.spec, TimeoutMs: max(timeout.Milliseconds(), 1),
+		Epoch: z.epoch, Seq: n.sentSeq, Call: inv, Fn: *c.fn.spec, TimeoutMs: max(timeout.Milliseconds(), 1), KeepMs: c.fn.keepMs(),
 		Echo: api.Echo{
 			Function: c.fn.id, Runtime: c.fn.spec.Runtime, Node: n.name, Bins: append([]byte(nil), k.Est.Bins[:]...),
 			SchemaEpoch: api.SchemaEpoch, Grid: k.Est.Grid, ModelVersion: version, Mu: k.Est.Mu, AveragesMu: k.Est.AveragesMu, Sigma: k.Est.Sigma, UpperMs: k.Est.UpperMs,
@@ -339,10 +339,10 @@ func (z *Zone) prewarm(now time.Time, f *function, n *node, out []Action) []Acti
 	n.begin(&running{id: id, h: f.h, start: now, mu: math.Log(math.Max(f.coldMs.v, 1)), sigma: .5, cold: true, prewarm: true})
 	n.sandboxFor(f.h, f.spec.MemoryMB).busy++
 	n.memUsed += f.spec.MemoryMB
-	z.prewarms[id] = n
+	z.prewarms[id] = prewarming{n, f.id}
 	out = append(out,
 		Action{Kind: ActRun, ID: id, Node: n.name, Run: &wire.Run{
-			Epoch: z.epoch, Seq: n.sentSeq, Fn: *f.spec, TimeoutMs: max(f.spec.Timeout.Milliseconds(), 1), Prewarm: true,
+			Epoch: z.epoch, Seq: n.sentSeq, Fn: *f.spec, TimeoutMs: max(f.spec.Timeout.Milliseconds(), 1), Prewarm: true, KeepMs: f.keepMs(),
 			Call: api.Invocation{ID: id, Tenant: f.spec.Tenant, Function: f.spec.Name, Version: f.spec.Version},
 		}},
 		Action{Kind: ActWake, ID: id, At: now.Add(f.spec.Timeout + z.cfg.DispatchGrace)})

@@ -349,6 +349,7 @@ func (z *Zone) tick(now time.Time, out []Action) []Action {
 		}
 	}
 	z.forgetTenants(now)
+	out = z.keepWarm(now, out)
 	return z.issueGrants(now, out)
 }
 

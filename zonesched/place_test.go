@@ -152,6 +152,7 @@ func (p *places) step(ev *Event) {
 	if err := p.z.Check(); err != nil {
 		p.t.Fatalf("after %s: %v", ev, err)
 	}
+	warmed, called := map[*profile]bool{}, map[*profile]bool{}
 	for i := range acts {
 		a := &acts[i]
 		switch a.Kind {
@@ -164,6 +165,18 @@ func (p *places) step(ev *Event) {
 			}
 			if n.draining || !n.live {
 				p.t.Fatalf("%s: %s went to %s, which drains or is lost", ev, a.ID, a.Node)
+			}
+			if a.Run.Prewarm {
+				warmed[n.profile] = true
+			} else {
+				called[n.profile] = true
+			}
+		}
+	}
+	if ev.Kind == EvTick {
+		for q := range warmed {
+			if s := q.sums; !called[q] && s.warming > s.free {
+				p.t.Fatalf("of %d free slots prewarmings took more than half: %d are left", s.free+s.warming, s.free)
 			}
 		}
 	}
@@ -188,12 +201,13 @@ func (p *places) step(ev *Event) {
 
 func (p *places) deploy(k int, version uint64) {
 	f := api.Function{Tenant: "t", Name: fmt.Sprint("f", k), Version: version, Runtime: api.RuntimeProcess, Artifact: strings.Repeat("a", 64), ArtifactBytes: 1, MemoryMB: 100, Timeout: 10 * time.Second}
-	f.Needs = rapid.SampledFrom(someNeeds).Draw(p.t, "needs")
+	f.Needs, f.MinWarm = rapid.SampledFrom(someNeeds).Draw(p.t, "needs"), rapid.SampledFrom([]int{0, 0, 1, 4}).Draw(p.t, "min_warm")
 	p.step(&Event{Kind: EvFunctions, Functions: []api.Function{f}})
 }
 
 // Properties: wherever nodes and functions come and go, a call or prewarming goes only to a node in service that has what the
-// function needs; a node that starts slowly never offers more than its age allows; and the indices are exact after each step.
+// function needs; a node that starts slowly never offers more than its age allows; prewarmings leave half of the free
+// slots; and the indices are exact after each step.
 func TestPlacesAreKept(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cfg := DefaultConfig()
@@ -330,6 +344,66 @@ func TestProfilesAreBounded(t *testing.T) {
 	b.ran("g2", "late")
 	if err := b.z.Check(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestKeepAlive(t *testing.T) {
+	for _, c := range []struct {
+		cold, gap float64 // ms; 0: not known
+		minWarm   int
+		want      time.Duration
+	}{
+		{0, 100, 0, 0},
+		{1000, 0, 0, 100 * time.Second},
+		{1000, 200_000, 0, 100 * time.Second}, // the next call is beyond it anyway
+		{1000, 60_000, 0, 240 * time.Second},
+		{1000, 10_000, 0, 100 * time.Second},
+		{1, 0, 0, 10 * time.Second},
+		{1e6, 5e6, 0, time.Hour},
+		{1, 0, 1, time.Hour},
+	} {
+		f := &function{spec: &api.Function{MinWarm: c.minWarm}, coldMs: ewma{w: .2}, gapMs: ewma{w: .1}}
+		if c.cold > 0 {
+			f.coldMs.add(c.cold)
+		}
+		if c.gap > 0 {
+			f.gapMs.add(c.gap)
+		}
+		if got := time.Duration(f.keepMs()) * time.Millisecond; got != c.want {
+			t.Errorf("cold start %v ms, gap %v ms, min_warm %d: kept for %v, want %v", c.cold, c.gap, c.minWarm, got, c.want)
+		}
+	}
+	b := newBed(t, nil)
+	b.node("a", 1, 0)
+	b.invoke("i1", "f")
+	if r := find(b.acts, ActRun, "i1").Run; r.KeepMs != 0 {
+		t.Errorf("nothing is known, but the node was told %d ms", r.KeepMs)
+	}
+	b.done("i1", "a", func(c *wire.Completion) { c.Start, c.InitMs = api.SandboxNone, 300 })
+	b.after(time.Minute)
+	b.node("a", 1, 1)
+	b.invoke("i2", "f")
+	if r := find(b.acts, ActRun, "i2").Run; r.KeepMs != 30_000 {
+		t.Errorf("a cold start takes 300 ms: told to keep for %d ms, want 30000", r.KeepMs)
+	}
+}
+
+func TestWishedSandboxesAreBroughtUp(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 8, 0)
+	b.node("b", 8, 0)
+	b.step(&Event{Kind: EvPrewarm, ID: "t/f", Count: 5})
+	on := map[string]int{}
+	for i := range b.acts {
+		if a := &b.acts[i]; a.Kind == ActRun {
+			on[a.Node]++
+		}
+	}
+	if on["a"]+on["b"] != 5 || min(on["a"], on["b"]) != 2 {
+		t.Errorf("five sandboxes went to %v", on)
+	}
+	if b.step(&Event{Kind: EvPrewarm, ID: "t/none", Count: 5}); len(b.acts) != 0 {
+		t.Errorf("for a function that is not known: %v", text(b.acts))
 	}
 }
 

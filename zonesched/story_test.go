@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "rewrite the expected transcripts")
 //	at 10ms                 the time since the beginning
 //	node N slots warm [arch=A] [acc=A] [tag=T] [up=5s] [draining] [has=fn]
 //	                        a report; without up the node says nothing of its age; has: an idle sandbox of fn
-//	function NAME v [arch=A] [acc=A] [tag=T]
+//	function NAME v [arch=A] [acc=A] [tag=T] [min_warm=N]
 //	delete NAME
 //	grant ZONE slots        another zone gives room
 //	refused ID              the other zone refused the call
@@ -29,6 +29,8 @@ var update = flag.Bool("update", false, "rewrite the expected transcripts")
 //	done ID N, refuse ID N [drains]
 //	                        a completion
 //	wake ID                 the last wake asked for
+//	warmed N fn idle, failed N fn idle
+//	                        a prewarming of fn on N succeeded or failed, and N has so many idle ones
 //	tick, cancel ID, explain ID
 //	nodes                   what the nodes offer
 type player struct {
@@ -91,6 +93,7 @@ func (p *player) line(line string) {
 	case "function":
 		f, _ := p.z.Function("t/f")
 		f.Name, f.Version, f.Needs = w[1], uint64(num(2)), labelsOf(w[3:])
+		fmt.Sscan(value(w, "min_warm="), &f.MinWarm) //nolint:errcheck // none is 0
 		p.tell(p.step(&Event{Kind: EvFunctions, Functions: []api.Function{f}}))
 	case "delete":
 		p.tell(p.step(&Event{Kind: EvFunctions, Deleted: []string{"t/" + w[1]}}))
@@ -99,6 +102,18 @@ func (p *player) line(line string) {
 		p.tell(p.step(&Event{Kind: EvGrant, Grant: &wire.Grant{ID: p.grants, From: w[1], To: "z", Slots: num(2), TTLMs: 60_000, MeanMs: 10}}))
 	case "refused":
 		p.tell(p.step(&Event{Kind: EvForwardDone, ID: w[1], Answer: &wire.Answer{ID: w[1], Code: api.CodeUnavailable, Refused: true}}))
+	case "warmed", "failed":
+		key := p.z.fns["t/"+w[2]].key
+		c := &wire.Completion{Node: w[1], Boot: 1, Epoch: p.z.Epoch(), Start: api.SandboxNone, Sandboxes: []wire.SandboxReport{{Function: key, State: api.SandboxPrepared, Idle: num(3), MemoryMB: 100}}}
+		if w[0] == "failed" {
+			c.Outcome, c.Code = api.OutcomeCrash, api.CodeFunction
+		}
+		for _, r := range p.z.byName[w[1]].running {
+			if r.prewarm && r.h.key == key {
+				c.ID = r.id
+			}
+		}
+		p.tell(p.step(&Event{Kind: EvCompletion, Completion: c}))
 	case "call":
 		p.tell(p.invoke(w[1], w[2], func(i *api.Invocation) {
 			for _, o := range w[3:] {

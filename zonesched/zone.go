@@ -142,6 +142,7 @@ type Zone struct {
 	linkDev  ewma
 	comeback ewma // share of evicted objects that come back soon
 	helloAt  time.Time
+	ledAt    time.Time // since when it leads
 	eldest   time.Time // when the eldest node that lives booted, a tick old; zero for none
 
 	// Scratch of one decision, owned by decide: no allocation per call.
@@ -152,8 +153,10 @@ type Zone struct {
 	wanted     []int32
 	considered call
 	affine     affinities
-	prewarms   map[string]*node // under way
+	prewarms   map[string]prewarming // under way
 	warmSeq    uint64
+	asking     []string // ids of functions with MinWarm, in order
+	warmLast   string   // the one that had the last turn
 	req        api.Request
 	pc         policy.Call
 	redo       []*call
@@ -172,7 +175,7 @@ func New(cfg Config) (*Zone, error) {
 	return &Zone{
 		profiles: []*profile{{largest: -1}},
 		cfg:      cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule,
-		fns: map[string]*function{}, byKey: map[string]*function{}, holdings: map[string]*holding{}, objects: map[uint64][]*node{}, prewarms: map[string]*node{}, byName: map[string]*node{}, calls: map[string]*call{}, tenants: map[string]*usage{},
+		fns: map[string]*function{}, byKey: map[string]*function{}, holdings: map[string]*holding{}, objects: map[uint64][]*node{}, prewarms: map[string]prewarming{}, byName: map[string]*node{}, calls: map[string]*call{}, tenants: map[string]*usage{},
 		grantsIn: map[string]*grantIn{}, given: map[string]*grantOut{}, ring: newRing(cfg.Records),
 		linkMs: ewma{w: .05, v: 1}, linkDev: ewma{w: .05, v: .5}, comeback: ewma{w: .1, v: .5, n: 2},
 		cands: make([]policy.Candidate, 0, n), feats: make([]api.Candidate, 0, n), ests: make([]api.Estimate, n),
@@ -209,6 +212,8 @@ func (z *Zone) Step(now time.Time, ev *Event, out []Action) []Action {
 		z.grantReceived(now, ev.Grant)
 	case EvPolicy:
 		z.setPolicy(ev)
+	case EvPrewarm:
+		out = z.wish(now, ev.ID, ev.Count, out)
 	}
 	return z.settle(now, out)
 }
@@ -216,6 +221,9 @@ func (z *Zone) Step(now time.Time, ev *Event, out []Action) []Action {
 // lead begins to lead, or goes on under a higher epoch: calls stay where they are, since nodes let finish what they have
 // begun. Nodes count dispatches anew under each epoch.
 func (z *Zone) lead(now time.Time, epoch api.Epoch, out []Action) []Action {
+	if z.epoch.IsZero() {
+		z.ledAt = now
+	}
 	z.epoch, z.helloAt = epoch, now
 	for _, n := range z.nodes {
 		n.sentSeq = 0
@@ -275,7 +283,11 @@ type function struct {
 	runMs  ewma
 	coldMs ewma // cost of a start that was not warm
 	rate   float64
+	gapMs  ewma // between arrivals
 	lastAt time.Time
+
+	warmFails int       // prewarmings that failed in a row
+	warmAt    time.Time // not tried again before
 }
 
 func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
@@ -283,7 +295,7 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 		spec := ev.Functions[i]
 		f := z.fns[spec.ID()]
 		if f == nil {
-			f = &function{id: spec.ID(), errEW: ewma{w: .1, v: .2}, runMs: ewma{w: .1}, coldMs: ewma{w: .2}}
+			f = &function{id: spec.ID(), errEW: ewma{w: .1, v: .2}, runMs: ewma{w: .1}, coldMs: ewma{w: .2}, gapMs: ewma{w: .1}}
 			z.fns[f.id] = f
 		}
 		if f.spec == nil || f.spec.Version < spec.Version {
@@ -302,6 +314,8 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 					z.redo = append(z.redo, f.queues[i].calls...)
 				}
 			}
+			f.warmAt, f.warmFails = time.Time{}, 0
+			z.ask(f.id, spec.MinWarm)
 		}
 	}
 	for _, id := range ev.Deleted {
@@ -310,6 +324,7 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 			z.release(f.h)
 		}
 		delete(z.fns, id)
+		z.ask(id, 0)
 		for i := 0; i < len(z.waiting); {
 			c := z.waiting[i]
 			if c.fn.id != id {
