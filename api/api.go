@@ -31,6 +31,8 @@ const (
 	MaxArtifactBytes = 256 << 20
 	// MaxTimeout bounds a function's timeout.
 	MaxTimeout = 15 * time.Minute
+	// MaxMinWarm bounds the sandboxes that a function may ask each zone to keep warm.
+	MaxMinWarm = 100
 	// MaxLogBytes bounds the captured output kept for one invocation.
 	MaxLogBytes = 16 << 10
 )
@@ -187,6 +189,10 @@ type Function struct {
 	// DelayOff makes the scheduler run every call at once on the best free node.
 	DelayOff bool              `msgpack:"do" json:"delay_off"`
 	Env      map[string]string `msgpack:"e" json:"env,omitempty"`
+	// Needs are what a node must have to run it; the zero value is met by every node.
+	Needs Labels `msgpack:"nd,omitempty" json:"needs,omitzero"`
+	// MinWarm is how many sandboxes each zone keeps warm or on their way, calls or not.
+	MinWarm int `msgpack:"mw,omitempty" json:"min_warm,omitempty"`
 }
 
 // Key names the version uniquely: "tenant/name@version". Sandboxes, statistics and logs are kept by it.
@@ -219,6 +225,12 @@ func (f *Function) Validate() error {
 	}
 	if f.Objective.Share < 0 || f.Objective.Share >= 1 {
 		errs = append(errs, fmt.Errorf("%w: objective share %v: want at least 0 and below 1 (0 means the default .95)", ErrInvalid, f.Objective.Share))
+	}
+	if err := f.Needs.Validate(); err != nil {
+		errs = append(errs, fmt.Errorf("needs: %w", err))
+	}
+	if f.MinWarm < 0 || f.MinWarm > MaxMinWarm {
+		errs = append(errs, fmt.Errorf("%w: min_warm %d: want 0-%d", ErrInvalid, f.MinWarm, MaxMinWarm))
 	}
 	if len(f.Env) > 64 {
 		errs = append(errs, fmt.Errorf("%w: %d environment variables: want at most 64", ErrInvalid, len(f.Env)))

@@ -48,6 +48,7 @@ type sandboxState struct {
 	up     bool
 	run    *run // nil: idle
 	idleAt time.Time
+	keep   time.Duration // how long it may be idle, as its last run said
 }
 
 func (n *Node) tick() uint64 { n.useClock++; return n.useClock }
@@ -57,13 +58,14 @@ func (n *Node) claim(now time.Time, r *run, out []Action) ([]Action, bool) {
 	var warm *sandboxState
 	for _, s := range n.sbs {
 		// The most recently used one: the others can cool down and be evicted.
-		if s.fnKey == r.fnKey && s.run == nil && s.up && (warm == nil || s.idleAt.After(warm.idleAt)) {
+		// A prewarming wants another one.
+		if !r.m.Prewarm && s.fnKey == r.fnKey && s.run == nil && s.up && (warm == nil || s.idleAt.After(warm.idleAt)) {
 			warm = s
 		}
 	}
 	if warm != nil {
 		r.start = api.SandboxWarm
-		r.sb, warm.run = warm, r
+		r.sb, warm.run, warm.keep = warm, r, n.keep(r.m)
 		n.artifactFor(&r.m.Fn, r.fnKey).use = n.tick()
 		return out, true
 	}
@@ -85,7 +87,7 @@ func (n *Node) claim(now time.Time, r *run, out []Action) ([]Action, bool) {
 	}
 	a.use = n.tick()
 	n.sbSeq++
-	sb := &sandboxState{id: n.sbSeq, fnKey: r.fnKey, digest: r.m.Fn.Artifact, memMB: need, run: r}
+	sb := &sandboxState{id: n.sbSeq, fnKey: r.fnKey, digest: r.m.Fn.Artifact, memMB: need, run: r, keep: n.keep(r.m)}
 	n.sbs = append(n.sbs, sb)
 	n.memUsed += need
 	r.sb = sb
@@ -144,6 +146,26 @@ func (n *Node) idle(now time.Time, sb *sandboxState, out []Action) []Action {
 	}
 	sb.idleAt = now
 	n.touched[sb.fnKey] = true
+	return out
+}
+
+// keep is how long the run's sandbox may be idle after it.
+func (n *Node) keep(m *wire.Run) time.Duration {
+	if m.KeepMs <= 0 || m.KeepMs > n.cfg.KeepAlive.Milliseconds() {
+		return n.cfg.KeepAlive
+	}
+	return time.Duration(m.KeepMs) * time.Millisecond
+}
+
+// expire drops sandboxes that have been idle for longer than they are worth. What they were prepared from stays.
+func (n *Node) expire(now time.Time, out []Action) []Action {
+	for i := 0; i < len(n.sbs); {
+		if s := n.sbs[i]; s.run == nil && s.up && now.Sub(s.idleAt) >= s.keep {
+			out = n.dropSandbox(s, out)
+			continue
+		}
+		i++
+	}
 	return out
 }
 

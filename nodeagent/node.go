@@ -34,6 +34,13 @@ type Config struct {
 	// it takes, 1 the least (0: unknown). Samples carry both.
 	PricePerHour float64 `koanf:"price_per_hour" doc:"price of one slot for an hour, in any unit that all nodes share"`
 	EnergyClass  uint8   `koanf:"energy_class" doc:"energy class, 1 (least energy) to 7 (0: unknown)"`
+	// Arch, Accelerator and Tags are what functions may need of the node, see api.Labels. The core gives Arch no default, since
+	// it must not know the machine that it runs on; noded does.
+	Arch        string   `koanf:"arch" doc:"processor architecture that functions may ask for, like amd64 or arm64"`
+	Accelerator string   `koanf:"accelerator" doc:"class of the accelerator, like gpu-a100 (empty: none); functions may ask for gpu too"`
+	Tags        []string `koanf:"tags" doc:"names that functions may ask for, at most 16"`
+	// KeepAlive bounds how long an idle sandbox is kept; the zone may ask for less with each call.
+	KeepAlive time.Duration `koanf:"keep_alive" doc:"longest life of an idle sandbox; the zone may ask for less"`
 	// MaxUnacked bounds completions kept until the zone acknowledges them; the oldest is dropped, and counted.
 	MaxUnacked int `koanf:"max_unacked" doc:"completions kept until acknowledged"`
 	// ResendAfter is how long an unacknowledged completion waits before it is sent again.
@@ -42,7 +49,7 @@ type Config struct {
 
 // DefaultConfig is a small node.
 func DefaultConfig() Config {
-	return Config{Slots: 4, MemoryMB: 2048, CacheBytes: 1 << 30, Artifacts: 64, MaxUnacked: 4096, ResendAfter: 500 * time.Millisecond}
+	return Config{Slots: 4, MemoryMB: 2048, CacheBytes: 1 << 30, Artifacts: 64, KeepAlive: time.Hour, MaxUnacked: 4096, ResendAfter: 500 * time.Millisecond}
 }
 
 // Validate reports all faults.
@@ -61,15 +68,22 @@ func (c Config) Validate() error {
 	bad(len(c.Class) <= api.MaxNameLen, "class of %d characters: want at most %d", len(c.Class), api.MaxNameLen)
 	bad(c.PricePerHour >= 0 && c.PricePerHour <= api.MaxPrice, "price_per_hour %v: want 0-%v", c.PricePerHour, float64(api.MaxPrice))
 	bad(c.EnergyClass <= api.MaxEnergyClass, "energy_class %d: want 0-%d", c.EnergyClass, api.MaxEnergyClass)
+	bad(c.KeepAlive > 0, "keep_alive %v: want more than 0", c.KeepAlive)
 	bad(c.MaxUnacked >= 1, "max_unacked %d: want at least 1", c.MaxUnacked)
 	bad(c.ResendAfter > 0, "resend_after %v: want more than 0", c.ResendAfter)
-	return errors.Join(errs...)
+	l := c.labels()
+	return errors.Join(append(errs, l.Validate())...)
+}
+
+func (c *Config) labels() api.Labels {
+	return api.Labels{Arch: c.Arch, Accelerator: c.Accelerator, Tags: c.Tags}
 }
 
 // Node owns one worker's slots and caches.
 type Node struct {
 	cfg   Config
 	boot  uint64
+	began time.Time // the first step
 	epoch api.Epoch // highest seen; what the shell persisted before the process started
 
 	runs     map[string]*run
@@ -96,6 +110,8 @@ type Node struct {
 	newObjects []api.Object
 	evicted    []string
 	touched    map[string]bool // function keys whose sandboxes changed
+
+	labels api.Labels
 }
 
 // New makes a node. epoch is the highest that the shell has on disk, boot a number that grows with each start.
@@ -103,14 +119,18 @@ func New(cfg Config, boot uint64, epoch api.Epoch) (*Node, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("nodeagent config: %w", err)
 	}
+	labels := cfg.labels()
 	return &Node{
-		cfg: cfg, boot: boot, epoch: epoch, runs: map[string]*run{}, arts: map[string]*artifact{}, objs: map[string]*object{},
+		cfg: cfg, labels: labels.Clone(), boot: boot, epoch: epoch, runs: map[string]*run{}, arts: map[string]*artifact{}, objs: map[string]*object{},
 		touched: map[string]bool{},
 	}, nil
 }
 
 // Step takes one event and appends to out what has to be done about it, in order.
 func (n *Node) Step(now time.Time, ev *Event, out []Action) []Action {
+	if n.began.IsZero() {
+		n.began = now
+	}
 	switch ev.Kind {
 	case EvRun:
 		out = n.accept(now, ev.Run, out)
@@ -142,6 +162,7 @@ func (n *Node) Step(now time.Time, ev *Event, out []Action) []Action {
 		n.draining = true
 		out = append(out, Action{Kind: ActReport})
 	case EvTick:
+		out = n.expire(now, out)
 		out = n.resend(now, out)
 		out = append(out, Action{Kind: ActReport})
 	}
@@ -168,6 +189,13 @@ func (n *Node) raise(e api.Epoch, out []Action) []Action {
 	return append(out, Action{Kind: ActPersistEpoch, Epoch: e})
 }
 
+func (n *Node) age(now time.Time) time.Duration {
+	if n.began.IsZero() {
+		return 0
+	}
+	return now.Sub(n.began)
+}
+
 // Epoch is the highest seen.
 func (n *Node) Epoch() api.Epoch { return n.epoch }
 
@@ -189,6 +217,7 @@ func (n *Node) Heartbeat(now time.Time) *wire.Heartbeat {
 		Zone: n.cfg.Zone, Node: n.cfg.Name, Boot: n.boot, Epoch: n.epoch, SeenSeq: n.seenSeq, Slots: n.cfg.Slots,
 		MemMB: n.cfg.MemoryMB, MemUsedMB: n.memUsed, LinkMbps: n.cfg.LinkMbps, Class: api.HardwareClass(n.cfg.Class), ClassName: n.cfg.Class,
 		PricePerHour: n.cfg.PricePerHour, EnergyClass: n.cfg.EnergyClass, Draining: n.draining,
+		Labels: n.labels, UptimeMs: max(n.age(now).Milliseconds(), 1), // 0 would say that it is not known
 		Unacked: len(n.unacked), CacheBytes: n.bytes, CacheMax: n.cfg.CacheBytes, FetchedBytes: n.fetchedBytes, ColdStarts: n.coldStarts,
 		Calls: n.calls, Flushed: n.flushed,
 	}

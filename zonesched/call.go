@@ -44,8 +44,9 @@ type call struct {
 	since    time.Time // of the present kind of waiting
 	delayMs  float64
 	queueMs  float64
-	noFwd    bool // may not be forwarded (again)
-	judged   bool // whether it can be in time was looked at
+	noFwd    bool     // may not be forwarded (again)
+	asked    []string // zones that it was forwarded to; all but the last have refused it
+	judged   bool     // whether it can be in time was looked at
 
 	// While running.
 	node       *node
@@ -108,11 +109,17 @@ func (z *Zone) arrive(now time.Time, ev *Event, out []Action) []Action {
 	case z.cfg.MaxBacklog > 0 && z.backlog() > z.cfg.MaxBacklog:
 		return refuse(api.CodeOverloaded, z.retryMs(), "what waits in zone %s will take %v, its limit is %v", z.cfg.Zone, z.backlog().Round(time.Second), z.cfg.MaxBacklog)
 	}
-	if !z.canEverRun(f) {
-		return refuse(api.CodeInvalid, 0, "function %s wants %d MB: no node in service is that large", inv.Function, f.spec.MemoryMB)
-	}
 	c := &call{inv: inv, inputs: appendInputs(nil, inv), affinity: affinityOf(inv.Affinity, f), fn: f, arrived: now.Add(-duration(inv.WaitedMs)), since: now, version: f.spec.Version, attempt: inv.Attempt}
 	c.soft, c.hard = deadlines(c.arrived, now, inv, f.spec)
+	var elsewhere *grantIn
+	if code, why := z.misfit(f); why != "" {
+		if inv.Forwarded == "" {
+			elsewhere = z.grant(now, c)
+		}
+		if elsewhere == nil {
+			return refuse(code, retryMisfitMs, "%s", why)
+		}
+	}
 	z.calls[inv.ID] = c
 	z.counters.Accepted++
 	if inv.Forwarded != "" {
@@ -121,8 +128,14 @@ func (z *Zone) arrive(now time.Time, ev *Event, out []Action) []Action {
 	}
 	f.arrival(now)
 	z.wait(now, c)
+	if elsewhere != nil {
+		return append(out, z.send(now, c, elsewhere))
+	}
 	return z.decide(now, c, out)
 }
+
+// retryMisfitMs: a node that fits may be on its way back.
+const retryMisfitMs = 500
 
 // deadlines: the soft one is the function's objective, counted from arrival, or the caller's budget if that is
 // sooner; the hard one is the caller's budget.
@@ -142,21 +155,10 @@ func deadlines(arrived, now time.Time, inv *api.Invocation, spec *api.Function) 
 func (f *function) arrival(now time.Time) {
 	if !f.lastAt.IsZero() {
 		gap := math.Max(ms(now.Sub(f.lastAt)), .1)
+		f.gapMs.add(gap)
 		f.rate += .1 * (1000/gap - f.rate)
 	}
 	f.lastAt = now
-}
-
-// canEverRun: some node in service is large enough.
-func (z *Zone) canEverRun(f *function) bool {
-	if z.largest < 0 {
-		for _, n := range z.nodes {
-			if n.live {
-				z.largest = max(z.largest, n.memMB)
-			}
-		}
-	}
-	return z.largest >= f.spec.MemoryMB
 }
 
 func (z *Zone) slots() int {
@@ -230,8 +232,8 @@ func (z *Zone) requeue(now time.Time, c *call, out []Action) []Action {
 // wake decides anew for a call whose time has come, and ends calls past their hard limits.
 func (z *Zone) wake(now time.Time, ev *Event, out []Action) []Action {
 	c := z.calls[ev.ID]
-	if c == nil && z.prewarms[ev.ID] != nil {
-		z.prewarmLost(ev.ID)
+	if p, under := z.prewarms[ev.ID]; under && c == nil {
+		z.prewarmLost(now, ev.ID, p)
 	}
 	if c == nil || c.gen != ev.Gen {
 		return out
@@ -246,8 +248,9 @@ func (z *Zone) wake(now time.Time, ev *Event, out []Action) []Action {
 }
 
 // prewarmLost: no word of a prewarming. Its slot stays taken until the node says otherwise.
-func (z *Zone) prewarmLost(id string) {
-	for _, r := range z.prewarms[id].running {
+func (z *Zone) prewarmLost(now time.Time, id string, p prewarming) {
+	z.warmed(now, p, false)
+	for _, r := range p.node.running {
 		if r.id == id {
 			r.foreign = true
 		}
@@ -330,8 +333,11 @@ func (z *Zone) completion(now time.Time, m *wire.Completion, out []Action) []Act
 		return out
 	}
 	c := z.calls[m.ID]
-	_, warmed := z.prewarms[m.ID]
-	delete(z.prewarms, m.ID)
+	p, warmed := z.prewarms[m.ID]
+	if warmed {
+		z.warmed(now, p, m.Outcome == api.OutcomeOK)
+		delete(z.prewarms, m.ID)
+	}
 	mine := c != nil && c.state == callRunning && c.node == n && c.attempt == m.Attempt
 	if !mine && !warmed {
 		z.counters.UnknownCompletions++
@@ -341,6 +347,11 @@ func (z *Zone) completion(now time.Time, m *wire.Completion, out []Action) []Act
 	}
 	n.delta(now, m, &z.comeback)
 	if m.Outcome == api.OutcomeRefused {
+		if m.Code == api.CodeUnavailable && n.serves() { // it drains, and its word of that was lost or is late
+			n.draining = true
+			z.touch(n)
+			z.hopeLost(n)
+		}
 		switch {
 		case mine:
 			out = z.refused(now, c, n, m, out)

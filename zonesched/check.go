@@ -37,15 +37,9 @@ func (z *Zone) Check() error {
 	idle, holders, starting := map[*holding]int{}, map[*holding]int{}, map[*holding]int{}
 	objects := map[uint64]int{}
 	for _, n := range z.nodes {
-		var s sums
-		if n.live {
-			s.live, s.busy = 1, len(n.running)
-			if !n.draining {
-				s.slots, s.free = n.slots, max(n.free(), 0)
-			}
-		}
-		want.slots, want.busy, want.free, want.live = want.slots+s.slots, want.busy+s.busy, want.free+s.free, want.live+s.live
-		if (s.free > 0) != (n.openAt >= 0) || n.openAt >= 0 && z.open[n.openAt] != n {
+		s := n.counts()
+		want.add(&s, 1)
+		if (s.free > 0) != (n.openAt >= 0) || n.openAt >= 0 && n.profile.open[n.openAt] != n {
 			return fmt.Errorf("node %s has %d free slots and stands at %d of the open ones", n.name, s.free, n.openAt)
 		}
 		for _, x := range n.slotOf {
@@ -63,11 +57,21 @@ func (z *Zone) Check() error {
 		if held != n.held {
 			return fmt.Errorf("node %s holds %d bytes, counted %d", n.name, held, n.held)
 		}
+		warming := 0
 		for _, r := range n.running {
 			if r.cold {
 				starting[r.h]++
 			}
+			if r.prewarm {
+				warming++
+			}
 		}
+		if warming != n.warming {
+			return fmt.Errorf("%d prewarmings on node %s, counted %d", warming, n.name, n.warming)
+		}
+	}
+	if err := z.checkProfiles(); err != nil {
+		return err
 	}
 	if want != z.sums {
 		return fmt.Errorf("sums are %+v, want %+v", z.sums, want)

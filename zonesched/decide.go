@@ -129,7 +129,7 @@ const queueWakeMs = 1000
 func (z *Zone) gather(now time.Time, c *call, hope *node) {
 	z.cands, z.feats = z.cands[:0], z.feats[:0]
 	for _, n := range z.pick(now, c, hope) {
-		if len(z.cands) >= z.cfg.Candidates && len(z.nodes) > z.cfg.Candidates {
+		if len(z.cands) >= z.cfg.Candidates && c.fn.fitting(z.cfg.Candidates) > z.cfg.Candidates {
 			break // a node can be two candidates
 		}
 		z.nodeCandidates(now, c, n)
@@ -194,7 +194,7 @@ func (z *Zone) add(now time.Time, n *node, c *call, startMs float64, sb api.Sand
 		linkMs += math.Max(n.backlogMs(now)-startMs, 0) // it would share the link with what is being fetched
 	}
 	z.feats = append(z.feats, api.Candidate{
-		Node: n.name, Class: n.class, Sandbox: sb, MissingBytes: missing, Running: len(n.running), Slots: n.slots,
+		Node: n.name, Class: n.class, Sandbox: sb, MissingBytes: missing, Running: len(n.running), Slots: n.total,
 		LinkMbps: n.linkMbps, Delayed: !free,
 	})
 	z.cands = append(z.cands, policy.Candidate{
@@ -318,7 +318,7 @@ func (z *Zone) run(c *call, n *node, k *policy.Candidate, timeout time.Duration,
 	inv := *c.inv
 	inv.Version, inv.Attempt = c.version, c.attempt
 	return &wire.Run{
-		Epoch: z.epoch, Seq: n.sentSeq, Call: inv, Fn: *c.fn.spec, TimeoutMs: max(timeout.Milliseconds(), 1),
+		Epoch: z.epoch, Seq: n.sentSeq, Call: inv, Fn: *c.fn.spec, TimeoutMs: max(timeout.Milliseconds(), 1), KeepMs: c.fn.keepMs(),
 		Echo: api.Echo{
 			Function: c.fn.id, Runtime: c.fn.spec.Runtime, Node: n.name, Bins: append([]byte(nil), k.Est.Bins[:]...),
 			SchemaEpoch: api.SchemaEpoch, Grid: k.Est.Grid, ModelVersion: version, Mu: k.Est.Mu, AveragesMu: k.Est.AveragesMu, Sigma: k.Est.Sigma, UpperMs: k.Est.UpperMs,
@@ -340,10 +340,10 @@ func (z *Zone) prewarm(now time.Time, f *function, n *node, out []Action) []Acti
 	n.begin(&running{id: id, h: f.h, start: now, mu: math.Log(math.Max(f.coldMs.v, 1)), sigma: .5, cold: true, prewarm: true})
 	n.sandboxFor(f.h, f.spec.MemoryMB).busy++
 	n.memUsed += f.spec.MemoryMB
-	z.prewarms[id] = n
+	z.prewarms[id] = prewarming{n, f.id}
 	out = append(out,
 		Action{Kind: ActRun, ID: id, Node: n.name, Run: &wire.Run{
-			Epoch: z.epoch, Seq: n.sentSeq, Fn: *f.spec, TimeoutMs: max(f.spec.Timeout.Milliseconds(), 1), Prewarm: true,
+			Epoch: z.epoch, Seq: n.sentSeq, Fn: *f.spec, TimeoutMs: max(f.spec.Timeout.Milliseconds(), 1), Prewarm: true, KeepMs: f.keepMs(),
 			Call: api.Invocation{ID: id, Tenant: f.spec.Tenant, Function: f.spec.Name, Version: f.spec.Version},
 		}},
 		Action{Kind: ActWake, ID: id, At: now.Add(f.spec.Timeout + z.cfg.DispatchGrace)})
@@ -376,11 +376,11 @@ func (z *Zone) slotLost(n *node) {
 // slotFreed offers n's free slots to all waiting calls (late binding: a reservation informs estimates, it binds
 // nobody). If nobody gains by n, the slot stays free and the waiting calls decide anew.
 func (z *Zone) slotFreed(now time.Time, n *node, out []Action) []Action {
-	for n.usable(now) && n.free() > 0 && len(z.waiting) > 0 {
+	for n.usable(now) && n.free() > 0 && n.wanted() {
 		c, k := z.admit(now, n)
 		if c == nil {
 			for _, w := range z.waiting[:min(len(z.waiting), redoScan)] {
-				if !w.delaying || w.hope == n {
+				if n.fits(w.fn) && (!w.delaying || w.hope == n) {
 					z.redo = append(z.redo, w)
 				}
 			}

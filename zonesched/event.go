@@ -40,11 +40,13 @@ const (
 	EvGrant
 	// EvPolicy: an operator chose another rule. PolicyName, PolicyConfig.
 	EvPolicy
+	// EvPrewarm: sandboxes of a function are wanted now, as many as there is room for. ID ("tenant/name"), Count.
+	EvPrewarm
 )
 
 var eventNames = [...]string{
 	"arrive", "completion", "heartbeat", "wake", "tick", "cancel", "forward_done", "model", "functions", "lead",
-	"shares", "grant", "policy",
+	"shares", "grant", "policy", "prewarm",
 }
 
 // Event is one input of Step. It is passed by pointer and not kept; what it points to is kept and must not change.
@@ -53,6 +55,7 @@ type Event struct {
 	ID         string
 	Gen        uint32
 	Reason     string
+	Count      int
 	Call       *api.Invocation
 	GrantID    uint64
 	GrantEpoch api.Epoch
@@ -94,6 +97,8 @@ func (e *Event) String() string {
 		return fmt.Sprintf("%s changed=%d deleted=%d", name, len(e.Functions), len(e.Deleted))
 	case EvGrant:
 		return fmt.Sprintf("%s from %s slots=%d", name, e.Grant.From, e.Grant.Slots)
+	case EvPrewarm:
+		return fmt.Sprintf("%s %s count=%d", name, e.ID, e.Count)
 	case EvPolicy:
 		return fmt.Sprintf("%s %s", name, e.PolicyName)
 	}

@@ -2,6 +2,7 @@ package zonesched
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/rubato-faas/rubato/api"
@@ -49,14 +50,14 @@ func (z *Zone) grantReceived(now time.Time, g *wire.Grant) {
 
 const maxZones = 1024
 
-// forward sends a call on to a zone that granted us room, if it would finish there sooner than here. Among the zones
-// with room two are drawn and the better one is taken: "the best one" is a herd's choice.
-func (z *Zone) forward(now time.Time, c *call, ch *policy.Choice) (Action, bool) {
+// grant draws the zone that a call may go to: among those with room two are drawn and the better one is taken, since "the
+// best one" is a herd's choice. nil: there is none that was not asked yet.
+func (z *Zone) grant(now time.Time, c *call) *grantIn {
 	var a, b *grantIn
 	open := 0
 	for _, name := range sortedKeys(z.grantsIn) {
 		g := z.grantsIn[name]
-		if g.left <= 0 || !now.Before(g.expires) {
+		if g.left <= 0 || !now.Before(g.expires) || slices.Contains(c.asked, name) {
 			continue
 		}
 		// Reservoir of two.
@@ -73,11 +74,17 @@ func (z *Zone) forward(now time.Time, c *call, ch *policy.Choice) (Action, bool)
 			}
 		}
 	}
+	if b != nil && z.remoteMs(c, b) < z.remoteMs(c, a) {
+		return b
+	}
+	return a
+}
+
+// forward sends a call on to a zone that granted us room, if it would finish there sooner than here.
+func (z *Zone) forward(now time.Time, c *call, ch *policy.Choice) (Action, bool) {
+	a := z.grant(now, c)
 	if a == nil {
 		return Action{}, false
-	}
-	if b != nil && z.remoteMs(c, b) < z.remoteMs(c, a) {
-		a = b
 	}
 	here := math.Inf(1)
 	if ch.Take >= 0 {
@@ -86,8 +93,14 @@ func (z *Zone) forward(now time.Time, c *call, ch *policy.Choice) (Action, bool)
 	if there := z.remoteMs(c, a); here-there <= forwardGainMs+.1*there {
 		return Action{}, false
 	}
+	return z.send(now, c, a), true
+}
+
+// send forwards a waiting call under a grant.
+func (z *Zone) send(now time.Time, c *call, a *grantIn) Action {
 	a.left--
 	z.unwait(c)
+	c.asked = append(c.asked, a.from)
 	c.state, c.kind = callForwarded, api.DecisionForwarded
 	c.dispatched = now
 	z.counters.ForwardedOut++
@@ -98,7 +111,7 @@ func (z *Zone) forward(now time.Time, c *call, ch *policy.Choice) (Action, bool)
 		inv.BudgetMs = max(c.hard.Sub(now).Milliseconds(), 1)
 	}
 	c.gen++
-	return Action{Kind: ActForward, ID: c.inv.ID, To: a.from, Call: &inv, GrantID: a.id, Epoch: a.epoch, Gen: c.gen}, true
+	return Action{Kind: ActForward, ID: c.inv.ID, To: a.from, Call: &inv, GrantID: a.id, Epoch: a.epoch, Gen: c.gen}
 }
 
 // forwardGainMs: a forward must win this much, since what is known of the other zone is older than what is known here.
@@ -132,9 +145,21 @@ func (z *Zone) forwardDone(now time.Time, ev *Event, out []Action) []Action {
 	}
 	a := *ev.Answer
 	if a.Refused {
-		c.noFwd, c.since = true, now
+		f := z.fns[c.fn.id]
+		if f == nil {
+			return z.answerError(now, c, api.CodeNotFound, "function was deleted while the call was with another zone", out)
+		}
+		c.fn, c.since = f, now
 		c.kind = api.DecisionQueued
 		z.wait(now, c)
+		if code, why := z.misfit(f); why != "" {
+			// Other zones may have what this one lacks. Each is asked once.
+			if g := z.grant(now, c); g != nil {
+				return append(out, z.send(now, c, g))
+			}
+			return z.answer(now, c, &wire.Answer{ID: ev.ID, Code: code, Message: why, RetryMs: retryMisfitMs, Refused: c.losses == 0}, out)
+		}
+		c.noFwd = true
 		return z.decide(now, c, out)
 	}
 	t := &a.Timing

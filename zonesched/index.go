@@ -101,6 +101,9 @@ func (n *node) begin(r *running) {
 	if r.cold {
 		r.h.starting = append(r.h.starting, r)
 	}
+	if r.prewarm {
+		n.warming++
+	}
 	n.z.touch(n)
 }
 
@@ -122,6 +125,9 @@ func (n *node) end(now time.Time, i int) {
 				break
 			}
 		}
+	}
+	if r.prewarm {
+		n.warming--
 	}
 	r.h.refs--
 	n.z.release(r.h)
@@ -179,71 +185,95 @@ func (n *node) dropObjects() {
 	n.held = 0
 }
 
-// sums are over the nodes in service.
-type sums struct{ slots, busy, free, live int }
+// sums are over nodes in service; warming counts the busy ones that bring up a sandbox without a call.
+type sums struct{ slots, busy, free, live, warming int }
+
+func (s *sums) add(o *sums, times int) {
+	s.slots += times * o.slots
+	s.busy += times * o.busy
+	s.free += times * o.free
+	s.live += times * o.live
+	s.warming += times * o.warming
+}
+
+// serves reports whether n may get calls, sooner or later.
+func (n *node) serves() bool { return n.live && !n.draining }
+
+// counts is what n adds to sums.
+func (n *node) counts() (s sums) {
+	if n.live {
+		s.live, s.busy, s.warming = 1, len(n.running), n.warming
+	}
+	if n.serves() {
+		s.slots, s.free = n.slots, max(n.free(), 0)
+	}
+	return s
+}
 
 // touch keeps the sums and the list of open nodes true after a change of n's slots, calls or service.
-func (z *Zone) touch(n *node) {
-	now := sums{}
-	if n.live {
-		now.live, now.busy = 1, len(n.running)
-		if !n.draining {
-			now.slots, now.free = n.slots, max(n.free(), 0)
-		}
+func (z *Zone) touch(n *node) { z.count(n, n.counts()) }
+
+// discount takes n out of sums and lists; the next touch counts it again.
+func (z *Zone) discount(n *node) { z.count(n, sums{}) }
+
+func (z *Zone) count(n *node, now sums) {
+	p := n.profile
+	for _, s := range [...]*sums{&z.sums, &p.sums} {
+		s.add(&n.counted, -1)
+		s.add(&now, 1)
 	}
-	z.sums.slots += now.slots - n.counted.slots
-	z.sums.busy += now.busy - n.counted.busy
-	z.sums.free += now.free - n.counted.free
-	z.sums.live += now.live - n.counted.live
-	if now.live != n.counted.live || n.memMB != n.largest {
-		z.largest, n.largest = -1, n.memMB
+	if (now.slots > 0) != (n.counted.slots > 0) || n.memMB != n.largest {
+		p.largest, n.largest = -1, n.memMB
 	}
 	n.counted = now
 	switch open := now.free > 0; {
 	case open && n.openAt < 0:
-		n.openAt = len(z.open)
-		z.open = append(z.open, n)
+		n.openAt = len(p.open)
+		p.open = append(p.open, n)
 	case !open && n.openAt >= 0:
-		last := z.open[len(z.open)-1]
-		z.open[n.openAt], last.openAt = last, n.openAt
-		z.open[len(z.open)-1] = nil
-		z.open = z.open[:len(z.open)-1]
+		last := p.open[len(p.open)-1]
+		p.open[n.openAt], last.openAt = last, n.openAt
+		p.open[len(p.open)-1] = nil
+		p.open = p.open[:len(p.open)-1]
 		n.openAt = -1
 	}
 }
 
-// pick chooses which nodes are scored: all in a small zone. Else what the rule wants; nodes that hold the call's objects;
-// nodes that hold something of its function, from a drawn place on, so that a popular function's first nodes are not
-// asked for everything; and random ones with a free slot. The cost does not depend on the number of nodes.
+// pick chooses which nodes are scored: all that the function fits, if they are few. Else what the rule wants; nodes that hold
+// the call's objects; nodes that hold something of its function, from a drawn place on, so that a popular function's first
+// nodes are not asked for everything; and random ones with a free slot. The cost does not depend on the number of nodes.
 func (z *Zone) pick(now time.Time, c *call, hope *node) []*node {
 	z.picked = z.picked[:0]
-	room := z.cfg.Candidates
-	if len(z.nodes) <= room {
-		for _, n := range z.nodes {
-			if n.usable(now) {
-				z.picked = append(z.picked, n)
+	room, f := z.cfg.Candidates, c.fn
+	if f.fitting(room) <= room {
+		for _, p := range f.on {
+			for _, n := range p.nodes {
+				if n.usable(now) {
+					z.picked = append(z.picked, n)
+				}
 			}
 		}
 		return z.picked
 	}
 	z.stamp++
 	if i := z.affine.of(c.affinity); i >= 0 {
-		z.pickOne(now, z.nodes[i])
+		z.pickOne(now, f, z.nodes[i])
 	}
 	z.pickWanted(now, c, hope, room)
 	draws := room / drawnPart
 	for _, o := range c.inputs {
-		z.pickSome(now, z.objects[o.key], room/2, func(*node) bool { return true })
+		z.pickSome(now, f, z.objects[o.key], room/2, func(*node) bool { return true })
 	}
-	h := c.fn.h
-	z.pickSome(now, h.nodes, room-draws-room/8, func(n *node) bool { s := n.sandbox(h); return s.idle > 0 && n.free() > 0 })
-	z.pickSome(now, h.nodes, room-draws, func(n *node) bool { return true })
+	h := f.h
+	z.pickSome(now, f, h.nodes, room-draws-room/8, func(n *node) bool { s := n.sandbox(h); return s.idle > 0 && n.free() > 0 })
+	z.pickSome(now, f, h.nodes, room-draws, func(n *node) bool { return true })
 	// Tries are bounded: nodes drawn may be paused, or picked already.
-	for try := 0; try < 4*draws && len(z.picked) < room && len(z.open) > 0; try++ {
-		z.pickOne(now, z.open[z.rng.IntN(len(z.open))])
+	open := f.openFor()
+	for try := 0; try < 4*draws && len(z.picked) < room && open > 0; try++ {
+		z.pickOne(now, f, z.drawOpen(f, open))
 	}
-	for try := 0; try < draws && len(z.open) == 0 && len(z.picked) < room; try++ {
-		z.pickOne(now, z.nodes[z.rng.IntN(len(z.nodes))])
+	for try := 0; try < draws && open == 0 && len(z.picked) < room; try++ {
+		z.pickOne(now, f, z.drawAny(f))
 	}
 	return z.picked
 }
@@ -258,7 +288,7 @@ func (z *Zone) pickWanted(now time.Time, c *call, hope *node, room int) {
 	z.wanted = p.Pick(&z.pc, room, z.rng, z.wanted[:0])
 	for _, i := range z.wanted {
 		if int(i) < len(z.nodes) && len(z.picked) < room {
-			z.pickOne(now, z.nodes[i])
+			z.pickOne(now, c.fn, z.nodes[i])
 		}
 	}
 }
@@ -270,14 +300,14 @@ const drawnPart = 4
 const pickScan = 64
 
 // pickSome picks nodes of a list, up to limit picked in all.
-func (z *Zone) pickSome(now time.Time, from []*node, limit int, want func(*node) bool) {
+func (z *Zone) pickSome(now time.Time, f *function, from []*node, limit int, want func(*node) bool) {
 	if len(from) == 0 || len(z.picked) >= limit {
 		return
 	}
 	at := z.rng.IntN(len(from))
 	for range min(len(from), pickScan) {
 		if n := from[at]; want(n) {
-			z.pickOne(now, n)
+			z.pickOne(now, f, n)
 			if len(z.picked) >= limit {
 				return
 			}
@@ -288,8 +318,8 @@ func (z *Zone) pickSome(now time.Time, from []*node, limit int, want func(*node)
 	}
 }
 
-func (z *Zone) pickOne(now time.Time, n *node) {
-	if n.stamp != z.stamp && n.usable(now) {
+func (z *Zone) pickOne(now time.Time, f *function, n *node) {
+	if n.stamp != z.stamp && n.fits(f) && n.usable(now) {
 		n.stamp = z.stamp
 		z.picked = append(z.picked, n)
 	}

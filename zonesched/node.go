@@ -23,7 +23,10 @@ type node struct {
 	clsName  string
 	price    float64 // of a slot, per hour
 	energy   uint8
-	slots    int
+	total    int  // slots that it has
+	slots    int  // those that it offers: fewer while it starts slowly
+	slow     bool // it starts slowly
+	born     time.Time
 	memMB    int
 	memUsed  int
 	linkMbps float64
@@ -40,10 +43,13 @@ type node struct {
 	reserved  int              // waiting calls that hope for a slot here
 	reservedF map[*holding]int // those among them that hope for a busy sandbox of this function
 
-	counted sums   // n's part of the zone's sums
-	largest int    // memMB when the zone's largest was last found
-	openAt  int    // where it stands among the open nodes, -1 for nowhere
-	stamp   uint64 // of the last decision that picked it
+	profile *profile
+	labels  api.Labels // as reported
+	warming int        // running calls that are prewarmings
+	counted sums       // n's part of the sums
+	largest int        // memMB when the profile's largest was last found
+	openAt  int        // where it stands among its profile's open nodes, -1 for nowhere
+	stamp   uint64     // of the last decision that picked it
 
 	failures    int       // in a row
 	avoidUntil  time.Time // quarantine, or a short pause after a refusal
@@ -86,7 +92,7 @@ func (z *Zone) newNode(name string) *node {
 func (n *node) free() int { return n.slots - len(n.running) }
 
 func (n *node) usable(now time.Time) bool {
-	return n.live && !n.draining && !now.Before(n.avoidUntil)
+	return n.serves() && !now.Before(n.avoidUntil)
 }
 
 // apply takes over a full report.
@@ -253,8 +259,15 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 	if n.boot != 0 && n.boot != hb.Boot {
 		lost, n.sentSeq = n.endAll(now), 0
 	}
+	if fresh {
+		z.meetNode(now, n, hb)
+	}
+	z.relabel(n, &hb.Labels)
+	leaves := hb.Draining && n.serves()
 	n.live, n.lastSeen, n.boot, n.draining = true, now, hb.Boot, hb.Draining
-	n.slots, n.memMB, n.linkMbps, n.class, n.clsName, n.cacheMax = hb.Slots, hb.MemMB, hb.LinkMbps, hb.Class, hb.ClassName, hb.CacheMax
+	n.total = hb.Slots
+	n.slots = z.offers(now, n)
+	n.memMB, n.linkMbps, n.class, n.clsName, n.cacheMax = hb.MemMB, hb.LinkMbps, hb.Class, hb.ClassName, hb.CacheMax
 	n.price, n.energy = 0, min(hb.EnergyClass, api.MaxEnergyClass)
 	if hb.PricePerHour >= 0 && hb.PricePerHour <= api.MaxPrice {
 		n.price = hb.PricePerHour
@@ -273,6 +286,9 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 		z.adoptForeign(now, n, hb)
 	}
 	z.touch(n)
+	if leaves {
+		z.hopeLost(n)
+	}
 	out = z.lostRunning(now, n, lost, "its node restarted", out)
 	return z.slotFreed(now, n, out)
 }
@@ -313,6 +329,7 @@ const maxNodes = 65536
 
 // tick finds silent nodes, ends calls that wait beyond reason, and issues grants.
 func (z *Zone) tick(now time.Time, out []Action) []Action {
+	z.grow(now)
 	for _, n := range z.nodes {
 		if n.live && now.Sub(n.lastSeen) > z.cfg.NodeTimeout {
 			n.live = false
@@ -328,15 +345,17 @@ func (z *Zone) tick(now time.Time, out []Action) []Action {
 		if n.live && n.quarantined && !now.Before(n.avoidUntil) {
 			n.quarantined, n.failures = false, 0
 		}
-		if n.usable(now) && n.free() > 0 && len(z.waiting) > 0 {
+		if n.usable(now) && n.free() > 0 && n.wanted() {
 			out = z.slotFreed(now, n, out)
 		}
 	}
 	z.forgetTenants(now)
+	out = z.keepWarm(now, out)
 	return z.issueGrants(now, out)
 }
 
-// hopeLost: calls that wait for n, or have it as their fallback, must decide anew, since n is gone.
+// hopeLost: calls that wait for n, or have it as their fallback, must decide anew, since n is gone
+// or takes nothing more.
 func (z *Zone) hopeLost(n *node) {
 	for _, w := range z.waiting {
 		if w.hope == n || w.fallback == n {

@@ -124,6 +124,7 @@ func (z *Zone) wait(now time.Time, c *call) {
 	if len(q.calls) == 0 {
 		q.at = len(z.queues)
 		z.queues = append(z.queues, q)
+		z.want(c.fn, 1)
 	}
 	q.calls = inOrder(q.calls, c)
 	z.inClass[classOf(c.inv.Priority)]++
@@ -142,6 +143,7 @@ func (z *Zone) unwait(c *call) {
 		z.queues[q.at], last.at = last, q.at
 		z.queues[len(z.queues)-1] = nil
 		z.queues = z.queues[:len(z.queues)-1]
+		z.want(c.fn, -1)
 	}
 	k := classOf(c.inv.Priority)
 	if z.inClass[k]--; z.inClass[k] == 0 {
@@ -233,12 +235,20 @@ func (z *Zone) admit(now time.Time, n *node) (*call, policy.Candidate) {
 		}
 	}
 	if age {
-		look(z.waiting[0]) // the oldest of all, wherever its queue stands
+		for _, w := range z.waiting[:min(len(z.waiting), redoScan)] {
+			if n.fits(w.fn) {
+				look(w) // the oldest of all, wherever its queue stands
+				break
+			}
+		}
 	}
 	// Where there are more queues than can be looked at, each slot goes on where the last one left off.
 	left, looked := freedScan, 0
 	for ; looked < len(z.queues) && left > 0; looked++ {
 		q := z.queues[(z.scanFrom+looked)%len(z.queues)]
+		if !n.fits(q.calls[0].fn) {
+			continue
+		}
 		for k, w := range q.calls[:min(len(q.calls), matchScan)] {
 			if k >= perFunction && (len(w.inputs) == 0 || n.missing(w) > 0) {
 				continue

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,15 +19,25 @@ var update = flag.Bool("update", false, "rewrite the expected transcripts")
 // player turns the lines of a story into events:
 //
 //	at 10ms                 the time since the beginning
-//	node N slots warm       a report
+//	node N slots warm [arch=A] [acc=A] [tag=T] [up=5s] [draining] [has=fn]
+//	                        a report; without up the node says nothing of its age; has: an idle sandbox of fn
+//	function NAME v [arch=A] [acc=A] [tag=T] [min_warm=N]
+//	delete NAME
+//	grant ZONE slots        another zone gives room
+//	refused ID              the other zone refused the call
 //	call ID fn [async] [budget=100]
-//	done ID N, refuse ID N  a completion
+//	done ID N, refuse ID N [drains]
+//	                        a completion
 //	wake ID                 the last wake asked for
+//	warmed N fn idle, failed N fn idle
+//	                        a prewarming of fn on N succeeded or failed, and N has so many idle ones
 //	tick, cancel ID, explain ID
+//	nodes                   what the nodes offer
 type player struct {
 	*bed
-	gens map[string]uint32
-	out  strings.Builder
+	gens   map[string]uint32
+	grants uint64
+	out    strings.Builder
 }
 
 func (p *player) tell(acts []Action) {
@@ -35,6 +46,10 @@ func (p *player) tell(acts []Action) {
 		if a.Kind == ActWake {
 			p.gens[a.ID] = a.Gen
 			fmt.Fprintf(&p.out, "  -> wake %s at %v\n", a.ID, a.At.Sub(t0))
+			continue
+		}
+		if a.Kind == ActAnswer && a.Answer.Code != api.CodeOK {
+			fmt.Fprintf(&p.out, "  -> %v: %s\n", a, a.Answer.Message)
 			continue
 		}
 		fmt.Fprintf(&p.out, "  -> %v\n", a)
@@ -59,7 +74,46 @@ func (p *player) line(line string) {
 		}
 		p.now = t0.Add(d)
 	case "node":
-		p.tell(p.node(w[1], num(2), num(3)))
+		hb := p.report(w[1], num(2), num(3))
+		hb.Draining = slices.Contains(w, "draining")
+		hb.Labels = labelsOf(w[4:])
+		if up, err := time.ParseDuration(value(w, "up=")); err == nil {
+			hb.UptimeMs = up.Milliseconds()
+		}
+		if fn := p.z.fns["t/"+value(w, "has=")]; fn != nil {
+			hb.Sandboxes = append(hb.Sandboxes, wire.SandboxReport{Function: fn.key, State: api.SandboxPrepared, Idle: 1, MemoryMB: 100})
+		}
+		if n := p.z.byName[w[1]]; n != nil {
+			hb.SeenSeq = n.sentSeq
+			for _, r := range n.running { // it goes on
+				hb.Running = append(hb.Running, wire.RunningReport{ID: r.id, Function: r.h.key})
+			}
+		}
+		p.tell(p.step(&Event{Kind: EvHeartbeat, Heartbeat: hb}))
+	case "function":
+		f, _ := p.z.Function("t/f")
+		f.Name, f.Version, f.Needs = w[1], uint64(num(2)), labelsOf(w[3:])
+		fmt.Sscan(value(w, "min_warm="), &f.MinWarm) //nolint:errcheck // none is 0
+		p.tell(p.step(&Event{Kind: EvFunctions, Functions: []api.Function{f}}))
+	case "delete":
+		p.tell(p.step(&Event{Kind: EvFunctions, Deleted: []string{"t/" + w[1]}}))
+	case "grant":
+		p.grants++
+		p.tell(p.step(&Event{Kind: EvGrant, Grant: &wire.Grant{ID: p.grants, From: w[1], To: "z", Slots: num(2), TTLMs: 60_000, MeanMs: 10}}))
+	case "refused":
+		p.tell(p.step(&Event{Kind: EvForwardDone, ID: w[1], Answer: &wire.Answer{ID: w[1], Code: api.CodeUnavailable, Refused: true}}))
+	case "warmed", "failed":
+		key := p.z.fns["t/"+w[2]].key
+		c := &wire.Completion{Node: w[1], Boot: 1, Epoch: p.z.Epoch(), Start: api.SandboxNone, Sandboxes: []wire.SandboxReport{{Function: key, State: api.SandboxPrepared, Idle: num(3), MemoryMB: 100}}}
+		if w[0] == "failed" {
+			c.Outcome, c.Code = api.OutcomeCrash, api.CodeFunction
+		}
+		for _, r := range p.z.byName[w[1]].running {
+			if r.prewarm && r.h.key == key {
+				c.ID = r.id
+			}
+		}
+		p.tell(p.step(&Event{Kind: EvCompletion, Completion: c}))
 	case "call":
 		p.tell(p.invoke(w[1], w[2], func(i *api.Invocation) {
 			for _, o := range w[3:] {
@@ -76,6 +130,9 @@ func (p *player) line(line string) {
 			}
 			if w[0] == "refuse" {
 				c.Outcome, c.Code, c.Sandboxes = api.OutcomeRefused, api.CodeOverloaded, nil
+				if slices.Contains(w, "drains") {
+					c.Code = api.CodeUnavailable
+				}
 			}
 		}))
 	case "wake":
@@ -84,6 +141,10 @@ func (p *player) line(line string) {
 		p.tell(p.step(&Event{Kind: EvTick}))
 	case "cancel":
 		p.tell(p.step(&Event{Kind: EvCancel, ID: w[1]}))
+	case "nodes":
+		for _, n := range p.z.nodes {
+			fmt.Fprintf(&p.out, "  | %s offers %d of %d, %d run\n", n.name, n.slots, n.total, len(n.running))
+		}
 	case "explain":
 		d, _ := p.z.Decision(w[1])
 		for _, l := range strings.Split(strings.TrimSpace(d.Explain()), "\n") {
@@ -92,6 +153,25 @@ func (p *player) line(line string) {
 	default:
 		p.t.Fatalf("unknown line %q", line)
 	}
+}
+
+func value(w []string, key string) string {
+	for _, o := range w {
+		if v, ok := strings.CutPrefix(o, key); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+func labelsOf(w []string) (l api.Labels) {
+	l.Arch, l.Accelerator = value(w, "arch="), value(w, "acc=")
+	for _, o := range w {
+		if t, ok := strings.CutPrefix(o, "tag="); ok {
+			l.Tags = append(l.Tags, t)
+		}
+	}
+	return l
 }
 
 // TestStories plays testdata/*.txt and compares what the zone wants done with *.golden.
@@ -109,6 +189,9 @@ func TestStories(t *testing.T) {
 			p := &player{bed: newBed(t, nil), gens: map[string]uint32{}}
 			for _, line := range strings.Split(strings.TrimSpace(string(src)), "\n") {
 				p.line(line)
+				if err := p.z.Check(); err != nil {
+					t.Fatalf("after %q: %v", line, err)
+				}
 			}
 			golden := strings.TrimSuffix(path, ".txt") + ".golden"
 			if *update {

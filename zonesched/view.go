@@ -15,6 +15,8 @@ type NodeView struct {
 	Draining    bool                 `json:"draining"`
 	Quarantined bool                 `json:"quarantined"`
 	Slots       int                  `json:"slots"`
+	Offered     int                  `json:"offered"` // of the slots: fewer while the node starts slowly
+	Labels      api.Labels           `json:"labels,omitzero"`
 	Running     int                  `json:"running"`
 	MemMB       int                  `json:"mem_mb"`
 	MemUsedMB   int                  `json:"mem_used_mb"`
@@ -35,7 +37,7 @@ func (z *Zone) Nodes(now time.Time) []NodeView {
 	for _, name := range sortedKeys(z.byName) {
 		n := z.byName[name]
 		v := NodeView{
-			Name: n.name, Zone: z.cfg.Zone, Live: n.live, Draining: n.draining, Quarantined: n.quarantined, Slots: n.slots,
+			Name: n.name, Zone: z.cfg.Zone, Live: n.live, Draining: n.draining, Quarantined: n.quarantined, Slots: n.total, Offered: n.slots, Labels: n.labels,
 			Running: len(n.running), MemMB: n.memMB, MemUsedMB: n.memUsed, LinkMbps: n.linkMbps, Class: n.clsName, PricePerH: n.price, EnergyClass: n.energy, Objects: len(n.objects), ObjectBytes: n.held, CacheMax: n.cacheMax,
 			SeenMsAgo: ms(now.Sub(n.lastSeen)),
 		}

@@ -55,6 +55,8 @@ type Config struct {
 	RetryBudget float64 `koanf:"retry_budget" doc:"retries as a share of calls at most"`
 	// Candidates bounds the nodes scored for one decision.
 	Candidates int `koanf:"candidates" doc:"nodes scored for one decision at most"`
+	// SlowStart is how long a node that has just booted among old ones takes to offer all of its slots; 0: all at once.
+	SlowStart time.Duration `koanf:"slow_start" doc:"time in which a node that has just booted comes to offer all its slots (0: at once)"`
 	// GrantTTL is how long a grant to another zone lives.
 	GrantTTL time.Duration `koanf:"grant_ttl" doc:"life of a grant to another zone"`
 	// ForwardRTT is the assumed round trip to another zone until one is measured.
@@ -68,7 +70,7 @@ func DefaultConfig() Config {
 	return Config{
 		Seed: 1, Policy: "rubato", PolicyConfig: policy.DefaultConfig(), MaxWaiting: 4096, MaxBacklog: 2 * time.Minute, WhenLate: LateRun, MaxCalls: 65536,
 		NodeTimeout: 3 * time.Second, DispatchGrace: 2 * time.Second, MaxAttempts: 3, RetryBudget: .1, Candidates: 32,
-		GrantTTL: time.Second, ForwardRTT: 10 * time.Millisecond, Records: 4096,
+		SlowStart: 10 * time.Second, GrantTTL: time.Second, ForwardRTT: 10 * time.Millisecond, Records: 4096,
 	}
 }
 
@@ -91,6 +93,7 @@ func (c Config) Validate() error {
 	bad(c.MaxAttempts >= 1 && c.MaxAttempts <= 10, "max_attempts %d: want 1-10", c.MaxAttempts)
 	bad(c.RetryBudget >= 0 && c.RetryBudget <= 1, "retry_budget %v: want 0-1", c.RetryBudget)
 	bad(c.Candidates >= 2 && c.Candidates <= 256, "candidates %d: want 2-256", c.Candidates)
+	bad(c.SlowStart >= 0 && c.SlowStart <= 10*time.Minute, "slow_start %v: want 0-10m", c.SlowStart)
 	bad(c.GrantTTL > 0, "grant_ttl %v: want more than 0", c.GrantTTL)
 	bad(c.Records >= 1 && c.Records <= 1<<20, "records %d: want 1-1048576", c.Records)
 	return errors.Join(errs...)
@@ -110,9 +113,8 @@ type Zone struct {
 	// The indices of index.go.
 	holdings map[string]*holding
 	objects  map[uint64][]*node // by hash of the key
-	open     []*node            // in service with a free slot, in no order
+	profiles []*profile         // by id; the first has no labels
 	sums     sums
-	largest  int // memory of the largest node in service, MB; below 0: to be found
 	stamp    uint64
 	byName   map[string]*node
 	calls    map[string]*call // accepted, not answered
@@ -140,6 +142,8 @@ type Zone struct {
 	linkDev  ewma
 	comeback ewma // share of evicted objects that come back soon
 	helloAt  time.Time
+	ledAt    time.Time // since when it leads
+	eldest   time.Time // when the eldest node that lives booted, a tick old; zero for none
 
 	// Scratch of one decision, owned by decide: no allocation per call.
 	cands      []policy.Candidate
@@ -149,8 +153,10 @@ type Zone struct {
 	wanted     []int32
 	considered call
 	affine     affinities
-	prewarms   map[string]*node // under way
+	prewarms   map[string]prewarming // under way
 	warmSeq    uint64
+	asking     []string // ids of functions with MinWarm, in order
+	warmLast   string   // the one that had the last turn
 	req        api.Request
 	pc         policy.Call
 	redo       []*call
@@ -167,8 +173,9 @@ func New(cfg Config) (*Zone, error) {
 	}
 	n := 2 * cfg.Candidates
 	return &Zone{
-		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule,
-		fns: map[string]*function{}, byKey: map[string]*function{}, holdings: map[string]*holding{}, objects: map[uint64][]*node{}, prewarms: map[string]*node{}, byName: map[string]*node{}, calls: map[string]*call{}, tenants: map[string]*usage{},
+		profiles: []*profile{{largest: -1}},
+		cfg:      cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule,
+		fns: map[string]*function{}, byKey: map[string]*function{}, holdings: map[string]*holding{}, objects: map[uint64][]*node{}, prewarms: map[string]prewarming{}, byName: map[string]*node{}, calls: map[string]*call{}, tenants: map[string]*usage{},
 		grantsIn: map[string]*grantIn{}, given: map[string]*grantOut{}, ring: newRing(cfg.Records),
 		linkMs: ewma{w: .05, v: 1}, linkDev: ewma{w: .05, v: .5}, comeback: ewma{w: .1, v: .5, n: 2},
 		cands: make([]policy.Candidate, 0, n), feats: make([]api.Candidate, 0, n), ests: make([]api.Estimate, n),
@@ -205,6 +212,8 @@ func (z *Zone) Step(now time.Time, ev *Event, out []Action) []Action {
 		z.grantReceived(now, ev.Grant)
 	case EvPolicy:
 		z.setPolicy(ev)
+	case EvPrewarm:
+		out = z.wish(now, ev.ID, ev.Count, out)
 	}
 	return z.settle(now, out)
 }
@@ -212,6 +221,9 @@ func (z *Zone) Step(now time.Time, ev *Event, out []Action) []Action {
 // lead begins to lead, or goes on under a higher epoch: calls stay where they are, since nodes let finish what they have
 // begun. Nodes count dispatches anew under each epoch.
 func (z *Zone) lead(now time.Time, epoch api.Epoch, out []Action) []Action {
+	if z.epoch.IsZero() {
+		z.ledAt = now
+	}
 	z.epoch, z.helloAt = epoch, now
 	for _, n := range z.nodes {
 		n.sentSeq = 0
@@ -264,12 +276,18 @@ type function struct {
 	h      *holding
 	queues [classes]queue
 	id     string
+	fits   []bool     // by profile
+	on     []*profile // those that it fits
 
 	errEW  ewma // |ln(measured/predicted)|
 	runMs  ewma
 	coldMs ewma // cost of a start that was not warm
 	rate   float64
+	gapMs  ewma // between arrivals
 	lastAt time.Time
+
+	warmFails int       // prewarmings that failed in a row
+	warmAt    time.Time // not tried again before
 }
 
 func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
@@ -277,10 +295,11 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 		spec := ev.Functions[i]
 		f := z.fns[spec.ID()]
 		if f == nil {
-			f = &function{id: spec.ID(), errEW: ewma{w: .1, v: .2}, runMs: ewma{w: .1}, coldMs: ewma{w: .2}}
+			f = &function{id: spec.ID(), errEW: ewma{w: .1, v: .2}, runMs: ewma{w: .1}, coldMs: ewma{w: .2}, gapMs: ewma{w: .1}}
 			z.fns[f.id] = f
 		}
 		if f.spec == nil || f.spec.Version < spec.Version {
+			changed := f.spec == nil || !f.spec.Needs.Equal(&spec.Needs)
 			delete(z.byKey, f.key)
 			old := f.h
 			f.spec, f.key = &spec, spec.Key()
@@ -289,6 +308,14 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 			if old != nil {
 				z.release(old)
 			}
+			if changed {
+				z.meetAll(f)
+				for i := range f.queues {
+					z.redo = append(z.redo, f.queues[i].calls...)
+				}
+			}
+			f.warmAt, f.warmFails = time.Time{}, 0
+			z.ask(f.id, spec.MinWarm)
 		}
 	}
 	for _, id := range ev.Deleted {
@@ -297,6 +324,7 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 			z.release(f.h)
 		}
 		delete(z.fns, id)
+		z.ask(id, 0)
 		for i := 0; i < len(z.waiting); {
 			c := z.waiting[i]
 			if c.fn.id != id {

@@ -65,12 +65,16 @@ func (b *bed) step(ev *Event) []Action {
 
 // node reports a node with slots and warm sandboxes of f.
 func (b *bed) node(name string, slots, warm int, objects ...api.Object) []Action {
+	return b.step(&Event{Kind: EvHeartbeat, Heartbeat: b.report(name, slots, warm, objects...)})
+}
+
+func (b *bed) report(name string, slots, warm int, objects ...api.Object) *wire.Heartbeat {
 	b.boot[name]++
 	hb := &wire.Heartbeat{Zone: "z", Node: name, Boot: 1, Epoch: b.z.Epoch(), Slots: slots, MemMB: 1000, MemUsedMB: warm * 100, Objects: objects}
 	if warm > 0 {
 		hb.Sandboxes = []wire.SandboxReport{{Function: "t/f@1", State: api.SandboxPrepared, Idle: warm, MemoryMB: 100}, {Function: "t/deadline@1", State: api.SandboxPrepared, Idle: warm, MemoryMB: 100}}
 	}
-	return b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+	return hb
 }
 
 func (b *bed) invoke(id, fn string, change ...func(*api.Invocation)) []Action {

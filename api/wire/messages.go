@@ -27,6 +27,8 @@ type Run struct {
 	// Prewarm: bring up a sandbox and run nothing. It goes over a subject of its own, so that a node that does not know it
 	// cannot take it for a call.
 	Prewarm bool `msgpack:"pw,omitempty"`
+	// KeepMs is how long the sandbox is worth keeping once it is idle; the node may drop it earlier. 0: as long as it likes.
+	KeepMs int64 `msgpack:"ka,omitempty"`
 }
 
 // SandboxReport is what a node holds of one function version.
@@ -93,15 +95,19 @@ type Heartbeat struct {
 	LinkMbps  float64 `msgpack:"l" json:"link_mbps"`
 	Class     uint8   `msgpack:"c" json:"class"`
 	// ClassName is what Class was made of.
-	ClassName    string          `msgpack:"cn,omitempty" json:"class_name,omitempty"`
-	PricePerHour float64         `msgpack:"ph,omitempty" json:"price_per_hour,omitempty"`
-	EnergyClass  uint8           `msgpack:"ec,omitempty" json:"energy_class,omitempty"`
-	Isolation    string          `msgpack:"is" json:"isolation"`
-	Draining     bool            `msgpack:"d" json:"draining"`
-	Unacked      int             `msgpack:"u" json:"unacked"`
-	Running      []RunningReport `msgpack:"r" json:"-"`
-	Sandboxes    []SandboxReport `msgpack:"sb" json:"sandboxes"`
-	Objects      []api.Object    `msgpack:"o" json:"objects"`
+	ClassName    string  `msgpack:"cn,omitempty" json:"class_name,omitempty"`
+	PricePerHour float64 `msgpack:"ph,omitempty" json:"price_per_hour,omitempty"`
+	EnergyClass  uint8   `msgpack:"ec,omitempty" json:"energy_class,omitempty"`
+	// Labels are what functions may need of the node. A zone takes a node whose labels are not valid for one that has none.
+	Labels api.Labels `msgpack:"lb,omitempty" json:"labels,omitzero"`
+	// UptimeMs is the age of the node's process; 0, from older nodes, is not known.
+	UptimeMs  int64           `msgpack:"up,omitempty" json:"uptime_ms,omitempty"`
+	Isolation string          `msgpack:"is" json:"isolation"`
+	Draining  bool            `msgpack:"d" json:"draining"`
+	Unacked   int             `msgpack:"u" json:"unacked"`
+	Running   []RunningReport `msgpack:"r" json:"-"`
+	Sandboxes []SandboxReport `msgpack:"sb" json:"sandboxes"`
+	Objects   []api.Object    `msgpack:"o" json:"objects"`
 	// Counters since boot.
 	CacheBytes int64 `msgpack:"cb" json:"cache_bytes"`
 	// CacheMax is what CacheBytes may come to; 0 from older nodes.

@@ -28,6 +28,8 @@ func messages() []any {
 		&Reply{Code: api.CodeExists, Message: "m", Version: 1, Revision: 2}, &CatalogPull{Since: 1, Zone: "z"},
 		&CatalogChanges{Rev: 1, More: true, Functions: []api.Function{{Tenant: "t", Name: "f"}}, Deleted: []string{"t/g"}},
 		&LogsPull{Function: "t/f", Last: 3}, &Logs{Lines: []LogLine{{ID: "i", Node: "n", UnixMs: 1, Text: "x"}}},
+		&Heartbeat{Zone: "z", Node: "n", Labels: api.Labels{Arch: "arm64", Accelerator: "gpu-a100", Tags: []string{"ssd"}}, UptimeMs: 5},
+		&Run{Fn: api.Function{Tenant: "t", Name: "f", Needs: api.Labels{Arch: "arm64"}, MinWarm: 2}, KeepMs: 10_000},
 	}
 }
 

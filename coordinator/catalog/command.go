@@ -263,5 +263,9 @@ func functionBytes(f *api.Function) int {
 	for _, k := range sortedKeys(f.Env) {
 		n += len(k) + len(f.Env[k]) + 4
 	}
+	n += len(f.Needs.Arch) + len(f.Needs.Accelerator)
+	for _, t := range f.Needs.Tags {
+		n += len(t) + 2
+	}
 	return n
 }

@@ -47,7 +47,7 @@ func (c *Catalog) putFunction(index uint64, f *api.Function) Result {
 	}
 	added := *f
 	added.Version = old.Last + 1
-	added.Env = maps.Clone(f.Env)
+	added.Env, added.Needs = maps.Clone(f.Env), f.Needs.Clone()
 	next := &FunctionVersions{Tenant: f.Tenant, Name: f.Name, Last: added.Version}
 	keep := old.Versions[max(0, len(old.Versions)+1-KeepVersions):]
 	next.Versions = append(slices.Clone(keep), added)

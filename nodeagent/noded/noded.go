@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -41,7 +42,9 @@ type Config struct {
 
 // DefaultConfig has everything but names and folder.
 func DefaultConfig() Config {
-	return Config{Heartbeat: 500 * time.Millisecond, Node: nodeagent.DefaultConfig(), FetchTimeout: 2 * time.Minute, DrainTimeout: 20 * time.Second}
+	node := nodeagent.DefaultConfig()
+	node.Arch = runtime.GOARCH
+	return Config{Heartbeat: 500 * time.Millisecond, Node: node, FetchTimeout: 2 * time.Minute, DrainTimeout: 20 * time.Second}
 }
 
 // Validate reports all faults.

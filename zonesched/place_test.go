@@ -1,0 +1,427 @@
+package zonesched
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/api/wire"
+)
+
+// machine is a node as the properties' world knows it.
+type machine struct {
+	name     string
+	labels   api.Labels
+	slots    int
+	memMB    int
+	boot     uint64
+	booted   time.Time
+	down     bool
+	draining bool
+	runs     map[string]*wire.Run
+	idle     map[string]int
+	seen     uint64
+}
+
+// places is a world in which nodes with labels come, go, drain and restart, while functions with needs are deployed and called.
+type places struct {
+	t     *rapid.T
+	z     *Zone
+	now   time.Time
+	nodes []*machine
+	calls int
+	gens  map[string]uint32
+}
+
+var (
+	someLabels = []api.Labels{{}, {Arch: "amd64"}, {Arch: "arm64"}, {Arch: "amd64", Accelerator: "gpu-a100"}, {Arch: "amd64", Tags: []string{"ssd"}}, {Arch: "arm64", Accelerator: "gpu-t4", Tags: []string{"eu", "ssd"}}}
+	someNeeds  = []api.Labels{{}, {}, {Arch: "arm64"}, {Accelerator: "gpu"}, {Accelerator: "gpu-a100"}, {Tags: []string{"ssd"}}, {Arch: "riscv64"}}
+)
+
+func (p *places) machine() *machine {
+	return p.nodes[rapid.IntRange(0, len(p.nodes)-1).Draw(p.t, "node")]
+}
+
+func (p *places) boot(m *machine) {
+	m.boot++
+	m.down, m.draining, m.booted, m.seen = false, false, p.now, 0
+	m.labels, m.slots = rapid.SampledFrom(someLabels).Draw(p.t, "labels"), rapid.IntRange(1, 6).Draw(p.t, "slots")
+	m.runs, m.idle = map[string]*wire.Run{}, map[string]int{}
+}
+
+func (p *places) boxes(m *machine) (out []wire.SandboxReport) {
+	busy := map[string]int{}
+	for _, r := range m.runs {
+		busy[r.Fn.Key()]++
+	}
+	for _, key := range p.keys(m) {
+		out = append(out, wire.SandboxReport{Function: key, State: api.SandboxPrepared, Idle: m.idle[key], Busy: busy[key], MemoryMB: 100})
+	}
+	return out
+}
+
+func (p *places) keys(m *machine) []string {
+	all := map[string]bool{}
+	for key := range m.idle {
+		all[key] = true
+	}
+	for _, r := range m.runs {
+		all[r.Fn.Key()] = true
+	}
+	return sortedKeys(all)
+}
+
+func (m *machine) mem() int {
+	n := len(m.runs)
+	for _, idle := range m.idle {
+		n += idle
+	}
+	return 100 * n
+}
+
+func (p *places) report(m *machine) {
+	if m.down {
+		return
+	}
+	hb := &wire.Heartbeat{
+		Zone: "z", Node: m.name, Boot: m.boot, Epoch: p.z.Epoch(), SeenSeq: m.seen, Slots: m.slots, MemMB: m.memMB, MemUsedMB: m.mem(), Labels: m.labels,
+		Draining: m.draining, UptimeMs: max(p.now.Sub(m.booted).Milliseconds(), 1), Sandboxes: p.boxes(m),
+	}
+	for _, id := range sortedKeys(m.runs) {
+		hb.Running = append(hb.Running, wire.RunningReport{ID: id, Function: m.runs[id].Fn.Key()})
+	}
+	p.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+}
+
+// finish ends one run of a node, in whatever way.
+func (p *places) finish(m *machine) {
+	if m.down || len(m.runs) == 0 {
+		return
+	}
+	id := rapid.SampledFrom(sortedKeys(m.runs)).Draw(p.t, "run")
+	r := m.runs[id]
+	delete(m.runs, id)
+	c := &wire.Completion{Node: m.name, Boot: m.boot, ID: id, Epoch: r.Epoch, Attempt: r.Call.Attempt, RunMs: 10, InitMs: 5}
+	if c.Outcome = rapid.SampledFrom([]api.Outcome{api.OutcomeOK, api.OutcomeOK, api.OutcomeCrash}).Draw(p.t, "outcome"); c.Outcome == api.OutcomeOK {
+		m.idle[r.Fn.Key()]++
+	} else {
+		c.Code = api.CodeFunction
+	}
+	c.Sandboxes, c.MemUsedMB = p.boxes(m), m.mem()
+	p.step(&Event{Kind: EvCompletion, Completion: c})
+}
+
+// take is a dispatch that reaches its node: it is refused when the node is gone, drains or has no room.
+func (p *places) take(m *machine, r *wire.Run) {
+	if m.down {
+		return
+	}
+	m.seen = max(m.seen, r.Seq)
+	key := r.Fn.Key()
+	code := api.CodeOK
+	switch {
+	case m.draining:
+		code = api.CodeUnavailable
+	case len(m.runs) >= m.slots:
+		code = api.CodeOverloaded
+	case m.idle[key] > 0 && !r.Prewarm:
+		m.idle[key]--
+	default:
+		for _, k := range sortedKeys(m.idle) {
+			for m.idle[k] > 0 && m.mem()+100 > m.memMB {
+				m.idle[k]--
+			}
+		}
+		if m.mem()+100 > m.memMB {
+			code = api.CodeOverloaded
+		}
+	}
+	if code != api.CodeOK {
+		p.step(&Event{Kind: EvCompletion, Completion: &wire.Completion{Node: m.name, Boot: m.boot, ID: r.Call.ID, Epoch: r.Epoch, Attempt: r.Call.Attempt, Outcome: api.OutcomeRefused, Code: code, MemUsedMB: m.mem()}})
+		return
+	}
+	m.runs[r.Call.ID] = r
+}
+
+func (p *places) step(ev *Event) {
+	acts := p.z.Step(p.now, ev, nil)
+	if err := p.z.Check(); err != nil {
+		p.t.Fatalf("after %s: %v", ev, err)
+	}
+	warmed, called := map[*profile]bool{}, map[*profile]bool{}
+	for i := range acts {
+		a := &acts[i]
+		switch a.Kind {
+		case ActWake:
+			p.gens[a.ID] = a.Gen
+		case ActRun:
+			n := p.z.byName[a.Node]
+			if !n.labels.Meet(&a.Run.Fn.Needs) {
+				p.t.Fatalf("%s: %s that needs %s went to a node with %s", ev, a.ID, &a.Run.Fn.Needs, &n.labels)
+			}
+			if n.draining || !n.live {
+				p.t.Fatalf("%s: %s went to %s, which drains or is lost", ev, a.ID, a.Node)
+			}
+			if a.Run.Prewarm {
+				warmed[n.profile] = true
+			} else {
+				called[n.profile] = true
+			}
+		}
+	}
+	if ev.Kind == EvTick {
+		for q := range warmed {
+			if s := q.sums; !called[q] && s.warming > s.free {
+				p.t.Fatalf("of %d free slots prewarmings took more than half: %d are left", s.free+s.warming, s.free)
+			}
+		}
+	}
+	for _, n := range p.z.nodes {
+		if n.slow && n.live {
+			most := 1 + float64(n.total-1)*float64(p.now.Sub(n.born))/float64(p.z.cfg.SlowStart)
+			if float64(n.slots) > most || n.slots < 1 {
+				p.t.Fatalf("%s: a node of %v offers %d of %d slots", ev, p.now.Sub(n.born), n.slots, n.total)
+			}
+		}
+	}
+	for i := range acts {
+		if a := &acts[i]; a.Kind == ActRun {
+			for _, m := range p.nodes {
+				if m.name == a.Node && rapid.IntRange(0, 20).Draw(p.t, "lost") > 0 {
+					p.take(m, a.Run)
+				}
+			}
+		}
+	}
+}
+
+func (p *places) deploy(k int, version uint64) {
+	f := api.Function{Tenant: "t", Name: fmt.Sprint("f", k), Version: version, Runtime: api.RuntimeProcess, Artifact: strings.Repeat("a", 64), ArtifactBytes: 1, MemoryMB: 100, Timeout: 10 * time.Second}
+	f.Needs, f.MinWarm = rapid.SampledFrom(someNeeds).Draw(p.t, "needs"), rapid.SampledFrom([]int{0, 0, 1, 4}).Draw(p.t, "min_warm")
+	p.step(&Event{Kind: EvFunctions, Functions: []api.Function{f}})
+}
+
+// Properties: wherever nodes and functions come and go, a call or prewarming goes only to a node in service that has what the
+// function needs; a node that starts slowly never offers more than its age allows; prewarmings leave half of the free
+// slots; and the indices are exact after each step.
+func TestPlacesAreKept(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		cfg := DefaultConfig()
+		cfg.Zone, cfg.Seed = "z", rapid.Uint64().Draw(t, "seed")
+		cfg.Candidates = rapid.SampledFrom([]int{2, 4, 32}).Draw(t, "candidates")
+		cfg.Policy = rapid.SampledFrom([]string{"rubato", "least-loaded", "random", "ch-rlu", "openwhisk"}).Draw(t, "policy")
+		z, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &places{t: t, z: z, now: t0, gens: map[string]uint32{}}
+		p.step(&Event{Kind: EvLead, Epoch: api.Epoch{Generation: 1, Revision: 5}})
+		p.step(&Event{Kind: EvModel, Predictor: times{1.5}})
+		for i := range rapid.IntRange(1, 12).Draw(t, "nodes") {
+			m := &machine{name: fmt.Sprint("n", i), memMB: rapid.SampledFrom([]int{200, 600}).Draw(t, "memory")}
+			p.nodes = append(p.nodes, m)
+			p.boot(m)
+		}
+		const functions = 4
+		for k := range functions {
+			p.deploy(k, 1)
+		}
+		version := uint64(1)
+		for range rapid.IntRange(10, 150).Draw(t, "steps") {
+			p.now = p.now.Add(time.Duration(rapid.IntRange(0, 1200).Draw(t, "ms")) * time.Millisecond)
+			switch rapid.IntRange(0, 9).Draw(t, "what") {
+			case 0, 1:
+				for _, m := range p.nodes {
+					p.report(m)
+				}
+				p.step(&Event{Kind: EvTick})
+			case 2, 3, 4:
+				p.calls++
+				p.step(&Event{Kind: EvArrive, Call: &api.Invocation{ID: fmt.Sprint("c", p.calls), Tenant: "t", Function: fmt.Sprint("f", rapid.IntRange(0, functions-1).Draw(t, "fn"))}})
+			case 5, 6:
+				p.finish(p.machine())
+			case 7:
+				if ids := sortedKeys(p.gens); len(ids) > 0 {
+					id := rapid.SampledFrom(ids).Draw(t, "wake")
+					p.step(&Event{Kind: EvWake, ID: id, Gen: p.gens[id]})
+				}
+			case 8:
+				switch m := p.machine(); rapid.IntRange(0, 2).Draw(t, "fate") {
+				case 0:
+					m.down = true
+				case 1:
+					p.boot(m)
+					p.report(m)
+				case 2:
+					m.draining = true
+					p.report(m)
+				}
+			case 9:
+				if rapid.Bool().Draw(t, "delete") {
+					p.step(&Event{Kind: EvFunctions, Deleted: []string{fmt.Sprint("t/f", rapid.IntRange(0, functions-1).Draw(t, "fn"))}})
+				} else {
+					version++
+					p.deploy(rapid.IntRange(0, functions-1).Draw(t, "fn"), version)
+				}
+			}
+		}
+	})
+}
+
+// wide is a zone of n nodes without an accelerator and three with one.
+func wide(t *testing.T, n int) *bed {
+	b := newBed(t, nil)
+	f, _ := b.z.Function("t/f")
+	f.Name, f.Needs = "g", api.Labels{Accelerator: "gpu"}
+	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{f}})
+	for i := range n + 3 {
+		hb := b.report(fmt.Sprintf("n%05d", i), 4, i%2)
+		if (i+1)%(n/3) == 0 {
+			hb.Labels.Accelerator = "gpu-a100"
+		}
+		b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+	}
+	return b
+}
+
+// In a zone of many nodes a function finds the few that it fits, all of them, without allocating.
+func TestFewNodesOfManyAreFound(t *testing.T) {
+	b := wide(t, 3000)
+	inv := &api.Invocation{ID: "i", Tenant: "t", Function: "g"}
+	if allocs := testing.AllocsPerRun(100, func() { b.z.Consider(b.now, inv) }); allocs > 0 {
+		t.Errorf("%v allocations", allocs)
+	}
+	used := map[string]int{}
+	for i := range 12 {
+		id := fmt.Sprint("g", i)
+		b.invoke(id, "g")
+		used[find(b.acts, ActRun, id).Node]++
+	}
+	if len(used) != 3 {
+		t.Errorf("12 calls for 12 slots went to %v", used)
+	}
+	b.invoke("waits", "g")
+	b.ran("waits", "")
+	if len(b.z.cands) < 3 {
+		t.Errorf("with all slots taken %d candidates are left, want all three nodes", len(b.z.cands))
+	}
+	if err := b.z.Check(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Labels are bounded, and what is beyond the bound is a node without labels.
+func TestProfilesAreBounded(t *testing.T) {
+	b := newBed(t, nil)
+	f, _ := b.z.Function("t/f")
+	f.Name, f.Needs = "g", api.Labels{Tags: []string{"last"}}
+	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{f}})
+	label := func(node, tag string) {
+		hb := b.report(node, 1, 0)
+		hb.Labels.Tags = []string{tag}
+		b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+	}
+	for i := range maxProfiles + 5 {
+		label(fmt.Sprint("n", i), fmt.Sprint("t", i))
+	}
+	label("late", "last")
+	if len(b.z.profiles) != maxProfiles || b.z.byName["late"].profile.id != 0 {
+		t.Fatalf("%d profiles, the last node in %d", len(b.z.profiles), b.z.byName["late"].profile.id)
+	}
+	b.invoke("g1", "g")
+	b.answered("g1", api.CodeUnavailable)
+	label("n7", "t8") // that leaves a profile without a node
+	label("late", "")
+	if b.z.byName["late"].profile.id != 0 {
+		t.Error("a tag that is no name counted")
+	}
+	label("late", "last")
+	b.invoke("g2", "g")
+	b.ran("g2", "late")
+	if err := b.z.Check(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestKeepAlive(t *testing.T) {
+	for _, c := range []struct {
+		cold, gap float64 // ms; 0: not known
+		minWarm   int
+		want      time.Duration
+	}{
+		{0, 100, 0, 0},
+		{1000, 0, 0, 100 * time.Second},
+		{1000, 200_000, 0, 100 * time.Second}, // the next call is beyond it anyway
+		{1000, 60_000, 0, 240 * time.Second},
+		{1000, 10_000, 0, 100 * time.Second},
+		{1, 0, 0, 10 * time.Second},
+		{1e6, 5e6, 0, time.Hour},
+		{1, 0, 1, time.Hour},
+	} {
+		f := &function{spec: &api.Function{MinWarm: c.minWarm}, coldMs: ewma{w: .2}, gapMs: ewma{w: .1}}
+		if c.cold > 0 {
+			f.coldMs.add(c.cold)
+		}
+		if c.gap > 0 {
+			f.gapMs.add(c.gap)
+		}
+		if got := time.Duration(f.keepMs()) * time.Millisecond; got != c.want {
+			t.Errorf("cold start %v ms, gap %v ms, min_warm %d: kept for %v, want %v", c.cold, c.gap, c.minWarm, got, c.want)
+		}
+	}
+	b := newBed(t, nil)
+	b.node("a", 1, 0)
+	b.invoke("i1", "f")
+	if r := find(b.acts, ActRun, "i1").Run; r.KeepMs != 0 {
+		t.Errorf("nothing is known, but the node was told %d ms", r.KeepMs)
+	}
+	b.done("i1", "a", func(c *wire.Completion) { c.Start, c.InitMs = api.SandboxNone, 300 })
+	b.after(time.Minute)
+	b.node("a", 1, 1)
+	b.invoke("i2", "f")
+	if r := find(b.acts, ActRun, "i2").Run; r.KeepMs != 30_000 {
+		t.Errorf("a cold start takes 300 ms: told to keep for %d ms, want 30000", r.KeepMs)
+	}
+}
+
+func TestWishedSandboxesAreBroughtUp(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 8, 0)
+	b.node("b", 8, 0)
+	b.step(&Event{Kind: EvPrewarm, ID: "t/f", Count: 5})
+	on := map[string]int{}
+	for i := range b.acts {
+		if a := &b.acts[i]; a.Kind == ActRun {
+			on[a.Node]++
+		}
+	}
+	if on["a"]+on["b"] != 5 || min(on["a"], on["b"]) != 2 {
+		t.Errorf("five sandboxes went to %v", on)
+	}
+	if b.step(&Event{Kind: EvPrewarm, ID: "t/none", Count: 5}); len(b.acts) != 0 {
+		t.Errorf("for a function that is not known: %v", text(b.acts))
+	}
+}
+
+// A pick among three nodes of ten thousand costs no more than one among all.
+func BenchmarkConstrainedPick(b *testing.B) {
+	bed := wide(&testing.T{}, 10_000)
+	perOp := map[string]float64{}
+	for _, fn := range []string{"f", "g"} {
+		b.Run(map[string]string{"f": "any", "g": "gpu"}[fn], func(b *testing.B) {
+			inv := &api.Invocation{ID: "i", Tenant: "t", Function: fn}
+			b.ReportAllocs()
+			for b.Loop() {
+				bed.z.Consider(bed.now, inv)
+			}
+			perOp[fn] = float64(b.Elapsed()) / float64(b.N)
+			if fn == "g" {
+				b.ReportMetric(perOp["g"]/perOp["f"], "of-any")
+			}
+		})
+	}
+}
