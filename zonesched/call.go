@@ -46,6 +46,7 @@ type call struct {
 	queueMs  float64
 	noFwd    bool // may not be forwarded (again)
 	judged   bool // whether it can be in time was looked at
+	shadowed bool // it is counted among those beside which the rule was asked
 
 	// While running.
 	node       *node

@@ -25,7 +25,7 @@ func (z *Zone) decide(now time.Time, c *call, out []Action) []Action {
 	z.unreserve(c)
 	z.gather(now, c, hope)
 	z.pc = z.policyCall(now, c, hope)
-	ch := z.rule.Decide(&z.pc, z.cands, z.rng)
+	ch := z.choose(c)
 	c.account(now)
 	if !c.judged {
 		c.judged = true
@@ -388,7 +388,7 @@ func (z *Zone) slotFreed(now time.Time, n *node, out []Action) []Action {
 		c.account(now)
 		ch := policy.Choice{Verb: policy.Run, Clause: policy.ClauseFreed, Take: 0, Now: 0, Propensity: 1}
 		pc := z.policyCall(now, c, c.hope)
-		z.cands = append(z.cands[:0], k)
+		z.cands, z.shadowed = append(z.cands[:0], k), false
 		z.remember(now, c, &pc, &ch)
 		out = z.dispatch(now, c, &k, policy.ClauseFreed, 1, out)
 	}

@@ -38,7 +38,8 @@ const (
 	EvShares
 	// EvGrant: another zone grants us room. Grant.
 	EvGrant
-	// EvPolicy: an operator chose another rule. PolicyName, PolicyConfig.
+	// EvPolicy: an operator's settings changed; these are all of them. PolicyName, PolicyConfig, Mode (zero: the
+	// configuration's), Modes.
 	EvPolicy
 )
 
@@ -68,6 +69,8 @@ type Event struct {
 
 	PolicyName   string
 	PolicyConfig policy.Config
+	Mode         Mode
+	Modes        map[string]Mode // by "tenant/name"
 }
 
 func (e *Event) String() string {
@@ -95,7 +98,7 @@ func (e *Event) String() string {
 	case EvGrant:
 		return fmt.Sprintf("%s from %s slots=%d", name, e.Grant.From, e.Grant.Slots)
 	case EvPolicy:
-		return fmt.Sprintf("%s %s", name, e.PolicyName)
+		return fmt.Sprintf("%s %s mode=%q functions=%d", name, e.PolicyName, e.Mode, len(e.Modes))
 	}
 	return name
 }

@@ -38,8 +38,10 @@ type Decision struct {
 	Kind         string      `json:"kind"`
 	Clause       string      `json:"clause"`
 	Policy       string      `json:"policy"`
-	Now          int         `json:"now"`  // index of the best candidate that could start at once, -1 none
-	Best         int         `json:"best"` // index of the one taken or hoped for, -1 none
+	Mode         string      `json:"mode"`            // how far the rule acted
+	Shadow       Shadow      `json:"shadow,omitzero"` // what the rule would have done where the fallback decided
+	Now          int         `json:"now"`             // index of the best candidate that could start at once, -1 none
+	Best         int         `json:"best"`            // index of the one taken or hoped for, -1 none
 	Candidates   []Candidate `json:"candidates"`
 	ThresholdMs  float64     `json:"threshold_ms"`
 	DeadlineMs   float64     `json:"deadline_ms"` // remaining when deciding, -1 none
@@ -53,6 +55,15 @@ type Decision struct {
 	ExecMs       float64     `json:"exec_ms"`
 	TotalMs      float64     `json:"total_ms"`
 	Timing       wire.Timing `json:"timing"`
+}
+
+// Shadow is what the rule would have done.
+type Shadow struct {
+	Kind        string  `json:"kind"` // run, delayed or queued
+	Clause      string  `json:"clause"`
+	Node        string  `json:"node,omitempty"` // that it would have taken, or hoped for
+	CostMs      float64 `json:"cost_ms"`        // predicted there
+	ThresholdMs float64 `json:"threshold_ms"`
 }
 
 // ring keeps the last decisions, one slot per call.
@@ -106,10 +117,16 @@ func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choi
 	if d.Kind == api.DecisionDelayed.String() {
 		return
 	}
-	d.Function, d.Version, d.At, d.Policy = c.fn.id, c.fn.spec.Version, now, z.rule.Name()
+	d.Function, d.Version, d.At, d.Policy, d.Mode = c.fn.id, c.fn.spec.Version, now, z.rule.Name(), z.modeOf(c.fn).String()
+	if !z.ruled(c, z.modeOf(c.fn)) {
+		d.Policy = z.fallback.Name()
+	}
+	if z.shadowed {
+		d.Shadow = z.shadowOf()
+	}
 	d.Clause, d.ThresholdMs, d.WaitedMs, d.Propensity = ch.Clause.String(), ch.ThresholdMs, pc.WaitedMs, ch.Propensity
 	d.DeadlineMs = finite(pc.DeadlineMs)
-	d.Kind = [...]api.DecisionKind{policy.Run: c.kind, policy.Delay: api.DecisionDelayed, policy.Queue: api.DecisionQueued}[ch.Verb].String()
+	d.Kind = kindOf(ch.Verb, c.kind).String()
 	if z.pred != nil {
 		d.ModelVersion = z.pred.Version()
 	}
@@ -131,6 +148,19 @@ func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choi
 			EvictMs: k.EvictMs, CostMs: k.CostMs(), Sandbox: k.Sandbox.String(), Missing: k.MissingBytes, Estimate: k.Est.Source.String(),
 		})
 	}
+}
+
+// kindOf is the kind of a decision; a call that runs stays what it was.
+func kindOf(v policy.Verb, was api.DecisionKind) api.DecisionKind {
+	return [...]api.DecisionKind{policy.Run: was, policy.Delay: api.DecisionDelayed, policy.Queue: api.DecisionQueued}[v]
+}
+
+func (z *Zone) shadowOf() Shadow {
+	s := Shadow{Kind: kindOf(z.shadow.Verb, api.DecisionRun).String(), Clause: z.shadow.Clause.String(), ThresholdMs: z.shadow.ThresholdMs}
+	if k := z.shadow.Take; k >= 0 {
+		s.Node, s.CostMs = z.nodes[z.cands[k].Node].name, z.cands[k].CostMs()
+	}
+	return s
 }
 
 // Decision returns a copy of the record of a call.
@@ -203,6 +233,14 @@ func (d *Decision) Explain() string {
 		}
 	default:
 		fmt.Fprintf(&b, "No node could take it: it queued; clause %s.\n", d.Clause)
+	}
+	if d.Mode != ModeOn {
+		fmt.Fprintf(&b, "The rule's mode is %s: %s decided.\n", d.Mode, d.Policy)
+	}
+	if s := d.Shadow; s.Kind != "" {
+		fmt.Fprintf(&b, "The rule %s %s, for a cost of %.1f ms; clause %s.\n", map[string]string{
+			"run": "would have run it at once on", "delayed": "would have held it back for", "queued": "would have let it queue for",
+		}[s.Kind], orDash(s.Node), s.CostMs, s.Clause)
 	}
 	if d.DeadlineMs >= 0 {
 		fmt.Fprintf(&b, "Its deadline was %.0f ms away.\n", d.DeadlineMs)

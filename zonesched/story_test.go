@@ -3,6 +3,7 @@ package zonesched
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,11 +23,13 @@ var update = flag.Bool("update", false, "rewrite the expected transcripts")
 //	call ID fn [async] [budget=100]
 //	done ID N, refuse ID N  a completion
 //	wake ID                 the last wake asked for
+//	mode KIND [t/fn]        an operator's setting
 //	tick, cancel ID, explain ID
 type player struct {
 	*bed
-	gens map[string]uint32
-	out  strings.Builder
+	gens  map[string]uint32
+	modes map[string]Mode
+	out   strings.Builder
 }
 
 func (p *player) tell(acts []Action) {
@@ -80,6 +83,15 @@ func (p *player) line(line string) {
 		}))
 	case "wake":
 		p.tell(p.step(&Event{Kind: EvWake, ID: w[1], Gen: p.gens[w[1]]}))
+	case "mode":
+		m, err := ParseMode(w[1])
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		if len(w) > 2 {
+			p.modes[w[2]], m = m, p.z.mode
+		}
+		p.tell(p.step(&Event{Kind: EvPolicy, PolicyName: p.z.cfg.Policy, PolicyConfig: p.z.cfg.PolicyConfig, Mode: m, Modes: maps.Clone(p.modes)}))
 	case "tick":
 		p.tell(p.step(&Event{Kind: EvTick}))
 	case "cancel":
@@ -106,7 +118,7 @@ func TestStories(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := &player{bed: newBed(t, nil), gens: map[string]uint32{}}
+			p := &player{bed: newBed(t, nil), gens: map[string]uint32{}, modes: map[string]Mode{}}
 			for _, line := range strings.Split(strings.TrimSpace(string(src)), "\n") {
 				p.line(line)
 			}

@@ -173,7 +173,8 @@ type Policy interface {
 	Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice
 	// Admit says whether a waiting call may take a slot that just became free (cand), and with what precedence:
 	// among admitted calls the largest index goes first. elsewhereMs is the call's predicted finish where it now
-	// hopes to run, execBestMs its predicted execution there.
+	// hopes to run, execBestMs its predicted execution there. The index counts for a call that is not admitted too: another
+	// rule may have admitted it.
 	Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64) (ok bool, index float64)
 }
 
@@ -189,6 +190,15 @@ var names = []string{
 	"rubato", "round-robin", "least-loaded", "fixed-delay", "fixed-delay-matched", "random", "power-of-two", "ch-rlu", "openwhisk",
 	"hiku", "hermod", "cidre", "metronome", "averages",
 }
+
+// workConserving are the policies that never leave a slot free beside a waiting call.
+var workConserving = []string{"least-loaded", "round-robin", "random", "power-of-two", "hiku"}
+
+// WorkConservingNames lists the policies that never let a call wait beside a free slot.
+func WorkConservingNames() []string { return slices.Clone(workConserving) }
+
+// WorkConserving reports whether the named policy is one of them.
+func WorkConserving(name string) bool { return slices.Contains(workConserving, name) }
 
 // Names lists the policies that New makes.
 func Names() []string { return slices.Clone(names) }
