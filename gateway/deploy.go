@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -30,6 +31,8 @@ type functionView struct {
 	Version uint64 `json:"version"`
 	deployment
 	ArtifactBytes int64 `json:"artifact_bytes"`
+	// Mode is how far the zone's rule acts for the function, if an operator said so.
+	Mode string `json:"mode,omitempty"`
 }
 
 func view(f *api.Function) functionView {
@@ -101,10 +104,18 @@ func requestID(r *http.Request, c caller) (string, error) {
 	return "k:" + k, nil
 }
 
-func (g *Gateway) listFunctions(w http.ResponseWriter, _ *http.Request, c caller) error {
+func (g *Gateway) listFunctions(w http.ResponseWriter, r *http.Request, c caller) error {
 	out := []functionView{}
+	modes := map[string]string{}
+	if raw, err := g.deps.Zone.Query(r.Context(), "modes", ""); err == nil { // functions are listed without a leader too
+		if err := json.Unmarshal(raw, &modes); err != nil {
+			return err
+		}
+	}
 	for _, f := range g.deps.Zone.Functions(c.tenant) {
-		out = append(out, view(&f))
+		v := view(&f)
+		v.Mode = modes[f.ID()]
+		out = append(out, v)
 	}
 	return writeJSON(w, http.StatusOK, out)
 }

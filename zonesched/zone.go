@@ -324,6 +324,9 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 	return out
 }
 
+// HashOf is a hash of s that is the same everywhere and always; 0 for the empty string.
+func HashOf(s string) uint64 { return hashOf(s) }
+
 // hashOf is FNV-1a, 0 for the empty string.
 func hashOf(s string) uint64 {
 	if s == "" {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -108,13 +109,13 @@ func newFunctions(g *globals) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return g.show(cmd, fns, "FUNCTION\tVERSION\tRUNTIME\tMEMORY\tTIMEOUT\tDEADLINE\tSIZE", func(row func(...any)) {
+				return g.show(cmd, fns, "FUNCTION\tVERSION\tRUNTIME\tMEMORY\tTIMEOUT\tDEADLINE\tSIZE\tMODE", func(row func(...any)) {
 					for _, f := range fns {
 						deadline := "-"
 						if f.ObjectiveDeadlineMs > 0 {
 							deadline = (time.Duration(f.ObjectiveDeadlineMs) * time.Millisecond).String()
 						}
-						row(f.Name, f.Version, f.Runtime, fmt.Sprintf("%d MB", f.MemoryMB), time.Duration(f.TimeoutMs)*time.Millisecond, deadline, size(f.ArtifactBytes))
+						row(f.Name, f.Version, f.Runtime, fmt.Sprintf("%d MB", f.MemoryMB), time.Duration(f.TimeoutMs)*time.Millisecond, deadline, size(f.ArtifactBytes), cmp.Or(f.Mode, "-"))
 					}
 				})
 			})

@@ -127,7 +127,9 @@ type Daemon struct {
 	leadEnd context.CancelFunc
 	digest  uint64
 	shares  []api.Share
-	drain   bool
+	// settings are the operator's in force here; the catalogue's copy may be behind.
+	settings settings
+	drain    bool
 }
 
 // role is who leads, as this scheduler sees it.
