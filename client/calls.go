@@ -137,6 +137,8 @@ type Function struct {
 	TimeoutMs           int64             `json:"timeout_ms,omitempty"`
 	ObjectiveDeadlineMs int64             `json:"objective_deadline_ms,omitempty"`
 	ObjectiveShare      float64           `json:"objective_share,omitempty"`
+	PriceWeight         float64           `json:"price_weight,omitempty"`
+	MissWeight          float64           `json:"miss_weight,omitempty"`
 	DelayOff            bool              `json:"delay_off,omitempty"`
 	Env                 map[string]string `json:"env,omitempty"`
 	// Mode is how far the zone's rule acts for the function, if an operator said so; not part of a deployment.

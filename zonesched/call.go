@@ -38,7 +38,7 @@ type call struct {
 	hopeFn   *holding // the function whose busy sandbox it hopes for; nil: any slot
 	fallback *node
 	finishAt time.Time // predicted finish at hope
-	execBest float64   // predicted execution there, ms
+	execBest float64   // predicted execution there, ms, with what the owner's weights make of it
 	planned  float64   // the same as the zone's backlog counts it
 	delaying bool      // a free slot is being declined right now
 	since    time.Time // of the present kind of waiting

@@ -97,8 +97,8 @@ func (z *Zone) plan(now time.Time, c *call, ch *policy.Choice, out []Action) []A
 	if ch.Take >= 0 {
 		k := &z.cands[ch.Take]
 		z.reserve(c, z.nodes[k.Node], z.feats[ch.Take].Sandbox == api.SandboxWarm && !k.Free)
-		c.execBest = k.Est.MedianMs()
-		z.planned(c, c.execBest)
+		c.execBest = k.Est.MedianMs() + k.PriceMs + k.MissMs
+		z.planned(c, k.Est.MedianMs())
 		c.finishAt = now.Add(duration(k.CostMs()))
 	}
 	if ch.Now >= 0 {
@@ -166,6 +166,7 @@ func (z *Zone) estimate(now time.Time, c *call) {
 			z.cands[i].UnderWay = true
 		}
 	}
+	z.weigh(now, c)
 }
 
 // startUnderWayMs is what the function's cold starts that run now say of another one: it will take as long as the

@@ -66,6 +66,8 @@ started as a process that speaks the AWS Lambda Runtime API.`,
 	fl.DurationVar(&timeout, "run-timeout", 30*time.Second, "longest execution of a call")
 	fl.DurationVar(&deadline, "deadline", 0, "objective: the time from arrival to answer that calls should meet (0: none)")
 	fl.Float64Var(&f.ObjectiveShare, "share", 0, "objective: the share of calls that should meet it (default .95)")
+	fl.Float64Var(&f.PriceWeight, "price-weight", 0, "objective: milliseconds that one unit of price is worth (nodes have a price per slot and hour)")
+	fl.Float64Var(&f.MissWeight, "miss-weight", 0, "objective: milliseconds that a certain miss of the deadline is worth")
 	fl.BoolVar(&f.DelayOff, "no-delay", false, "never hold a call back for a better node")
 	fl.StringArrayVar(&environ, "env", nil, "NAME=VALUE for the function's environment (repeatable)")
 	return cmd

@@ -29,9 +29,12 @@ type Candidate struct {
 	// LinkMs is the dispatch round trip, without fetching.
 	LinkMs float64
 	// EvictMs prices the sandbox that a new one would push out.
-	EvictMs      float64
-	Sandbox      api.SandboxState
-	MissingBytes int64
+	EvictMs float64
+	// PriceMs is what the owner's price weight makes of the time on this node, MissMs what the miss weight makes of the chance of a
+	// miss there; 0 without weights.
+	PriceMs, MissMs float64
+	Sandbox         api.SandboxState
+	MissingBytes    int64
 	// HasInputs: the call names objects that count for locality.
 	HasInputs bool
 	Running   int
@@ -52,8 +55,11 @@ func (c *Candidate) CostMs() float64 {
 	if c.Affine {
 		exec *= 1 - affinityGain
 	}
-	return c.StartMs + c.LinkMs + exec + c.EvictMs
+	return c.StartMs + c.LinkMs + exec + c.ExtraMs()
 }
+
+// ExtraMs is the part of the cost that the call itself does not wait for.
+func (c *Candidate) ExtraMs() float64 { return c.EvictMs + c.PriceMs + c.MissMs }
 
 // affinityGain is the share of its execution that a call is taken to gain where its caller's hint points.
 const affinityGain = .1
