@@ -54,6 +54,10 @@ type call struct {
 	version    uint64 // of the function that the last dispatch carried
 	attempt    uint8  // dispatches so far; inv belongs to the event and stays as it came
 	missing    int64
+	clause     policy.Clause // of the dispatch
+	ownMs      float64       // predicted of the dispatch: link and execution
+	extraMs    float64       // and what the choice costs beside
+	wager      wager         // what it declined when it was first held back
 	refusals   int
 	losses     int    // executions lost with their nodes
 	rec        uint64 // sequence of its record in the ring
@@ -423,6 +427,7 @@ func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out [
 			f.coldMs.add(m.InitMs)
 		}
 	}
+	z.judge(now, c, m.Outcome)
 	if r := z.ring.at(c.rec); r != nil {
 		r.ExecMs = exec
 	}
@@ -440,6 +445,9 @@ func (z *Zone) policyCall(now time.Time, c *call, hope *node) policy.Call {
 	p := policy.Call{
 		WaitedMs: ms(now.Sub(c.arrived)), DeadlineMs: math.Inf(1), ErrEW: c.fn.errEW.v, DelayOff: c.fn.spec.DelayOff,
 		MarginMs: 2 + z.linkMs.v + 3*z.linkDev.v, Alike: c.fn.alike(), Warming: c.fn.h.warming(), FnHash: c.fn.hash, Affinity: c.affinity, Hope: -1, Load: z.load(),
+	}
+	if must, _ := z.mustRun(c); must {
+		p.DelayOff = true
 	}
 	if c.fn.coldMs.n > 0 {
 		p.ColdMs = c.fn.coldMs.v

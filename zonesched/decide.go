@@ -102,6 +102,9 @@ func (z *Zone) plan(now time.Time, c *call, ch *policy.Choice, out []Action) []A
 		c.finishAt = now.Add(duration(k.CostMs()))
 	}
 	if ch.Now >= 0 {
+		if c.delaying {
+			c.declined(now, &z.cands[ch.Now])
+		}
 		c.fallback = z.nodes[z.cands[ch.Now].Node]
 		if ch.Prewarm {
 			out = z.prewarm(now, c.fn, c.fallback, out)
@@ -272,6 +275,10 @@ func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause poli
 	z.unwait(c)
 	c.state, c.node, c.dispatched, c.delaying = callRunning, n, now, false
 	c.missing, c.version = k.MissingBytes, c.fn.spec.Version
+	c.clause, c.ownMs, c.extraMs = clause, k.LinkMs+k.Est.MedianMs(), k.ExtraMs()
+	if k.Est.Source == api.SourceNone {
+		c.ownMs = 0 // a guess is not a prediction
+	}
 	n.sentSeq++
 	n.sentAt = now
 	fetch := k.MissingBytes

@@ -127,7 +127,12 @@ func (z *Zone) choose(c *call) policy.Choice {
 	m := z.modeOf(c.fn)
 	z.shadowed = false
 	if z.ruled(c, m) {
-		return z.rule.Decide(&z.pc, z.cands, z.rng)
+		ch := z.rule.Decide(&z.pc, z.cands, z.rng)
+		if ch.Verb == policy.Delay || ch.Clause == policy.ClauseDelayOff && !c.fn.spec.DelayOff {
+			_, share := z.mustRun(c)
+			ch.Propensity *= share
+		}
+		return ch
 	}
 	if m.Kind != ModeOff {
 		z.shadow, z.shadowed = z.rule.Decide(&z.pc, z.cands, z.rng), true

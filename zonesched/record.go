@@ -33,17 +33,21 @@ type Candidate struct {
 // Decision is what was decided of one call, and why; the last decision about the call that mattered: a delay is kept
 // when the later dispatch only carried it out.
 type Decision struct {
-	ID           string      `json:"id"`
-	Function     string      `json:"function"`
-	Version      uint64      `json:"version"`
-	At           time.Time   `json:"at"`
-	Kind         string      `json:"kind"`
-	Clause       string      `json:"clause"`
-	Policy       string      `json:"policy"`
-	Mode         string      `json:"mode"`            // how far the rule acted
-	Shadow       Shadow      `json:"shadow,omitzero"` // what the rule would have done where the fallback decided
-	Now          int         `json:"now"`             // index of the best candidate that could start at once, -1 none
-	Best         int         `json:"best"`            // index of the one taken or hoped for, -1 none
+	ID       string    `json:"id"`
+	Function string    `json:"function"`
+	Version  uint64    `json:"version"`
+	At       time.Time `json:"at"`
+	Kind     string    `json:"kind"`
+	Clause   string    `json:"clause"`
+	Policy   string    `json:"policy"`
+	Mode     string    `json:"mode"`            // how far the rule acted
+	Shadow   Shadow    `json:"shadow,omitzero"` // what the rule would have done where the fallback decided
+	// Guarded: waiting was stopped in the zone since it lost. A call that was held back all the same was a probe. Control: it ran at
+	// once, though it might have been held back, to measure what waiting wins.
+	Guarded      bool        `json:"guarded,omitempty"`
+	Control      bool        `json:"control,omitempty"`
+	Now          int         `json:"now"`  // index of the best candidate that could start at once, -1 none
+	Best         int         `json:"best"` // index of the one taken or hoped for, -1 none
 	Candidates   []Candidate `json:"candidates"`
 	ThresholdMs  float64     `json:"threshold_ms"`
 	DeadlineMs   float64     `json:"deadline_ms"` // remaining when deciding, -1 none
@@ -123,6 +127,8 @@ func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choi
 	if !z.ruled(c, z.modeOf(c.fn)) {
 		d.Policy = z.fallback.Name()
 	}
+	d.Guarded = z.guard.stopped && z.guarded()
+	d.Control = !d.Guarded && ch.Clause == policy.ClauseDelayOff && !c.fn.spec.DelayOff
 	if z.shadowed {
 		d.Shadow = z.shadowOf()
 	}
@@ -238,6 +244,14 @@ func (d *Decision) Explain() string {
 	}
 	if d.Mode != ModeOn {
 		fmt.Fprintf(&b, "The rule's mode is %s: %s decided.\n", d.Mode, d.Policy)
+	}
+	switch {
+	case d.Guarded && d.Kind == api.DecisionDelayed.String():
+		fmt.Fprintf(&b, "Waiting was stopped in the zone since it had lost; this call was one of the few that try whether it pays again.\n")
+	case d.Control:
+		fmt.Fprintf(&b, "It was one of the few calls that are not held back, to measure what waiting wins.\n")
+	case d.Guarded:
+		fmt.Fprintf(&b, "Waiting was stopped in the zone since it had lost: no call was held back but for a few that try whether it pays again.\n")
 	}
 	if s := d.Shadow; s.Kind != "" {
 		fmt.Fprintf(&b, "The rule %s %s, for a cost of %.1f ms; clause %s.\n", map[string]string{

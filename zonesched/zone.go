@@ -114,6 +114,7 @@ type Zone struct {
 	mode     Mode            // the operator's for the zone
 	modes    map[string]Mode // and for functions, by "tenant/name"
 	shadow   policy.Choice
+	guard    guard
 	shadowed bool
 	pred     Predictor
 	epoch    api.Epoch
@@ -185,7 +186,7 @@ func New(cfg Config) (*Zone, error) {
 	}
 	n := 2 * cfg.Candidates
 	return &Zone{
-		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule, fallback: fallback,
+		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule, fallback: fallback, guard: newGuard(),
 		fns: map[string]*function{}, byKey: map[string]*function{}, holdings: map[string]*holding{}, objects: map[uint64][]*node{}, prewarms: map[string]*node{}, byName: map[string]*node{}, calls: map[string]*call{}, tenants: map[string]*usage{},
 		grantsIn: map[string]*grantIn{}, given: map[string]*grantOut{}, ring: newRing(cfg.Records),
 		linkMs: ewma{w: .05, v: 1}, linkDev: ewma{w: .05, v: .5}, comeback: ewma{w: .1, v: .5, n: 2},
@@ -264,8 +265,10 @@ type Counters struct {
 	// Calls beside whose decision the rule was asked, those that it would have held back, and those that it would have sent to
 	// another node.
 	Shadowed, ShadowDelayed, ShadowElsewhere uint64
-	Estimates                                [3]uint64 // by api.Source, of dispatched calls
-	Clauses                                  [32]uint64
+	// How often waiting was stopped since it lost, and how often it was resumed.
+	WaitingStopped, WaitingResumed uint64
+	Estimates                      [3]uint64 // by api.Source, of dispatched calls
+	Clauses                        [32]uint64
 }
 
 // Counters returns a copy.
