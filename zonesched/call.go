@@ -428,8 +428,13 @@ func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out [
 		}
 	}
 	z.judge(now, c, m.Outcome)
+	if exec > 0 && m.Outcome == api.OutcomeOK {
+		c.fn.saw(seen{node: n.index, sandbox: m.Start, missing: c.missing, input: c.inv.InputBytes(), execMs: exec, at: now})
+	}
 	if r := z.ring.at(c.rec); r != nil {
-		r.ExecMs = exec
+		if r.ExecMs = exec; m.Outcome == api.OutcomeOK {
+			r.lookBack(now, c.fn, n.index, c.inv.InputBytes(), ms(c.dispatched.Sub(r.At)))
+		}
 	}
 	return z.answer(now, c, &wire.Answer{
 		ID: m.ID, Code: m.Code, Message: m.Message, Result: m.Result, ResultRef: m.ResultRef,

@@ -41,6 +41,7 @@ func (z *Zone) decide(now time.Time, c *call, out []Action) []Action {
 	}
 	if ch.Verb == policy.Queue && !c.noFwd {
 		if fwd, ok := z.forward(now, c, &ch); ok {
+			z.relabel(c, api.DecisionForwarded, ch.Clause)
 			return append(out, fwd)
 		}
 	}
@@ -72,8 +73,16 @@ func (z *Zone) whenLate(now time.Time, c *call, ch *policy.Choice) (Action, bool
 		if c.noFwd {
 			return Action{}, false
 		}
-		return z.forward(now, c, ch)
+		fwd, ok := z.forward(now, c, ch)
+		if ok {
+			z.remember(now, c, &z.pc, ch)
+			z.relabel(c, api.DecisionForwarded, policy.ClauseLate)
+		}
+		return fwd, ok
 	}
+	z.remember(now, c, &z.pc, ch)
+	z.relabel(c, api.DecisionRefused, policy.ClauseLate)
+	c.kind = api.DecisionRefused
 	z.counters.Hopeless++
 	acts := z.answerError(now, c, api.CodeDeadline, "no node is expected to answer before the deadline", nil)
 	return acts[0], true

@@ -28,6 +28,16 @@ type Candidate struct {
 	Sandbox  string  `json:"sandbox"`
 	Missing  int64   `json:"missing_bytes"`
 	Estimate string  `json:"estimate"`
+	// ExpectedMs is the predicted time to the answer; 8 times of 10 it lies within LowMs and HighMs. HindsightMs is the same when the
+	// call has ended, by what Hindsight says.
+	ExpectedMs  float64 `json:"expected_ms"`
+	LowMs       float64 `json:"low_ms"`
+	HighMs      float64 `json:"high_ms"`
+	HindsightMs float64 `json:"hindsight_ms,omitempty"`
+	Hindsight   string  `json:"hindsight,omitempty"`
+
+	node    int32
+	sandbox api.SandboxState
 }
 
 // Decision is what was decided of one call, and why; the last decision about the call that mattered: a delay is kept
@@ -61,6 +71,7 @@ type Decision struct {
 	ExecMs       float64     `json:"exec_ms"`
 	TotalMs      float64     `json:"total_ms"`
 	Timing       wire.Timing `json:"timing"`
+	Hindsight    Hindsight   `json:"hindsight,omitzero"`
 }
 
 // Shadow is what the rule would have done.
@@ -155,6 +166,7 @@ func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choi
 			Node: z.nodes[k.Node].name, Free: k.Free, StartMs: k.StartMs, ExecMs: k.Est.MedianMs(), UpperMs: finite(k.Est.UpperMs),
 			EvictMs: k.EvictMs, PriceMs: k.PriceMs, MissMs: k.MissMs, CostMs: k.CostMs(), Sandbox: k.Sandbox.String(), Missing: k.MissingBytes, Estimate: k.Est.Source.String(),
 		})
+		d.Candidates[len(d.Candidates)-1].expected(k)
 	}
 }
 
@@ -232,6 +244,12 @@ func (d *Decision) Explain() string {
 		fmt.Fprintf(&b, "It was held back: it could have started at once on %s, for a cost of %.1f ms,\n", say(*now), now.CostMs)
 		fmt.Fprintf(&b, "but %s was predicted to be ready in %.1f ms, for a cost of %.1f ms in all:\n", say(*best), best.StartMs, best.CostMs)
 		fmt.Fprintf(&b, "a gain of %.1f ms, above the threshold of %.1f ms; clause %s.\n", now.CostMs-best.CostMs, d.ThresholdMs, d.Clause)
+	case d.Clause == policy.ClauseLate.String() && d.Kind == api.DecisionRefused.String():
+		b.WriteString("It was refused at once: no node was expected to answer before its deadline.\n")
+	case d.Clause == policy.ClauseLate.String():
+		b.WriteString("It was given to another zone: no node here was expected to answer before its deadline.\n")
+	case d.Kind == api.DecisionForwarded.String():
+		b.WriteString("No slot was free in the zone: it was given to another one, where it was expected to end sooner.\n")
 	case d.Kind == api.DecisionQueued.String() && best != nil:
 		fmt.Fprintf(&b, "No slot was free in the zone: it queued, hoping for %s in %.1f ms.\n", say(*best), best.StartMs)
 	case best != nil:
@@ -269,6 +287,7 @@ func (d *Decision) Explain() string {
 			b.WriteString(", past its deadline")
 		}
 		b.WriteString(".\n")
+		d.explainHindsight(&b)
 	} else {
 		b.WriteString("It has not ended yet.\n")
 	}

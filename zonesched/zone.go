@@ -288,6 +288,8 @@ type function struct {
 	coldMs ewma // cost of a start that was not warm
 	rate   float64
 	lastAt time.Time
+	seen   []seen // its last executions, in a ring; see hindsight.go
+	seenAt int    // the oldest one
 }
 
 func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {

@@ -83,6 +83,14 @@ func newZones(g *globals) *cobra.Command {
 	}
 }
 
+// hindsight is what a candidate would have taken, as far as is known afterwards.
+func hindsight(k *zonesched.Candidate) string {
+	if k.Hindsight == "" {
+		return "-"
+	}
+	return ms(k.HindsightMs) + " " + k.Hindsight
+}
+
 // ruleOf says by what a zone decides: "rubato on", "rubato off", "rubato on, waiting stopped".
 func ruleOf(d *api.Digest) string {
 	s := strings.TrimSpace(d.Policy + " " + d.Mode)
@@ -125,13 +133,13 @@ func newExplain(g *globals) *cobra.Command {
 					return writeJSON(cmd.OutOrStdout(), e)
 				}
 				fmt.Fprintln(cmd.OutOrStdout(), e.Words)
-				return table(cmd.OutOrStdout(), "NODE\tFREE\tSTART MS\tSANDBOX\tTO FETCH\tEXEC MS\tBOUND MS\tEVICT MS\tCOST MS", func(row func(...any)) {
+				return table(cmd.OutOrStdout(), "NODE\tFREE\tSTART MS\tSANDBOX\tTO FETCH\tEXEC MS\tBOUND MS\tEVICT MS\tCOST MS\tEXPECTED MS\tHINDSIGHT MS", func(row func(...any)) {
 					for i, k := range e.Candidates {
 						mark := ""
 						if i == e.Best {
 							mark = " *"
 						}
-						row(k.Node+mark, k.Free, ms(k.StartMs), k.Sandbox, size(k.Missing), ms(k.ExecMs), ms(k.UpperMs), ms(k.EvictMs), ms(k.CostMs))
+						row(k.Node+mark, k.Free, ms(k.StartMs), k.Sandbox, size(k.Missing), ms(k.ExecMs), ms(k.UpperMs), ms(k.EvictMs), ms(k.CostMs), fmt.Sprintf("%s (%s-%s)", ms(k.ExpectedMs), ms(k.LowMs), ms(k.HighMs)), hindsight(&k))
 					}
 				})
 			})

@@ -138,6 +138,8 @@ const (
 	ClauseWaitWarm
 	ClauseColdSooner
 	ClausePredicted
+	ClauseLate
+	ClauseHedge
 	numClauses
 )
 
@@ -146,6 +148,7 @@ var clauseNames = [numClauses]string{
 	"delay_max", "deadline_too_close", "no_free_slot", "delay_off", "explore", "round_robin", "least_loaded",
 	"local", "wait_for_local", "slot_freed", "random", "home_node", "next_on_ring", "pulled_by_idle", "packed", "bound_to_node",
 	"warm_is_free", "wait_for_warm", "cold_is_sooner", "gain_predicted",
+	"late_everywhere", "hedge",
 }
 
 func (c Clause) String() string {
