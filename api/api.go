@@ -172,7 +172,20 @@ type Objective struct {
 	Deadline time.Duration `msgpack:"d" json:"deadline"`
 	// Share is the share of calls that must meet it (default .95).
 	Share float64 `msgpack:"s" json:"share"`
+	// PriceWeight is how many milliseconds one unit of price is worth, in the unit of nodes' price_per_hour: a slot that is used
+	// for an hour counts as PriceWeight x its price more than its time. 0: price does not matter.
+	PriceWeight float64 `msgpack:"pw,omitempty" json:"price_weight,omitempty"`
+	// MissWeight is how many milliseconds a certain miss of the deadline is worth. 0: only the rule's clauses about deadlines count.
+	MissWeight float64 `msgpack:"mw,omitempty" json:"miss_weight,omitempty"`
 }
+
+// Limits of the objective's weights.
+const (
+	// MaxPriceWeight in ms per unit of price.
+	MaxPriceWeight = 1e9
+	// MaxMissWeight in ms.
+	MaxMissWeight = float64(MaxTimeout / time.Millisecond)
+)
 
 // Function is one deployed version of a function. It is immutable: deploying again makes a new Version.
 type Function struct {
@@ -231,6 +244,12 @@ func (f *Function) Validate() error {
 	}
 	if f.MinWarm < 0 || f.MinWarm > MaxMinWarm {
 		errs = append(errs, fmt.Errorf("%w: min_warm %d: want 0-%d", ErrInvalid, f.MinWarm, MaxMinWarm))
+	}
+	if w := f.Objective.PriceWeight; !(w >= 0 && w <= MaxPriceWeight) {
+		errs = append(errs, fmt.Errorf("%w: objective price weight %v: want 0-%v ms per unit of price", ErrInvalid, w, MaxPriceWeight))
+	}
+	if w := f.Objective.MissWeight; !(w >= 0 && w <= MaxMissWeight) {
+		errs = append(errs, fmt.Errorf("%w: objective miss weight %v: want 0-%v ms", ErrInvalid, w, MaxMissWeight))
 	}
 	if len(f.Env) > 64 {
 		errs = append(errs, fmt.Errorf("%w: %d environment variables: want at most 64", ErrInvalid, len(f.Env)))

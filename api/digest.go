@@ -46,6 +46,10 @@ type Digest struct {
 	Queued  int         `msgpack:"q" json:"queued"`
 	Delayed int         `msgpack:"d" json:"delayed"`
 	Classes []ClassLoad `msgpack:"c" json:"classes,omitempty"`
+	// Policy is the rule in force, Mode how far it acts, and Guarded says that waiting is stopped since it lost.
+	Policy  string `msgpack:"po,omitempty" json:"policy,omitempty"`
+	Mode    string `msgpack:"mo,omitempty" json:"mode,omitempty"`
+	Guarded bool   `msgpack:"gu,omitempty" json:"guarded,omitempty"`
 }
 
 // Newer reports whether d was made after o, for digests of the same zone.
@@ -65,6 +69,9 @@ func (d *Digest) Validate() error {
 	}
 	if len(d.Region) > MaxNameLen {
 		errs = append(errs, fmt.Errorf("%w: region of %d bytes: want at most %d", ErrInvalid, len(d.Region), MaxNameLen))
+	}
+	if len(d.Policy) > MaxNameLen || len(d.Mode) > MaxNameLen {
+		errs = append(errs, fmt.Errorf("%w: policy and mode of %d and %d bytes: want at most %d", ErrInvalid, len(d.Policy), len(d.Mode), MaxNameLen))
 	}
 	for _, n := range [...]int{d.Slots, d.Busy, d.Queued, d.Delayed} {
 		if n < 0 || n > maxDigestCount {

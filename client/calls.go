@@ -137,8 +137,12 @@ type Function struct {
 	TimeoutMs           int64             `json:"timeout_ms,omitempty"`
 	ObjectiveDeadlineMs int64             `json:"objective_deadline_ms,omitempty"`
 	ObjectiveShare      float64           `json:"objective_share,omitempty"`
+	PriceWeight         float64           `json:"price_weight,omitempty"`
+	MissWeight          float64           `json:"miss_weight,omitempty"`
 	DelayOff            bool              `json:"delay_off,omitempty"`
 	Env                 map[string]string `json:"env,omitempty"`
+	// Mode is how far the zone's rule acts for the function, if an operator said so; not part of a deployment.
+	Mode string `json:"mode,omitempty"`
 }
 
 // PutArtifact stores an artifact under its SHA-256 (hex).
@@ -158,7 +162,7 @@ func (c *Client) HasArtifact(ctx context.Context, digest string) (bool, error) {
 // Deploy makes a new version of a function whose artifact was put before.
 func (c *Client) Deploy(ctx context.Context, f Function, idempotencyKey string) (version uint64, err error) {
 	body := f
-	body.Name, body.Tenant, body.Version, body.ArtifactBytes = "", "", 0, 0
+	body.Name, body.Tenant, body.Version, body.ArtifactBytes, body.Mode = "", "", 0, 0, ""
 	b, err := json.Marshal(struct {
 		Function
 		Name *string `json:"name,omitempty"` // not part of a deployment's body
@@ -256,6 +260,16 @@ func (c *Client) Look(ctx context.Context, view string, out any) error {
 // SetPolicy changes the rule that the zone schedules by.
 func (c *Client) SetPolicy(ctx context.Context, policy string, wait time.Duration) error {
 	b, err := json.Marshal(map[string]any{"policy": policy, "wait_ms": wait.Milliseconds()})
+	if err != nil {
+		return err
+	}
+	return c.json(ctx, request{method: http.MethodPost, path: "/v1/policy", body: bytesBody(b), again: true}, nil)
+}
+
+// SetMode changes how far the rule acts: "on", "canary=0.05", "shadow", "off" or "default", for the zone or, with a name, for one
+// function.
+func (c *Client) SetMode(ctx context.Context, mode, function string) error {
+	b, err := json.Marshal(map[string]string{"mode": mode, "function": function})
 	if err != nil {
 		return err
 	}

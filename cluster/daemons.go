@@ -208,6 +208,18 @@ func registerZone(reg *prometheus.Registry, z *Zone) {
 	figure("prewarmed", "Sandboxes brought up while calls waited.", func(f zoned.Figures) uint64 { return f.Prewarmed })
 	figure("retries", "Calls run again after their node was lost.", func(f zoned.Figures) uint64 { return f.Retries })
 	figure("hopeless", "Calls refused since no node could be in time.", func(f zoned.Figures) uint64 { return f.Hopeless })
+	figure("shadowed", "Calls beside whose decision the rule was only asked.", func(f zoned.Figures) uint64 { return f.Shadowed })
+	figure("shadow_delayed", "Those among them that the rule would have held back.", func(f zoned.Figures) uint64 { return f.ShadowDelayed })
+	figure("shadow_elsewhere", "Those among them that the rule would have sent to another node.", func(f zoned.Figures) uint64 { return f.ShadowElsewhere })
+	figure("waiting_stopped", "Times that waiting was stopped since it lost.", func(f zoned.Figures) uint64 { return f.WaitingStopped })
+	figure("waiting_resumed", "Times that waiting was resumed since it paid again.", func(f zoned.Figures) uint64 { return f.WaitingResumed })
+	gauge("rubato_zone_waiting_guarded", "1 while waiting is stopped since it loses.", func() float64 {
+		if z.Daemon.Figures().Guard.Stopped {
+			return 1
+		}
+		return 0
+	})
+	gauge("rubato_zone_waiting_ratio", "What came of calls that were held back, over what they declined: below 1 waiting wins.", func() float64 { return z.Daemon.Figures().Guard.Ratio })
 	gauge("rubato_zone_slots", "Slots in service.", func() float64 { return float64(z.Daemon.Figures().Slots) })
 	gauge("rubato_zone_busy", "Slots in use.", func() float64 { return float64(z.Daemon.Figures().Busy) })
 	gauge("rubato_zone_waiting", "Calls that wait.", func() float64 { f := z.Daemon.Figures(); return float64(f.Load.Queued + f.Load.Delayed) })

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -19,6 +20,8 @@ type deployment struct {
 	TimeoutMs           int64             `json:"timeout_ms"`
 	ObjectiveDeadlineMs int64             `json:"objective_deadline_ms"`
 	ObjectiveShare      float64           `json:"objective_share"`
+	PriceWeight         float64           `json:"price_weight"`
+	MissWeight          float64           `json:"miss_weight"`
 	DelayOff            bool              `json:"delay_off"`
 	Env                 map[string]string `json:"env"`
 }
@@ -30,6 +33,8 @@ type functionView struct {
 	Version uint64 `json:"version"`
 	deployment
 	ArtifactBytes int64 `json:"artifact_bytes"`
+	// Mode is how far the zone's rule acts for the function, if an operator said so.
+	Mode string `json:"mode,omitempty"`
 }
 
 func view(f *api.Function) functionView {
@@ -37,7 +42,7 @@ func view(f *api.Function) functionView {
 		Name: f.Name, Tenant: f.Tenant, Version: f.Version, ArtifactBytes: f.ArtifactBytes,
 		deployment: deployment{
 			Runtime: f.Runtime, Artifact: f.Artifact, MemoryMB: f.MemoryMB, TimeoutMs: f.Timeout.Milliseconds(),
-			ObjectiveDeadlineMs: f.Objective.Deadline.Milliseconds(), ObjectiveShare: f.Objective.Share, DelayOff: f.DelayOff, Env: f.Env,
+			ObjectiveDeadlineMs: f.Objective.Deadline.Milliseconds(), ObjectiveShare: f.Objective.Share, PriceWeight: f.Objective.PriceWeight, MissWeight: f.Objective.MissWeight, DelayOff: f.DelayOff, Env: f.Env,
 		},
 	}
 }
@@ -70,7 +75,7 @@ func (g *Gateway) deploy(w http.ResponseWriter, r *http.Request, c caller) error
 	f := api.Function{
 		Tenant: c.tenant, Name: r.PathValue("name"), Runtime: d.Runtime, Artifact: d.Artifact, ArtifactBytes: info.Bytes,
 		MemoryMB: d.MemoryMB, Timeout: time.Duration(d.TimeoutMs) * time.Millisecond, DelayOff: d.DelayOff, Env: d.Env,
-		Objective: api.Objective{Deadline: time.Duration(d.ObjectiveDeadlineMs) * time.Millisecond, Share: d.ObjectiveShare},
+		Objective: api.Objective{Deadline: time.Duration(d.ObjectiveDeadlineMs) * time.Millisecond, Share: d.ObjectiveShare, PriceWeight: d.PriceWeight, MissWeight: d.MissWeight},
 	}
 	if err := f.Validate(); err != nil {
 		return err
@@ -113,8 +118,15 @@ func (g *Gateway) listFunctions(w http.ResponseWriter, r *http.Request, c caller
 		tenant = ""
 	}
 	out := []functionView{}
+	modes := map[string]string{}
+	if raw, err := g.deps.Zone.Query(r.Context(), "modes", ""); err == nil { // functions are listed without a leader too
+		if err := json.Unmarshal(raw, &modes); err != nil {
+			return err
+		}
+	}
 	for _, f := range g.deps.Zone.Functions(tenant) {
 		v := view(&f)
+		v.Mode = modes[f.ID()]
 		if all {
 			v.Env = nil
 		}

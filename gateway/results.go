@@ -183,20 +183,35 @@ func (g *Gateway) zones(w http.ResponseWriter, r *http.Request, _ caller) error 
 	return writeJSON(w, http.StatusOK, raw)
 }
 
-// setPolicy serves POST /v1/policy {"policy": "rubato", "wait_ms": 0}.
-func (g *Gateway) setPolicy(w http.ResponseWriter, r *http.Request, _ caller) error {
+// setPolicy serves POST /v1/policy {"policy": "rubato", "wait_ms": 0} and {"mode": "off", "function": "wordcount"}; a function of
+// another tenant is named with it.
+func (g *Gateway) setPolicy(w http.ResponseWriter, r *http.Request, c caller) error {
 	var p struct {
 		Policy string `json:"policy"`
 		WaitMs int64  `json:"wait_ms"`
+		// Mode is of the zone, or of Function.
+		Mode     string `json:"mode"`
+		Function string `json:"function"`
 	}
 	if err := readJSON(w, r, &p); err != nil {
 		return err
 	}
-	arg := p.Policy
+	kind, arg := "policy", p.Policy
+	switch {
+	case (p.Policy == "") == (p.Mode == "") || p.Function != "" && p.Mode == "":
+		return fmt.Errorf("%w: body: want a policy, or a mode and perhaps a function", api.ErrInvalid)
+	case p.Mode != "":
+		if kind, arg = "mode", p.Mode; p.Function != "" {
+			if !strings.Contains(p.Function, "/") {
+				p.Function = c.tenant + "/" + p.Function
+			}
+			arg += " " + p.Function
+		}
+	}
 	if p.WaitMs > 0 {
 		arg += "," + strconv.FormatInt(p.WaitMs, 10) + "ms"
 	}
-	raw, err := g.deps.Zone.Query(r.Context(), "policy", arg)
+	raw, err := g.deps.Zone.Query(r.Context(), kind, arg)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ type call struct {
 	hopeFn   *holding // the function whose busy sandbox it hopes for; nil: any slot
 	fallback *node
 	finishAt time.Time // predicted finish at hope
-	execBest float64   // predicted execution there, ms
+	execBest float64   // predicted execution there, ms, with what the owner's weights make of it
 	planned  float64   // the same as the zone's backlog counts it
 	delaying bool      // a free slot is being declined right now
 	since    time.Time // of the present kind of waiting
@@ -47,6 +47,7 @@ type call struct {
 	noFwd    bool     // may not be forwarded (again)
 	asked    []string // zones that it was forwarded to; all but the last have refused it
 	judged   bool     // whether it can be in time was looked at
+	shadowed bool     // it is counted among those beside which the rule was asked
 
 	// While running.
 	node       *node
@@ -54,6 +55,10 @@ type call struct {
 	version    uint64 // of the function that the last dispatch carried
 	attempt    uint8  // dispatches so far; inv belongs to the event and stays as it came
 	missing    int64
+	clause     policy.Clause // of the dispatch
+	ownMs      float64       // predicted of the dispatch: link and execution
+	extraMs    float64       // and what the choice costs beside
+	wager      wager         // what it declined when it was first held back
 	refusals   int
 	losses     int    // executions lost with their nodes
 	rec        uint64 // sequence of its record in the ring
@@ -436,6 +441,14 @@ func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out [
 			f.coldMs.add(m.InitMs)
 		}
 	}
+	z.judge(now, c, m.Outcome)
+	if exec > 0 && m.Outcome == api.OutcomeOK {
+		c.fn.saw(seen{node: n.index, sandbox: m.Start, missing: c.missing, input: c.inv.InputBytes(), execMs: exec, at: now})
+	}
+	if r := z.ring.at(c.rec); r != nil && m.Outcome == api.OutcomeOK {
+		r.ExecMs = exec
+		r.lookBack(now, c.fn, n.index, c.inv.InputBytes(), ms(c.dispatched.Sub(r.At)))
+	}
 	return z.answer(now, c, &wire.Answer{
 		ID: m.ID, Code: m.Code, Message: m.Message, Result: m.Result, ResultRef: m.ResultRef,
 		Timing: wire.Timing{
@@ -450,6 +463,9 @@ func (z *Zone) policyCall(now time.Time, c *call, hope *node) policy.Call {
 	p := policy.Call{
 		WaitedMs: ms(now.Sub(c.arrived)), DeadlineMs: math.Inf(1), ErrEW: c.fn.errEW.v, DelayOff: c.fn.spec.DelayOff,
 		MarginMs: 2 + z.linkMs.v + 3*z.linkDev.v, Alike: c.fn.alike(), Warming: c.fn.h.warming(), FnHash: c.fn.hash, Affinity: c.affinity, Hope: -1, Load: z.load(),
+	}
+	if must, _ := z.mustRun(c); must {
+		p.DelayOff = true
 	}
 	if c.fn.coldMs.n > 0 {
 		p.ColdMs = c.fn.coldMs.v

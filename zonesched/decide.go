@@ -25,7 +25,7 @@ func (z *Zone) decide(now time.Time, c *call, out []Action) []Action {
 	z.unreserve(c)
 	z.gather(now, c, hope)
 	z.pc = z.policyCall(now, c, hope)
-	ch := z.rule.Decide(&z.pc, z.cands, z.rng)
+	ch := z.choose(c)
 	c.account(now)
 	if !c.judged {
 		c.judged = true
@@ -41,6 +41,7 @@ func (z *Zone) decide(now time.Time, c *call, out []Action) []Action {
 	}
 	if ch.Verb == policy.Queue && !c.noFwd {
 		if fwd, ok := z.forward(now, c, &ch); ok {
+			z.relabel(c, api.DecisionForwarded, ch.Clause)
 			return append(out, fwd)
 		}
 	}
@@ -72,8 +73,16 @@ func (z *Zone) whenLate(now time.Time, c *call, ch *policy.Choice) (Action, bool
 		if c.noFwd {
 			return Action{}, false
 		}
-		return z.forward(now, c, ch)
+		fwd, ok := z.forward(now, c, ch)
+		if ok {
+			z.remember(now, c, &z.pc, ch)
+			z.relabel(c, api.DecisionForwarded, policy.ClauseLate)
+		}
+		return fwd, ok
 	}
+	z.remember(now, c, &z.pc, ch)
+	z.relabel(c, api.DecisionRefused, policy.ClauseLate)
+	c.kind = api.DecisionRefused
 	z.counters.Hopeless++
 	acts := z.answerError(now, c, api.CodeDeadline, "no node is expected to answer before the deadline", nil)
 	return acts[0], true
@@ -97,11 +106,14 @@ func (z *Zone) plan(now time.Time, c *call, ch *policy.Choice, out []Action) []A
 	if ch.Take >= 0 {
 		k := &z.cands[ch.Take]
 		z.reserve(c, z.nodes[k.Node], z.feats[ch.Take].Sandbox == api.SandboxWarm && !k.Free)
-		c.execBest = k.Est.MedianMs()
-		z.planned(c, c.execBest)
+		c.execBest = k.Est.MedianMs() + k.PriceMs + k.MissMs
+		z.planned(c, k.Est.MedianMs())
 		c.finishAt = now.Add(duration(k.CostMs()))
 	}
 	if ch.Now >= 0 {
+		if c.delaying {
+			c.declined(now, &z.cands[ch.Now])
+		}
 		c.fallback = z.nodes[z.cands[ch.Now].Node]
 		if ch.Prewarm {
 			out = z.prewarm(now, c.fn, c.fallback, out)
@@ -167,6 +179,7 @@ func (z *Zone) estimate(now time.Time, c *call) {
 			z.cands[i].UnderWay = true
 		}
 	}
+	z.weigh(now, c)
 }
 
 // startUnderWayMs is what the function's cold starts that run now say of another one: it will take as long as the
@@ -272,6 +285,10 @@ func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause poli
 	z.unwait(c)
 	c.state, c.node, c.dispatched, c.delaying = callRunning, n, now, false
 	c.missing, c.version = k.MissingBytes, c.fn.spec.Version
+	c.clause, c.ownMs, c.extraMs = clause, k.LinkMs+k.Est.MedianMs(), k.ExtraMs()
+	if k.Est.Source == api.SourceNone {
+		c.ownMs = 0 // a guess is not a prediction
+	}
 	n.sentSeq++
 	n.sentAt = now
 	fetch := k.MissingBytes
@@ -389,7 +406,7 @@ func (z *Zone) slotFreed(now time.Time, n *node, out []Action) []Action {
 		c.account(now)
 		ch := policy.Choice{Verb: policy.Run, Clause: policy.ClauseFreed, Take: 0, Now: 0, Propensity: 1}
 		pc := z.policyCall(now, c, c.hope)
-		z.cands = append(z.cands[:0], k)
+		z.cands, z.shadowed = append(z.cands[:0], k), false
 		z.remember(now, c, &pc, &ch)
 		out = z.dispatch(now, c, &k, policy.ClauseFreed, 1, out)
 	}

@@ -38,7 +38,8 @@ const (
 	EvShares
 	// EvGrant: another zone grants us room. Grant.
 	EvGrant
-	// EvPolicy: an operator chose another rule. PolicyName, PolicyConfig.
+	// EvPolicy: an operator's settings changed; these are all of them. PolicyName, PolicyConfig, Mode (zero: the
+	// configuration's), Modes.
 	EvPolicy
 	// EvPrewarm: sandboxes of a function are wanted now, as many as there is room for. ID ("tenant/name"), Count.
 	EvPrewarm
@@ -71,6 +72,8 @@ type Event struct {
 
 	PolicyName   string
 	PolicyConfig policy.Config
+	Mode         Mode
+	Modes        map[string]Mode // by "tenant/name"
 }
 
 func (e *Event) String() string {
@@ -100,7 +103,7 @@ func (e *Event) String() string {
 	case EvPrewarm:
 		return fmt.Sprintf("%s %s count=%d", name, e.ID, e.Count)
 	case EvPolicy:
-		return fmt.Sprintf("%s %s", name, e.PolicyName)
+		return fmt.Sprintf("%s %s mode=%q functions=%d", name, e.PolicyName, e.Mode, len(e.Modes))
 	}
 	return name
 }

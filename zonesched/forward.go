@@ -88,7 +88,8 @@ func (z *Zone) forward(now time.Time, c *call, ch *policy.Choice) (Action, bool)
 	}
 	here := math.Inf(1)
 	if ch.Take >= 0 {
-		here = z.cands[ch.Take].CostMs()
+		k := &z.cands[ch.Take]
+		here = k.CostMs() - k.PriceMs - k.MissMs // nobody here knows the other zone's prices, or how late the call would be there
 	}
 	if there := z.remoteMs(c, a); here-there <= forwardGainMs+.1*there {
 		return Action{}, false

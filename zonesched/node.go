@@ -262,7 +262,7 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 	if fresh {
 		z.meetNode(now, n, hb)
 	}
-	z.relabel(n, &hb.Labels)
+	z.setLabels(n, &hb.Labels)
 	leaves := hb.Draining && n.serves()
 	n.live, n.lastSeen, n.boot, n.draining = true, now, hb.Boot, hb.Draining
 	n.total = hb.Slots

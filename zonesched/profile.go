@@ -31,8 +31,8 @@ const maxProfiles = 256
 // fits reports whether n has what f needs. Memory is another matter: it changes.
 func (n *node) fits(f *function) bool { return f.fits[n.profile.id] }
 
-// relabel puts n into the profile of the labels that it reports.
-func (z *Zone) relabel(n *node, l *api.Labels) {
+// setLabels puts n into the profile of the labels that it reports.
+func (z *Zone) setLabels(n *node, l *api.Labels) {
 	if n.profile != nil && n.labels.Equal(l) {
 		return
 	}

@@ -292,7 +292,7 @@ func (z *Zone) claim(now time.Time, n *node, w *call, fair float64, age bool) (c
 	if z.cands[0].Sandbox == api.SandboxWarm {
 		z.pc.ColdMs = 0
 	}
-	ok, index := z.rule.Admit(&z.pc, &z.cands[0], elsewhere, w.execBest)
+	ok, index := z.admits(w, &z.cands[0], elsewhere)
 	if !ok {
 		return claim{}, false
 	}

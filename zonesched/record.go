@@ -22,10 +22,22 @@ type Candidate struct {
 	ExecMs   float64 `json:"exec_ms"`
 	UpperMs  float64 `json:"upper_ms"` // -1: unbounded
 	EvictMs  float64 `json:"evict_ms"`
+	PriceMs  float64 `json:"price_ms,omitempty"` // of the owner's weights
+	MissMs   float64 `json:"miss_ms,omitempty"`
 	CostMs   float64 `json:"cost_ms"`
 	Sandbox  string  `json:"sandbox"`
 	Missing  int64   `json:"missing_bytes"`
 	Estimate string  `json:"estimate"`
+	// ExpectedMs is the predicted time to the answer; 8 times of 10 it lies within LowMs and HighMs. HindsightMs is the same when the
+	// call has ended, by what Hindsight says.
+	ExpectedMs  float64 `json:"expected_ms"`
+	LowMs       float64 `json:"low_ms"`
+	HighMs      float64 `json:"high_ms"`
+	HindsightMs float64 `json:"hindsight_ms,omitempty"`
+	Hindsight   string  `json:"hindsight,omitempty"`
+
+	node    int32
+	sandbox api.SandboxState
 }
 
 // Input is an input of a recorded call: a hash instead of its key, which says more of a tenant than a record has to.
@@ -51,10 +63,16 @@ type Decision struct {
 	Affinity     uint64    `json:"affinity,string,omitempty"`
 	Async        bool      `json:"async,omitempty"`
 
-	At           time.Time   `json:"at"`
-	Kind         string      `json:"kind"`
-	Clause       string      `json:"clause"`
-	Policy       string      `json:"policy"`
+	At     time.Time `json:"at"`
+	Kind   string    `json:"kind"`
+	Clause string    `json:"clause"`
+	Policy string    `json:"policy"`
+	Mode   string    `json:"mode"`            // how far the rule acted
+	Shadow Shadow    `json:"shadow,omitzero"` // what the rule would have done where the fallback decided
+	// Guarded: waiting was stopped in the zone since it lost. A call that was held back all the same was a probe. Control: it ran at
+	// once, though it might have been held back, to measure what waiting wins.
+	Guarded      bool        `json:"guarded,omitempty"`
+	Control      bool        `json:"control,omitempty"`
 	Now          int         `json:"now"`  // index of the best candidate that could start at once, -1 none
 	Best         int         `json:"best"` // index of the one taken or hoped for, -1 none
 	Candidates   []Candidate `json:"candidates"`
@@ -71,6 +89,16 @@ type Decision struct {
 	TotalMs      float64     `json:"total_ms"`
 	Start        string      `json:"start,omitempty"` // how the sandbox was found, of a call that ran
 	Timing       wire.Timing `json:"timing"`
+	Hindsight    Hindsight   `json:"hindsight,omitzero"`
+}
+
+// Shadow is what the rule would have done.
+type Shadow struct {
+	Kind        string  `json:"kind"` // run, delayed or queued
+	Clause      string  `json:"clause"`
+	Node        string  `json:"node,omitempty"` // that it would have taken, or hoped for
+	CostMs      float64 `json:"cost_ms"`        // predicted there
+	ThresholdMs float64 `json:"threshold_ms"`
 }
 
 // ring keeps the last decisions, one slot per call, and beside them in which order calls ended, as many.
@@ -161,10 +189,18 @@ func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choi
 	if d.Kind == api.DecisionDelayed.String() {
 		return
 	}
-	d.Function, d.Version, d.At, d.Policy = c.fn.id, c.fn.spec.Version, now, z.rule.Name()
+	d.Function, d.Version, d.At, d.Policy, d.Mode = c.fn.id, c.fn.spec.Version, now, z.rule.Name(), z.modeOf(c.fn).String()
+	if !z.ruled(c, z.modeOf(c.fn)) {
+		d.Policy = z.fallback.Name()
+	}
+	d.Guarded = z.guard.stopped && z.guarded()
+	d.Control = !d.Guarded && ch.Clause == policy.ClauseDelayOff && !c.fn.spec.DelayOff
+	if z.shadowed {
+		d.Shadow = z.shadowOf()
+	}
 	d.Clause, d.ThresholdMs, d.WaitedMs, d.Propensity = ch.Clause.String(), ch.ThresholdMs, pc.WaitedMs, ch.Propensity
 	d.DeadlineMs = finite(pc.DeadlineMs)
-	d.Kind = [...]api.DecisionKind{policy.Run: c.kind, policy.Delay: api.DecisionDelayed, policy.Queue: api.DecisionQueued}[ch.Verb].String()
+	d.Kind = kindOf(ch.Verb, c.kind).String()
 	if z.pred != nil {
 		d.ModelVersion = z.pred.Version()
 	}
@@ -183,9 +219,23 @@ func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choi
 		}
 		d.Candidates = append(d.Candidates, Candidate{
 			Node: z.nodes[k.Node].name, Free: k.Free, StartMs: k.StartMs, ExecMs: k.Est.MedianMs(), UpperMs: finite(k.Est.UpperMs),
-			EvictMs: k.EvictMs, CostMs: k.CostMs(), Sandbox: k.Sandbox.String(), Missing: k.MissingBytes, Estimate: k.Est.Source.String(),
+			EvictMs: k.EvictMs, PriceMs: k.PriceMs, MissMs: k.MissMs, CostMs: k.CostMs(), Sandbox: k.Sandbox.String(), Missing: k.MissingBytes, Estimate: k.Est.Source.String(),
 		})
+		d.Candidates[len(d.Candidates)-1].expected(k)
 	}
+}
+
+// kindOf is the kind of a decision; a call that runs stays what it was.
+func kindOf(v policy.Verb, was api.DecisionKind) api.DecisionKind {
+	return [...]api.DecisionKind{policy.Run: was, policy.Delay: api.DecisionDelayed, policy.Queue: api.DecisionQueued}[v]
+}
+
+func (z *Zone) shadowOf() Shadow {
+	s := Shadow{Kind: kindOf(z.shadow.Verb, api.DecisionRun).String(), Clause: z.shadow.Clause.String(), ThresholdMs: z.shadow.ThresholdMs}
+	if k := z.shadow.Take; k >= 0 {
+		s.Node, s.CostMs = z.nodes[z.cands[k].Node].name, z.cands[k].CostMs()
+	}
+	return s
 }
 
 // Decision returns a copy of the record of a call.
@@ -284,7 +334,7 @@ func (d *Decision) Explain() string {
 		best = &d.Candidates[d.Best]
 	}
 	switch {
-	case d.Kind == api.DecisionRefused.String():
+	case d.Kind == api.DecisionRefused.String() && d.Clause != policy.ClauseLate.String():
 		b.WriteString("The zone did not take it.\n")
 	case d.Clause == "":
 		b.WriteString("Nothing was decided about it, or what was is no longer kept.\n")
@@ -292,6 +342,12 @@ func (d *Decision) Explain() string {
 		fmt.Fprintf(&b, "It was held back: it could have started at once on %s, for a cost of %.1f ms,\n", say(*now), now.CostMs)
 		fmt.Fprintf(&b, "but %s was predicted to be ready in %.1f ms, for a cost of %.1f ms in all:\n", say(*best), best.StartMs, best.CostMs)
 		fmt.Fprintf(&b, "a gain of %.1f ms, above the threshold of %.1f ms; clause %s.\n", now.CostMs-best.CostMs, d.ThresholdMs, d.Clause)
+	case d.Clause == policy.ClauseLate.String() && d.Kind == api.DecisionRefused.String():
+		b.WriteString("It was refused at once: no node was expected to answer before its deadline.\n")
+	case d.Clause == policy.ClauseLate.String():
+		b.WriteString("It was given to another zone: no node here was expected to answer before its deadline.\n")
+	case d.Kind == api.DecisionForwarded.String():
+		b.WriteString("No slot was free in the zone: it was given to another one, where it was expected to end sooner.\n")
 	case d.Kind == api.DecisionQueued.String() && best != nil:
 		fmt.Fprintf(&b, "No slot was free in the zone: it queued, hoping for %s in %.1f ms.\n", say(*best), best.StartMs)
 	case best != nil:
@@ -301,6 +357,22 @@ func (d *Decision) Explain() string {
 		}
 	default:
 		fmt.Fprintf(&b, "No node could take it: it queued; clause %s.\n", d.Clause)
+	}
+	if d.Mode != ModeOn {
+		fmt.Fprintf(&b, "The rule's mode is %s: %s decided.\n", d.Mode, d.Policy)
+	}
+	switch {
+	case d.Guarded && d.Kind == api.DecisionDelayed.String():
+		fmt.Fprintf(&b, "Waiting was stopped in the zone since it had lost; this call was one of the few that try whether it pays again.\n")
+	case d.Control:
+		fmt.Fprintf(&b, "It was one of the few calls that are not held back, to measure what waiting wins.\n")
+	case d.Guarded:
+		fmt.Fprintf(&b, "Waiting was stopped in the zone since it had lost: no call was held back but for a few that try whether it pays again.\n")
+	}
+	if s := d.Shadow; s.Kind != "" {
+		fmt.Fprintf(&b, "The rule %s %s, for a cost of %.1f ms; clause %s.\n", map[string]string{
+			"run": "would have run it at once on", "delayed": "would have held it back for", "queued": "would have let it queue for",
+		}[s.Kind], orDash(s.Node), s.CostMs, s.Clause)
 	}
 	if d.DeadlineMs >= 0 {
 		fmt.Fprintf(&b, "Its deadline was %.0f ms away.\n", d.DeadlineMs)
@@ -313,6 +385,7 @@ func (d *Decision) Explain() string {
 			b.WriteString(", past its deadline")
 		}
 		b.WriteString(".\n")
+		d.explainHindsight(&b)
 	} else {
 		b.WriteString("It has not ended yet.\n")
 	}

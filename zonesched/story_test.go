@@ -3,6 +3,7 @@ package zonesched
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,11 +32,13 @@ var update = flag.Bool("update", false, "rewrite the expected transcripts")
 //	wake ID                 the last wake asked for
 //	warmed N fn idle, failed N fn idle
 //	                        a prewarming of fn on N succeeded or failed, and N has so many idle ones
+//	mode KIND [t/fn]        an operator's setting
 //	tick, cancel ID, explain ID
 //	nodes                   what the nodes offer
 type player struct {
 	*bed
 	gens   map[string]uint32
+	modes  map[string]Mode
 	grants uint64
 	out    strings.Builder
 }
@@ -137,6 +140,15 @@ func (p *player) line(line string) {
 		}))
 	case "wake":
 		p.tell(p.step(&Event{Kind: EvWake, ID: w[1], Gen: p.gens[w[1]]}))
+	case "mode":
+		m, err := ParseMode(w[1])
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		if len(w) > 2 {
+			p.modes[w[2]], m = m, p.z.mode
+		}
+		p.tell(p.step(&Event{Kind: EvPolicy, PolicyName: p.z.cfg.Policy, PolicyConfig: p.z.cfg.PolicyConfig, Mode: m, Modes: maps.Clone(p.modes)}))
 	case "tick":
 		p.tell(p.step(&Event{Kind: EvTick}))
 	case "cancel":
@@ -186,7 +198,7 @@ func TestStories(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := &player{bed: newBed(t, nil), gens: map[string]uint32{}}
+			p := &player{bed: newBed(t, nil), gens: map[string]uint32{}, modes: map[string]Mode{}}
 			for _, line := range strings.Split(strings.TrimSpace(string(src)), "\n") {
 				p.line(line)
 				if err := p.z.Check(); err != nil {

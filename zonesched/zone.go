@@ -37,6 +37,11 @@ type Config struct {
 	// Policy chooses the rule; see policy.New.
 	Policy       string        `koanf:"policy" doc:"the rule: rubato, or one of the baselines in docs/baselines.md"`
 	PolicyConfig policy.Config `koanf:"rule"`
+	// Mode says how far the rule acts, Canary the share of calls that it decides in mode canary, and Fallback what decides the
+	// others (see mode.go).
+	Mode     string  `koanf:"mode" doc:"how far the rule acts: on, canary (on a share of calls), shadow (it is only recorded) or off"`
+	Canary   float64 `koanf:"canary" doc:"share of calls (0-1) that the rule decides in mode canary"`
+	Fallback string  `koanf:"fallback" doc:"what decides where the rule does not: a policy that never waits beside a free slot"`
 	// MaxWaiting bounds calls that wait (queued or delayed); above it new ones are refused with 429.
 	MaxWaiting int `koanf:"max_waiting" doc:"calls that may wait in the zone; more are refused with 429"`
 	// MaxBacklog bounds what waits by how long it will take all slots; above it new calls are refused with 429. 0: no bound.
@@ -53,6 +58,8 @@ type Config struct {
 	MaxAttempts int `koanf:"max_attempts" doc:"executions of a retryable call at most"`
 	// RetryBudget bounds retries of calls that may have run, as a share of all calls.
 	RetryBudget float64 `koanf:"retry_budget" doc:"retries as a share of calls at most"`
+	// HedgeBudget bounds second dispatches of slow calls of idempotent functions, as a share of all calls (see hedge.go).
+	HedgeBudget float64 `koanf:"hedge_budget" doc:"second dispatches of slow idempotent calls as a share of calls at most (0-0.1; 0: none)"`
 	// Candidates bounds the nodes scored for one decision.
 	Candidates int `koanf:"candidates" doc:"nodes scored for one decision at most"`
 	// SlowStart is how long a node that has just booted among old ones takes to offer all of its slots; 0: all at once.
@@ -68,8 +75,8 @@ type Config struct {
 // DefaultConfig is sane for a zone of up to a few thousand nodes.
 func DefaultConfig() Config {
 	return Config{
-		Seed: 1, Policy: "rubato", PolicyConfig: policy.DefaultConfig(), MaxWaiting: 4096, MaxBacklog: 2 * time.Minute, WhenLate: LateRun, MaxCalls: 65536,
-		NodeTimeout: 3 * time.Second, DispatchGrace: 2 * time.Second, MaxAttempts: 3, RetryBudget: .1, Candidates: 32,
+		Seed: 1, Policy: "rubato", PolicyConfig: policy.DefaultConfig(), Mode: ModeOn, Canary: .05, Fallback: "least-loaded", MaxWaiting: 4096, MaxBacklog: 2 * time.Minute, WhenLate: LateRun, MaxCalls: 65536,
+		NodeTimeout: 3 * time.Second, DispatchGrace: 2 * time.Second, MaxAttempts: 3, RetryBudget: .1, HedgeBudget: .02, Candidates: 32,
 		SlowStart: 10 * time.Second, GrantTTL: time.Second, ForwardRTT: 10 * time.Millisecond, Records: 4096,
 	}
 }
@@ -84,6 +91,7 @@ func (c Config) Validate() error {
 	}
 	_, err := policy.New(c.Policy, c.PolicyConfig)
 	errs = append(errs, err, c.PolicyConfig.Validate())
+	errs = append(errs, c.validateMode()...)
 	bad(c.MaxWaiting > 0 && c.MaxWaiting <= 1<<20, "max_waiting %d: want 1-1048576", c.MaxWaiting)
 	bad(c.MaxBacklog >= 0, "max_backlog %v: want at least 0", c.MaxBacklog)
 	bad(c.WhenLate == LateRun || c.WhenLate == LateForward || c.WhenLate == LateRefuse, "when_late %q: want run, forward or refuse", c.WhenLate)
@@ -101,11 +109,18 @@ func (c Config) Validate() error {
 
 // Zone decides where and when invocations run.
 type Zone struct {
-	cfg   Config
-	rng   *rand.Rand
-	rule  policy.Policy
-	pred  Predictor
-	epoch api.Epoch
+	cfg  Config
+	rng  *rand.Rand
+	rule policy.Policy
+	// What decides where the rule does not, and where that is; what the rule would have done, see mode.go.
+	fallback policy.Policy
+	mode     Mode            // the operator's for the zone
+	modes    map[string]Mode // and for functions, by "tenant/name"
+	shadow   policy.Choice
+	guard    guard
+	shadowed bool
+	pred     Predictor
+	epoch    api.Epoch
 
 	fns   map[string]*function // by "tenant/name"
 	byKey map[string]*function // the same, by Function.Key of the current version
@@ -171,10 +186,13 @@ func New(cfg Config) (*Zone, error) {
 	if err != nil {
 		return nil, err
 	}
+	fallback, err := policy.New(cfg.Fallback, cfg.PolicyConfig)
+	if err != nil {
+		return nil, err
+	}
 	n := 2 * cfg.Candidates
 	return &Zone{
-		profiles: []*profile{{largest: -1}},
-		cfg:      cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule,
+		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule, fallback: fallback, guard: newGuard(), profiles: []*profile{{largest: -1}},
 		fns: map[string]*function{}, byKey: map[string]*function{}, holdings: map[string]*holding{}, objects: map[uint64][]*node{}, prewarms: map[string]prewarming{}, byName: map[string]*node{}, calls: map[string]*call{}, tenants: map[string]*usage{},
 		grantsIn: map[string]*grantIn{}, given: map[string]*grantOut{}, ring: newRing(cfg.Records),
 		linkMs: ewma{w: .05, v: 1}, linkDev: ewma{w: .05, v: .5}, comeback: ewma{w: .1, v: .5, n: 2},
@@ -231,12 +249,6 @@ func (z *Zone) lead(now time.Time, epoch api.Epoch, out []Action) []Action {
 	return append(out, Action{Kind: ActHello})
 }
 
-func (z *Zone) setPolicy(ev *Event) {
-	if rule, err := policy.New(ev.PolicyName, ev.PolicyConfig); err == nil {
-		z.cfg.Policy, z.cfg.PolicyConfig, z.rule = ev.PolicyName, ev.PolicyConfig, rule
-	}
-}
-
 // settle decides anew for calls whose plan an action of this step has broken. Each round can only shrink the set of
 // free slots, so it ends; the cap is for a bug.
 func (z *Zone) settle(now time.Time, out []Action) []Action {
@@ -261,8 +273,13 @@ type Counters struct {
 	Accepted, Answered, Refused, Delayed, Queued, ForwardedOut, ForwardedIn, Retries, NodesLost uint64
 	Missed, IdleDeclined, Explored, Prewarmed, Hopeless                                         uint64
 	UnknownCompletions, FencedCompletions                                                       uint64
-	Estimates                                                                                   [3]uint64 // by api.Source, of dispatched calls
-	Clauses                                                                                     [32]uint64
+	// Calls beside whose decision the rule was asked, those that it would have held back, and those that it would have sent to
+	// another node.
+	Shadowed, ShadowDelayed, ShadowElsewhere uint64
+	// How often waiting was stopped since it lost, and how often it was resumed.
+	WaitingStopped, WaitingResumed uint64
+	Estimates                      [3]uint64 // by api.Source, of dispatched calls
+	Clauses                        [32]uint64
 }
 
 // Counters returns a copy.
@@ -288,6 +305,8 @@ type function struct {
 
 	warmFails int       // prewarmings that failed in a row
 	warmAt    time.Time // not tried again before
+	seen      []seen    // its last executions, in a ring; see hindsight.go
+	seenAt    int       // the oldest one
 }
 
 func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
@@ -336,6 +355,9 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 	}
 	return out
 }
+
+// HashOf is a hash of s that is the same everywhere and always; 0 for the empty string.
+func HashOf(s string) uint64 { return hashOf(s) }
 
 // hashOf is FNV-1a, 0 for the empty string.
 func hashOf(s string) uint64 {

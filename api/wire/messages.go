@@ -270,6 +270,9 @@ type CatalogChanges struct {
 	Functions []api.Function `msgpack:"f"`
 	Deleted   []string       `msgpack:"d"` // function ids "tenant/name" removed
 	Code      api.Code       `msgpack:"c"`
+	// Policy are the policy settings of all zones, if they changed after Since: PolicyRev is not 0 then.
+	Policy    map[string]string `msgpack:"p,omitempty"`
+	PolicyRev uint64            `msgpack:"pr,omitempty"`
 }
 
 // LogsPull asks a node for captured output; Logs answers.

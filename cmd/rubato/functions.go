@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -65,6 +66,8 @@ started as a process that speaks the AWS Lambda Runtime API.`,
 	fl.DurationVar(&timeout, "run-timeout", 30*time.Second, "longest execution of a call")
 	fl.DurationVar(&deadline, "deadline", 0, "objective: the time from arrival to answer that calls should meet (0: none)")
 	fl.Float64Var(&f.ObjectiveShare, "share", 0, "objective: the share of calls that should meet it (default .95)")
+	fl.Float64Var(&f.PriceWeight, "price-weight", 0, "objective: milliseconds that one unit of price is worth (nodes have a price per slot and hour)")
+	fl.Float64Var(&f.MissWeight, "miss-weight", 0, "objective: milliseconds that a certain miss of the deadline is worth")
 	fl.BoolVar(&f.DelayOff, "no-delay", false, "never hold a call back for a better node")
 	fl.StringArrayVar(&environ, "env", nil, "NAME=VALUE for the function's environment (repeatable)")
 	return cmd
@@ -108,13 +111,13 @@ func newFunctions(g *globals) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return g.show(cmd, fns, "FUNCTION\tVERSION\tRUNTIME\tMEMORY\tTIMEOUT\tDEADLINE\tSIZE", func(row func(...any)) {
+				return g.show(cmd, fns, "FUNCTION\tVERSION\tRUNTIME\tMEMORY\tTIMEOUT\tDEADLINE\tSIZE\tMODE", func(row func(...any)) {
 					for _, f := range fns {
 						deadline := "-"
 						if f.ObjectiveDeadlineMs > 0 {
 							deadline = (time.Duration(f.ObjectiveDeadlineMs) * time.Millisecond).String()
 						}
-						row(f.Name, f.Version, f.Runtime, fmt.Sprintf("%d MB", f.MemoryMB), time.Duration(f.TimeoutMs)*time.Millisecond, deadline, size(f.ArtifactBytes))
+						row(f.Name, f.Version, f.Runtime, fmt.Sprintf("%d MB", f.MemoryMB), time.Duration(f.TimeoutMs)*time.Millisecond, deadline, size(f.ArtifactBytes), cmp.Or(f.Mode, "-"))
 					}
 				})
 			})

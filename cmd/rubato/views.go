@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/client"
 	"github.com/rubato-faas/rubato/coordinator/globald"
 	"github.com/rubato-faas/rubato/zonesched"
@@ -61,11 +62,11 @@ func newZones(g *globals) *cobra.Command {
 				if err := c.Look(ctx, "zones", &s); err != nil {
 					return err
 				}
-				return g.show(cmd, s, "ZONE\tTIER\tREGION\tEPOCH\tBUSY\tQUEUED\tDELAYED\tMAY SEND TO", func(row func(...any)) {
+				return g.show(cmd, s, "ZONE\tTIER\tREGION\tEPOCH\tBUSY\tQUEUED\tDELAYED\tRULE\tMAY SEND TO", func(row func(...any)) {
 					for i := range s.Zones {
 						z := &s.Zones[i]
 						if !z.Heard {
-							row(z.Name, "-", "-", "-", "-", "-", "-", "not heard of yet") // its digest is empty, without a name too
+							row(z.Name, "-", "-", "-", "-", "-", "-", "-", "not heard of yet") // its digest is empty, without a name too
 							continue
 						}
 						var to []string
@@ -74,12 +75,29 @@ func newZones(g *globals) *cobra.Command {
 								to = append(to, fmt.Sprintf("%s %.1f %%", sh.To, float64(sh.Permille)/10))
 							}
 						}
-						row(z.Name, z.Digest.Tier, z.Digest.Region, z.Digest.Epoch, fmt.Sprintf("%d/%d", z.Digest.Busy, z.Digest.Slots), z.Digest.Queued, z.Digest.Delayed, strings.Join(to, ", "))
+						row(z.Name, z.Digest.Tier, z.Digest.Region, z.Digest.Epoch, fmt.Sprintf("%d/%d", z.Digest.Busy, z.Digest.Slots), z.Digest.Queued, z.Digest.Delayed, ruleOf(&z.Digest), strings.Join(to, ", "))
 					}
 				})
 			})
 		},
 	}
+}
+
+// hindsight is what a candidate would have taken, as far as is known afterwards.
+func hindsight(k *zonesched.Candidate) string {
+	if k.Hindsight == "" {
+		return "-"
+	}
+	return ms(k.HindsightMs) + " " + k.Hindsight
+}
+
+// ruleOf says by what a zone decides: "rubato on", "rubato off", "rubato on, waiting stopped".
+func ruleOf(d *api.Digest) string {
+	s := strings.TrimSpace(d.Policy + " " + d.Mode)
+	if d.Guarded {
+		s += ", waiting stopped"
+	}
+	return s
 }
 
 func newModel(g *globals) *cobra.Command {
@@ -115,13 +133,13 @@ func newExplain(g *globals) *cobra.Command {
 					return writeJSON(cmd.OutOrStdout(), e)
 				}
 				fmt.Fprintln(cmd.OutOrStdout(), e.Words)
-				return table(cmd.OutOrStdout(), "NODE\tFREE\tSTART MS\tSANDBOX\tTO FETCH\tEXEC MS\tBOUND MS\tEVICT MS\tCOST MS", func(row func(...any)) {
+				return table(cmd.OutOrStdout(), "NODE\tFREE\tSTART MS\tSANDBOX\tTO FETCH\tEXEC MS\tBOUND MS\tEVICT MS\tCOST MS\tEXPECTED MS\tHINDSIGHT MS", func(row func(...any)) {
 					for i, k := range e.Candidates {
 						mark := ""
 						if i == e.Best {
 							mark = " *"
 						}
-						row(k.Node+mark, k.Free, ms(k.StartMs), k.Sandbox, size(k.Missing), ms(k.ExecMs), ms(k.UpperMs), ms(k.EvictMs), ms(k.CostMs))
+						row(k.Node+mark, k.Free, ms(k.StartMs), k.Sandbox, size(k.Missing), ms(k.ExecMs), ms(k.UpperMs), ms(k.EvictMs), ms(k.CostMs), fmt.Sprintf("%s (%s-%s)", ms(k.ExpectedMs), ms(k.LowMs), ms(k.HighMs)), hindsight(&k))
 					}
 				})
 			})
@@ -202,10 +220,15 @@ func printDecision(cmd *cobra.Command, g *globals, d *zonesched.Decision) error 
 
 func newPolicy(g *globals) *cobra.Command {
 	var wait time.Duration
+	var mode, function string
 	cmd := &cobra.Command{
-		Use: "policy NAME", Short: "Change the rule that the zone schedules by", Args: cobra.ExactArgs(1),
-		Long:    "policy changes the rule at once, until the zone's leader changes: " + strings.Join(policies, ", ") + ". It is how an operator falls back by one command.",
-		Example: "  rubato policy least-loaded\n  rubato policy fixed-delay --wait 100ms",
+		Use: "policy [NAME]", Short: "Change the rule that the zone schedules by, or how far it acts", Args: cobra.MaximumNArgs(1),
+		Long: "policy NAME changes the rule at once: " + strings.Join(policies, ", ") + `. policy --mode MODE says how far it acts: on;
+canary=SHARE, on a share of the calls; shadow, where it is only recorded and the zone's fallback decides; off, where the
+fallback decides alone and nothing waits beside a free slot. With --function it concerns one function; off for the whole
+zone is above that. "default" goes back to the configuration. It is in force at once, outlives leaders and restarts, and
+is shown by zones and functions.`,
+		Example: "  rubato policy --mode off\n  rubato policy --mode canary=0.05 --function wordcount\n  rubato policy --mode default\n  rubato policy fixed-delay --wait 100ms",
 		ValidArgsFunction: func(_ *cobra.Command, a []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(a) > 0 {
 				return nil, cobra.ShellCompDirectiveNoFileComp
@@ -213,10 +236,26 @@ func newPolicy(g *globals) *cobra.Command {
 			return policies, cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(cmd *cobra.Command, a []string) error {
-			return g.within(cmd, func(ctx context.Context, c *client.Client) error { return c.SetPolicy(ctx, a[0], wait) })
+			switch {
+			case (len(a) == 0) == (mode == ""):
+				return usage("want a NAME or --mode, and not both")
+			case function != "" && mode == "":
+				return usage("--function goes with --mode")
+			case wait != 0 && mode != "":
+				return usage("--wait goes with a NAME")
+			}
+			return g.within(cmd, func(ctx context.Context, c *client.Client) error {
+				if mode != "" {
+					return c.SetMode(ctx, mode, function)
+				}
+				return c.SetPolicy(ctx, a[0], wait)
+			})
 		},
 	}
 	cmd.Flags().DurationVar(&wait, "wait", 0, "the wait of fixed-delay")
+	cmd.Flags().StringVar(&mode, "mode", "", "how far the rule acts: on, canary=SHARE, shadow, off or default")
+	cmd.Flags().StringVar(&function, "function", "", "the function that --mode is about (NAME, or TENANT/NAME)")
+	_ = cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions([]string{"on", "canary=0.05", "shadow", "off", "default"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
 	return cmd
 }
 

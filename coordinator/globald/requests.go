@@ -120,7 +120,7 @@ func firstErr(errs ...error) error {
 	return nil
 }
 
-// onCatalog answers a zone that follows the catalogue: functions changed since its revision. Other kinds of entries
+// onCatalog answers a zone that follows the catalogue: functions and policy settings changed since its revision. Other kinds of entries
 // travel with announcements.
 func (d *Daemon) onCatalog(m *messaging.Msg) {
 	p, ok := decode[wire.CatalogPull](d, m)
@@ -134,6 +134,9 @@ func (d *Daemon) onCatalog(m *messaging.Msg) {
 			entries, rev, more := c.Changes(p.Since, wire.MaxChanges)
 			ch.Rev, ch.More = rev, more
 			for _, e := range entries {
+				if e.Kind == catalog.PolicyEntry {
+					ch.Policy, ch.PolicyRev = e.Policy, e.Rev
+				}
 				if e.Kind != catalog.FunctionEntry {
 					continue
 				}

@@ -29,9 +29,12 @@ type Candidate struct {
 	// LinkMs is the dispatch round trip, without fetching.
 	LinkMs float64
 	// EvictMs prices the sandbox that a new one would push out.
-	EvictMs      float64
-	Sandbox      api.SandboxState
-	MissingBytes int64
+	EvictMs float64
+	// PriceMs is what the owner's price weight makes of the time on this node, MissMs what the miss weight makes of the chance of a
+	// miss there; 0 without weights.
+	PriceMs, MissMs float64
+	Sandbox         api.SandboxState
+	MissingBytes    int64
 	// HasInputs: the call names objects that count for locality.
 	HasInputs bool
 	Running   int
@@ -52,8 +55,11 @@ func (c *Candidate) CostMs() float64 {
 	if c.Affine {
 		exec *= 1 - affinityGain
 	}
-	return c.StartMs + c.LinkMs + exec + c.EvictMs
+	return c.StartMs + c.LinkMs + exec + c.ExtraMs()
 }
+
+// ExtraMs is the part of the cost that the call itself does not wait for.
+func (c *Candidate) ExtraMs() float64 { return c.EvictMs + c.PriceMs + c.MissMs }
 
 // affinityGain is the share of its execution that a call is taken to gain where its caller's hint points.
 const affinityGain = .1
@@ -132,6 +138,8 @@ const (
 	ClauseWaitWarm
 	ClauseColdSooner
 	ClausePredicted
+	ClauseLate
+	ClauseHedge
 	numClauses
 )
 
@@ -140,6 +148,7 @@ var clauseNames = [numClauses]string{
 	"delay_max", "deadline_too_close", "no_free_slot", "delay_off", "explore", "round_robin", "least_loaded",
 	"local", "wait_for_local", "slot_freed", "random", "home_node", "next_on_ring", "pulled_by_idle", "packed", "bound_to_node",
 	"warm_is_free", "wait_for_warm", "cold_is_sooner", "gain_predicted",
+	"late_everywhere", "hedge",
 }
 
 func (c Clause) String() string {
@@ -173,7 +182,8 @@ type Policy interface {
 	Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice
 	// Admit says whether a waiting call may take a slot that just became free (cand), and with what precedence:
 	// among admitted calls the largest index goes first. elsewhereMs is the call's predicted finish where it now
-	// hopes to run, execBestMs its predicted execution there.
+	// hopes to run, execBestMs its predicted execution there. The index counts for a call that is not admitted too: another
+	// rule may have admitted it.
 	Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64) (ok bool, index float64)
 }
 
@@ -189,6 +199,15 @@ var names = []string{
 	"rubato", "round-robin", "least-loaded", "fixed-delay", "fixed-delay-matched", "random", "power-of-two", "ch-rlu", "openwhisk",
 	"hiku", "hermod", "cidre", "metronome", "averages",
 }
+
+// workConserving are the policies that never leave a slot free beside a waiting call.
+var workConserving = []string{"least-loaded", "round-robin", "random", "power-of-two", "hiku"}
+
+// WorkConservingNames lists the policies that never let a call wait beside a free slot.
+func WorkConservingNames() []string { return slices.Clone(workConserving) }
+
+// WorkConserving reports whether the named policy is one of them.
+func WorkConserving(name string) bool { return slices.Contains(workConserving, name) }
 
 // Names lists the policies that New makes.
 func Names() []string { return slices.Clone(names) }

@@ -188,7 +188,7 @@ func (p *Rubato) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64
 		slack = thresholdBaseMs // as in choose: else every slot that frees would tempt a call into a second cold start
 	}
 	if cand.CostMs() > math.Max(elsewhereMs, execBestMs)+slack {
-		return false, 0
+		return false, index
 	}
 	return true, index
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
+	"github.com/rubato-faas/rubato/coordinator/catalog"
 	"github.com/rubato-faas/rubato/membership/memreg"
 	"github.com/rubato-faas/rubato/messaging"
 	"github.com/rubato-faas/rubato/messaging/membus"
@@ -49,17 +50,44 @@ func newBed(t *testing.T) *bed {
 			t.Error(err)
 		}
 	})
-	sub, err := b.bus.Subscribe(wire.SubjectCatalog, "", func(m *messaging.Msg) {
-		b.send(b.bus, m.Reply, &wire.CatalogChanges{Rev: 1, Functions: []api.Function{b.fn}})
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.quiet = func() {
-		if err := sub.Stop(); err != nil {
-			t.Error(err)
+	// The coordinator's catalogue, without a log; f is its first revision.
+	var mu sync.Mutex
+	cat, rev := catalog.New(), uint64(1)
+	subscribe := func(subject string, h messaging.Handler) func() {
+		sub, err := b.bus.Subscribe(subject, "", h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return func() {
+			if err := sub.Stop(); err != nil {
+				t.Error(err)
+			}
 		}
 	}
+	deaf := subscribe(wire.SubjectControl, func(m *messaging.Msg) {
+		var c wire.Control
+		err := wire.Decode(m.Data, &c)
+		cmd, cerr := catalog.DecodeCommand(c.Command)
+		if err := errors.Join(err, cerr); err != nil {
+			t.Error(err)
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		rev++
+		r := cat.Apply(rev, cmd)
+		b.send(b.bus, m.Reply, &wire.Reply{Code: r.Code, Message: r.Message, Version: r.Version, Revision: r.Rev})
+	})
+	silent := subscribe(wire.SubjectCatalog, func(m *messaging.Msg) {
+		mu.Lock()
+		defer mu.Unlock()
+		ch := wire.CatalogChanges{Rev: rev, Functions: []api.Function{b.fn}}
+		if p := cat.Policy(); p != nil {
+			ch.Policy, ch.PolicyRev = p, rev
+		}
+		b.send(b.bus, m.Reply, &ch)
+	})
+	b.quiet = func() { deaf(); silent() }
 	return b
 }
 

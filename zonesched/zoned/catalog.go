@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"sort"
@@ -23,8 +24,9 @@ type catalogCopy struct {
 	poke chan struct{}
 
 	// Owned by run after load.
-	rev uint64
-	fns map[string]api.Function
+	rev    uint64
+	fns    map[string]api.Function
+	policy settings // of all zones
 }
 
 // catalogFile is the copy on disk.
@@ -32,6 +34,7 @@ type catalogFile struct {
 	Version   int            `json:"version"`
 	Rev       uint64         `json:"rev"`
 	Functions []api.Function `json:"functions"`
+	Policy    settings       `json:"policy,omitempty"`
 }
 
 const catalogTimeout = 5 * time.Second
@@ -60,17 +63,18 @@ func (c *catalogCopy) load() error {
 		c.d.deps.Log.Warn("copy of the catalogue unreadable, ignored", "path", c.path(), "version", f.Version, "err", err)
 		return nil
 	}
-	c.rev = f.Rev
+	c.rev, c.policy = f.Rev, f.Policy
 	for _, fn := range f.Functions {
 		c.fns[fn.ID()] = fn
 	}
 	c.publish()
 	c.d.step(&zonesched.Event{Kind: zonesched.EvFunctions, Functions: f.Functions})
+	c.d.apply(c.policy.ofZone(c.d.cfg.Zone))
 	return nil
 }
 
 func (c *catalogCopy) save() error {
-	f := catalogFile{Version: 1, Rev: c.rev, Functions: c.sorted()}
+	f := catalogFile{Version: 1, Rev: c.rev, Functions: c.sorted(), Policy: c.policy}
 	b, err := json.Marshal(f)
 	if err != nil {
 		return err
@@ -182,6 +186,9 @@ func (c *catalogCopy) pull() (more bool, err error) {
 	}
 	c.rev = ch.Rev
 	c.publish()
+	if ch.PolicyRev > 0 {
+		c.settle(ch.Policy)
+	}
 	if len(ch.Functions)+len(ch.Deleted) > 0 {
 		c.d.post(zonesched.Event{Kind: zonesched.EvFunctions, Functions: ch.Functions, Deleted: ch.Deleted})
 	}
@@ -189,6 +196,16 @@ func (c *catalogCopy) pull() (more bool, err error) {
 		c.d.deps.Log.Warn("copy of the catalogue not saved", "err", err)
 	}
 	return ch.More, nil
+}
+
+// settle takes over the policy settings of all zones. What another zone's operator changed leaves this zone's as they are: here
+// something may be in force that is not committed yet.
+func (c *catalogCopy) settle(all settings) {
+	was, own := c.policy.ofZone(c.d.cfg.Zone), all.ofZone(c.d.cfg.Zone)
+	c.policy = all
+	if !maps.Equal(was, own) {
+		c.d.call(func() { c.d.apply(own) })
+	}
 }
 
 // Refresh pulls the catalogue until it has reached rev: whoever deployed a function finds it at once.

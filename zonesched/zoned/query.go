@@ -5,13 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
 	"github.com/rubato-faas/rubato/zonesched"
-	"github.com/rubato-faas/rubato/zonesched/policy"
 )
 
 // queryMsg and queryReply carry a look at the leader's state from a standby's door. JSON: people's eyes, not the hot path.
@@ -55,20 +53,24 @@ type Calls struct {
 
 // ZoneView is what `rubato zones` shows.
 type ZoneView struct {
-	Zone     string             `json:"zone"`
-	Tier     string             `json:"tier"`
-	Region   string             `json:"region"`
-	Leader   string             `json:"leader"`
-	Epoch    api.Epoch          `json:"epoch"`
-	Policy   string             `json:"policy"`
-	Load     zonesched.Load     `json:"load"`
-	Shares   []api.Share        `json:"shares"`
-	Counters zonesched.Counters `json:"counters"`
+	Zone     string              `json:"zone"`
+	Tier     string              `json:"tier"`
+	Region   string              `json:"region"`
+	Leader   string              `json:"leader"`
+	Epoch    api.Epoch           `json:"epoch"`
+	Policy   string              `json:"policy"`
+	Mode     string              `json:"mode"`
+	Fallback string              `json:"fallback"`
+	Modes    FunctionModes       `json:"function_modes,omitempty"`
+	Guard    zonesched.GuardView `json:"guard"`
+	Load     zonesched.Load      `json:"load"`
+	Shares   []api.Share         `json:"shares"`
+	Counters zonesched.Counters  `json:"counters"`
 }
 
 // Query answers a question about the zone, at its leader. Kinds: nodes, zone, model ("here": of this scheduler,
 // be it a standby), explain (id), decisions (sequence), ended (sequence),
-// policy (name[,wait]), flush.
+// policy (name[,wait]), mode (mode[ tenant/function]), modes, flush.
 func (d *Daemon) Query(ctx context.Context, kind, arg string) (json.RawMessage, error) {
 	return d.QueryZone(ctx, d.cfg.Zone, kind, arg)
 }
@@ -110,7 +112,7 @@ func (d *Daemon) queryHere(ctx context.Context, kind, arg string) (json.RawMessa
 		look(func() {
 			v = ZoneView{
 				Zone: d.cfg.Zone, Tier: d.cfg.Tier, Region: d.cfg.Region, Leader: d.cfg.Name, Epoch: d.core.Epoch(),
-				Policy: d.core.PolicyName(), Load: d.core.Load(), Shares: d.shares, Counters: d.core.Counters(),
+				Policy: d.core.PolicyName(), Mode: d.core.Mode().String(), Fallback: d.cfg.Sched.Fallback, Modes: functionModes(d.core), Guard: d.core.Guard(), Load: d.core.Load(), Shares: d.shares, Counters: d.core.Counters(),
 			}
 		})
 	case "model":
@@ -146,6 +148,11 @@ func (d *Daemon) queryHere(ctx context.Context, kind, arg string) (json.RawMessa
 	case "policy":
 		err = d.setPolicy(ctx, arg)
 		v = struct{}{}
+	case "mode":
+		err = d.setMode(ctx, arg)
+		v = struct{}{}
+	case "modes":
+		look(func() { v = functionModes(d.core) })
 	case "flush":
 		look(func() { d.send(wire.SubjectAllNodes(d.cfg.Zone, "flush"), &wire.Flush{Epoch: d.core.Epoch()}) })
 		v = struct{}{}
@@ -164,22 +171,3 @@ const (
 	tailPage  = 200
 	endedPage = 400
 )
-
-// setPolicy changes the rule in force: "rubato", "fixed-delay,250ms".
-func (d *Daemon) setPolicy(ctx context.Context, arg string) error {
-	name, wait, has := strings.Cut(arg, ",")
-	cfg := d.cfg.Sched.PolicyConfig
-	if has {
-		w, err := time.ParseDuration(wait)
-		if err != nil {
-			return fmt.Errorf("%w: wait %q: want a duration like 250ms", api.ErrInvalid, wait)
-		}
-		cfg.FixedDelay = w
-	}
-	if _, err := policy.New(name, cfg); err != nil {
-		return err
-	}
-	return d.view(ctx, func() {
-		d.step(&zonesched.Event{Kind: zonesched.EvPolicy, PolicyName: name, PolicyConfig: cfg})
-	})
-}

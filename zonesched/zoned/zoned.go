@@ -127,7 +127,9 @@ type Daemon struct {
 	leadEnd context.CancelFunc
 	digest  uint64
 	shares  []api.Share
-	drain   bool
+	// settings are the operator's in force here; the catalogue's copy may be behind.
+	settings settings
+	drain    bool
 }
 
 // role is who leads, as this scheduler sees it.
@@ -214,7 +216,7 @@ func (d *Daemon) loop(ctx context.Context) {
 		case <-tick.C:
 			if d.leads() {
 				d.step(&zonesched.Event{Kind: zonesched.EvTick})
-				d.figures.Store(&Figures{Counters: d.core.Counters(), Load: d.core.Load()})
+				d.figures.Store(&Figures{Counters: d.core.Counters(), Load: d.core.Load(), Guard: d.core.Guard()})
 			}
 		case <-flush.C:
 			d.flush(false)
@@ -325,6 +327,7 @@ func (d *Daemon) Forest() *learner.Forest { return d.learn.forest.Load() }
 type Figures struct {
 	zonesched.Counters
 	zonesched.Load
+	Guard zonesched.GuardView
 }
 
 // Figures returns them; zeros before the first tick.
