@@ -258,7 +258,7 @@ func TestStreamsKeepTheirRate(t *testing.T) {
 func TestHistIsWithinOnePercent(t *testing.T) {
 	var h Hist
 	for i := 1; i <= 10000; i++ {
-		h.add(float64(i) / 10)
+		h.Add(float64(i) / 10)
 	}
 	for _, q := range []float64{.01, .5, .95, .99, 1} {
 		if got, want := h.Quantile(q), q*1000; math.Abs(got-want) > .01*want {

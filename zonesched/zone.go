@@ -37,6 +37,9 @@ type Config struct {
 	// Policy chooses the rule; see policy.New.
 	Policy       string        `koanf:"policy" doc:"the rule: rubato, or one of the baselines in docs/baselines.md"`
 	PolicyConfig policy.Config `koanf:"rule"`
+	// Rule, if there is one, takes the place of the rule that Policy names. It is the simulator's, whose counter-examples nobody
+	// shall be able to choose by name; it has state and serves one zone.
+	Rule policy.Policy `koanf:"-"`
 	// MaxWaiting bounds calls that wait (queued or delayed); above it new ones are refused with 429.
 	MaxWaiting int `koanf:"max_waiting" doc:"calls that may wait in the zone; more are refused with 429"`
 	// MaxBacklog bounds what waits by how long it will take all slots; above it new calls are refused with 429. 0: no bound.
@@ -164,6 +167,9 @@ func New(cfg Config) (*Zone, error) {
 	rule, err := policy.New(cfg.Policy, cfg.PolicyConfig)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Rule != nil {
+		rule = cfg.Rule
 	}
 	n := 2 * cfg.Candidates
 	return &Zone{
