@@ -19,8 +19,12 @@ var update = flag.Bool("update", false, "rewrite the expected transcripts")
 //
 //	at 10ms                 the time since the beginning
 //	node N slots warm       a report
-//	call ID fn [async] [budget=100]
-//	done ID N, refuse ID N  a completion
+//	function NAME [off]     one more function like f; off: its calls are never held back
+//	call ID fn [async] [budget=100] [key=K]
+//	done ID N [cold=20]     a completion, of a cold start of 20 ms
+//	refuse ID N             a completion that says that nothing ran
+//	grant ZONE ID SLOTS     another zone's promise of room, for a second
+//	answer ID ZONE          what another zone made of a forwarded call
 //	wake ID                 the last wake asked for
 //	tick, cancel ID, explain ID
 type player struct {
@@ -60,12 +64,19 @@ func (p *player) line(line string) {
 		p.now = t0.Add(d)
 	case "node":
 		p.tell(p.node(w[1], num(2), num(3)))
+	case "function":
+		spec, _ := p.z.Function("t/f")
+		spec.Name, spec.DelayOff = w[1], len(w) > 2 && w[2] == "off"
+		p.tell(p.step(&Event{Kind: EvFunctions, Functions: []api.Function{spec}}))
 	case "call":
 		p.tell(p.invoke(w[1], w[2], func(i *api.Invocation) {
 			for _, o := range w[3:] {
 				i.Async = i.Async || o == "async"
 				if v, ok := strings.CutPrefix(o, "budget="); ok {
 					fmt.Sscan(v, &i.BudgetMs) //nolint:errcheck // a fault shows in the transcript
+				}
+				if v, ok := strings.CutPrefix(o, "key="); ok {
+					i.IdemKey = v
 				}
 			}
 		}))
@@ -77,7 +88,19 @@ func (p *player) line(line string) {
 			if w[0] == "refuse" {
 				c.Outcome, c.Code, c.Sandboxes = api.OutcomeRefused, api.CodeOverloaded, nil
 			}
+			for _, o := range w[3:] {
+				if v, ok := strings.CutPrefix(o, "cold="); ok {
+					c.Start = api.SandboxPrepared
+					fmt.Sscan(v, &c.InitMs) //nolint:errcheck // a fault shows in the transcript
+				}
+			}
 		}))
+	case "grant":
+		p.tell(p.step(&Event{Kind: EvGrant, Grant: &wire.Grant{
+			ID: uint64(num(2)), From: w[1], To: "z", Epoch: api.Epoch{Generation: 1, Revision: 9}, Slots: num(3), TTLMs: 1000, MeanMs: 10,
+		}}))
+	case "answer":
+		p.tell(p.step(&Event{Kind: EvForwardDone, ID: w[1], Answer: &wire.Answer{ID: w[1], Timing: wire.Timing{Zone: w[2], Node: w[2] + "-n", RunMs: 10}}}))
 	case "wake":
 		p.tell(p.step(&Event{Kind: EvWake, ID: w[1], Gen: p.gens[w[1]]}))
 	case "tick":
