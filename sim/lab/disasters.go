@@ -29,7 +29,7 @@ type Disaster struct {
 	Late time.Duration
 	// Calm is when the zone has not seen the scenario's trouble yet; empty without one. What is after the warm-up is all else.
 	Calm [2]time.Duration
-	// Claims say what is asserted of every seed.
+	// Fails and Holds say what is asserted of every seed, of the rule that fails and of the product's.
 	Fails, Holds string
 	// Failed and Held judge one seed.
 	Failed, Held func(f *Faced) bool
@@ -261,8 +261,8 @@ on the same arrivals, with the same luck. Most of the failing rules are Rubato's
 said of them is asserted for every seed by a test (sim/lab, TestDisasters).
 
 Figures are means over seeds, of the longest waits and the shares the worst seed. Times are in ms, from arrival until the node was
-done, without messages. "Unserved" calls were refused, failed or had no answer half a minute after the last arrival; "declined" counts decisions to hold a call back though a slot was
-free.
+done, without messages. "Unserved" calls were refused, failed or had no answer half a minute after the last arrival; "declined"
+counts decisions to hold a call back though a slot was free.
 `)
 	for i := range disasters {
 		d := &disasters[i]
