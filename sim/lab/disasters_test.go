@@ -12,7 +12,7 @@ import (
 // tuned: the scenarios' parameters follow from what they are to show.
 func TestDisasters(t *testing.T) {
 	seeds := []uint64{1, 2, 3, 4, 5}
-	if testing.Short() {
+	if testing.Short() || underRace {
 		seeds = seeds[:1]
 	}
 	var scenarios []*Scenario
