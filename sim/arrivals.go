@@ -121,6 +121,13 @@ type stream struct {
 	calm     float64 // calls per ns between bursts
 	inBurst  bool
 	phaseEnd int64
+	shifts   []shift // of the rate that are still to come, in order
+}
+
+// shift multiplies a stream's rate from a time on.
+type shift struct {
+	at     int64
+	factor float64
 }
 
 func (s *shard) makeStreams() {
@@ -136,6 +143,12 @@ func (s *shard) makeStreams() {
 			st.calm /= 1 - part + part*c.Burst
 			st.phaseEnd = int64(st.rng.ExpFloat64() * float64(c.BurstEvery-c.BurstFor))
 		}
+		for k := range s.cfg.Changes {
+			if ch := &s.cfg.Changes[k]; ch.Rate > 0 && (ch.Function < 0 || ch.Function == c.Function) {
+				st.shifts = append(st.shifts, shift{int64(ch.At), ch.Rate})
+			}
+		}
+		sort.SliceStable(st.shifts, func(i, j int) bool { return st.shifts[i].at < st.shifts[j].at })
 		s.streams = append(s.streams, st)
 		s.nextArrival(int32(len(s.streams) - 1))
 	}
@@ -159,6 +172,11 @@ func (s *shard) nextArrival(i int32) {
 			rate *= st.Burst
 		}
 		next := st.t + max(int64(st.rng.ExpFloat64()/rate), 1)
+		if len(st.shifts) > 0 && next > st.shifts[0].at && st.phaseEnd > st.shifts[0].at {
+			st.t, st.calm = max(st.t, st.shifts[0].at), st.calm*st.shifts[0].factor
+			st.shifts = st.shifts[1:]
+			continue
+		}
 		if next > st.phaseEnd { // without memory: draw anew from the turn on
 			st.t = st.phaseEnd
 			mean := st.BurstFor

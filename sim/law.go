@@ -118,6 +118,8 @@ type Change struct {
 	// adds by PerMB. 0 leaves a figure as it is.
 	Function   int
 	Run, PerMB float64
+	// Rate multiplies how often the function (or all) is called; 0 leaves it.
+	Rate float64
 	// Class names nodes whose speed is multiplied by Speed; empty for none.
 	Class string
 	Speed float64

@@ -96,6 +96,9 @@ func newShard(w *World, at int32, specs []api.Function) (*shard, error) {
 	if core.Seed == 0 {
 		core.Seed = seed
 	}
+	if z.Rule != nil {
+		core.Rule = z.Rule(func() time.Duration { return time.Duration(s.now) })
+	}
 	var err error
 	if s.core, err = zonesched.New(core); err != nil {
 		return nil, err
@@ -105,7 +108,7 @@ func newShard(w *World, at int32, specs []api.Function) (*shard, error) {
 	}
 	switch {
 	case w.cfg.Learn.Oracle:
-		s.step(&zonesched.Event{Kind: zonesched.EvModel, Predictor: &oracle{s}})
+		s.step(&zonesched.Event{Kind: zonesched.EvModel, Predictor: s.distort(&oracle{s})})
 	case w.cfg.Learn.Every > 0:
 		lc := w.cfg.Learn.Config
 		if lc.Window == 0 {
@@ -400,7 +403,7 @@ func (s *shard) count(c *caller, a *wire.Answer) {
 		st.DelayMs += t.DelayMs
 		st.QueueMs += t.QueueMs
 		st.FetchedBytes += t.FetchedBytes
-		st.Latency.add(total)
+		st.Latency.Add(total)
 		if t.Start != api.SandboxWarm {
 			st.ColdStarts++
 		}
@@ -495,8 +498,11 @@ func (s *shard) sample(x *api.Sample) {
 }
 
 func (s *shard) publish() {
+	if f := s.cfg.Learn.Freeze; f > 0 && s.now >= int64(f) {
+		return
+	}
 	s.learned, s.published = false, s.now
-	s.step(&zonesched.Event{Kind: zonesched.EvModel, Predictor: s.learner.Snapshot().Estimator(s.scratch)})
+	s.step(&zonesched.Event{Kind: zonesched.EvModel, Predictor: s.distort(s.learner.Snapshot().Estimator(s.scratch))})
 }
 
 func (s *shard) change(c *Change) {
@@ -544,6 +550,9 @@ func (s *shard) toNode(i int32, k kind, body any) {
 
 func (s *shard) toZone(n *node, k kind, body any) {
 	if d, ok := s.delay(n); ok {
+		if !s.starting {
+			d += int64(s.cfg.Late)
+		}
 		s.at(s.now+d, event{kind: k, node: n.index, ref: s.pay.put(body)})
 	}
 }

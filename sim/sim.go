@@ -24,6 +24,7 @@ import (
 	"github.com/rubato-faas/rubato/learner"
 	"github.com/rubato-faas/rubato/nodeagent"
 	"github.com/rubato-faas/rubato/zonesched"
+	"github.com/rubato-faas/rubato/zonesched/policy"
 )
 
 // Limits of a world.
@@ -68,6 +69,9 @@ type Zone struct {
 	// HostCores is what the nodes' computations share beyond each node's own cores, where all nodes of the zone are one machine
 	// (`rubato up`); 0: every node is a machine. Costs a pass over all nodes whenever a computation begins or ends.
 	HostCores float64
+	// Rule, if there is one, makes the scheduler's rule in place of the one that Core names. The clock tells the time since the
+	// beginning: production's rules have none, but some that are known to fail need one.
+	Rule func(clock func() time.Duration) policy.Policy
 }
 
 // Learning says how zones learn.
@@ -81,6 +85,10 @@ type Learning struct {
 	Config learner.Config
 	// Oracle gives the cores the true laws instead, without the luck of each call: what perfect learning would be worth.
 	Oracle bool
+	// Noise multiplies each prediction by exp(Noise * standard normal), drawn once for each function and node.
+	Noise float64
+	// Freeze is from when on no new forest reaches the cores; 0: never.
+	Freeze time.Duration
 }
 
 // Config of a world. All of its draws follow from Seed.
@@ -96,6 +104,8 @@ type Config struct {
 	// Latency is the mean one-way time of a message within a zone (exponential), Loss the share of messages lost.
 	Latency time.Duration
 	Loss    float64
+	// Late is added to all that nodes tell their scheduler: reports and completions.
+	Late time.Duration
 	// Between is the one-way time of a message between zones, which none of them lose. It is what windows are long by.
 	Between time.Duration
 	// Heartbeat is the nodes' reporting interval.
@@ -125,6 +135,10 @@ func (c *Config) Validate() error {
 		return bad("latency %v: want 0-1m", c.Latency)
 	case !(c.Loss >= 0 && c.Loss < 1):
 		return bad("loss %v: want at least 0 and below 1", c.Loss)
+	case c.Late < 0 || c.Late > time.Minute:
+		return bad("reports late by %v: want 0-1m", c.Late)
+	case !(c.Learn.Noise >= 0 && c.Learn.Noise <= 4) || c.Learn.Freeze < 0:
+		return bad("noise %v of predictions, no new ones from %v on: want noise of 0-4 and no negative time", c.Learn.Noise, c.Learn.Freeze)
 	case len(c.Zones) > 1 && (c.Between < 10*time.Microsecond || c.Between > time.Minute):
 		return bad("%v between zones: want 10us-1m", c.Between)
 	case c.Heartbeat < time.Millisecond:
@@ -163,8 +177,8 @@ func (c *Config) Validate() error {
 	}
 	for i := range c.Changes {
 		ch := &c.Changes[i]
-		if ch.At < 0 || ch.Function < -1 || ch.Function >= len(c.Functions) || !(ch.Run >= 0 && ch.PerMB >= 0 && ch.Speed >= 0) {
-			return bad("change %d at %v: want a time, a function below %d (or -1) and factors that are not negative", i, ch.At, len(c.Functions))
+		if ch.At < 0 || ch.Function < -1 || ch.Function >= len(c.Functions) || !(ch.Run >= 0 && ch.PerMB >= 0 && ch.Speed >= 0 && ch.Rate >= 0 && ch.Rate <= 1e4) {
+			return bad("change %d at %v: want a time, a function below %d (or -1) and factors that are not negative, of rates at most 10,000", i, ch.At, len(c.Functions))
 		}
 	}
 	return nil

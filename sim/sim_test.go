@@ -153,3 +153,53 @@ func TestCalmWorldSucceeds(t *testing.T) {
 		}
 	})
 }
+
+// Property: with predictions that make waiting worth while, and whatever is lost, refused or crashes on the way, a call without
+// a deadline is held back for DelayMax in sum at most, and one whose function has delay off never.
+func TestHoldingBackIsBounded(t *testing.T) {
+	held := 0
+	rapid.Check(t, func(t *rapid.T) {
+		cfg := config(t, rapid.Uint64().Draw(t, "seed"))
+		cfg.Learn.Oracle = true
+		cfg.Zones[0].Core.Policy = "rubato"
+		delayMax := time.Duration(rapid.IntRange(0, 2000).Draw(t, "delay_max_ms")) * time.Millisecond
+		cfg.Zones[0].Core.PolicyConfig.DelayMax = delayMax
+		for i := range cfg.Functions {
+			cfg.Functions[i].Spec.Objective, cfg.Functions[i].Spec.DelayOff = api.Objective{}, i == 2
+			cfg.Functions[i].Start = 300 * time.Millisecond
+		}
+		w, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rng := rand.New(rand.NewPCG(cfg.Seed, 1))
+		off := map[string]bool{}
+		for i := range rapid.IntRange(1, 150).Draw(t, "calls") {
+			inv := &api.Invocation{ID: fmt.Sprintf("i%04d", i), Tenant: "t", Function: fmt.Sprintf("f%d", rng.IntN(3)), Async: rng.IntN(4) == 0}
+			off[inv.ID] = inv.Function == "f2"
+			w.At(0, time.Duration(rng.Float64()*float64(5*time.Second)), func() { w.Invoke(0, inv) })
+		}
+		for range rapid.IntRange(0, 2).Draw(t, "crashes") {
+			i, at := rng.IntN(w.Nodes(0)), time.Duration(rng.IntN(5000))*time.Millisecond
+			w.At(0, at, func() { w.Crash(0, i) })
+			w.At(0, at+time.Second, func() { w.Restart(0, i) })
+		}
+		w.Run(10 * time.Minute)
+		for id, off := range off {
+			limit := ms(int64(delayMax)) + 1 // no wake is sooner than a millisecond
+			if off {
+				limit = 0
+			}
+			got := w.Result(0, id).Timing.DelayMs
+			if got > limit {
+				t.Fatalf("%s was held back for %.3f ms, want at most %.0f", id, got, limit)
+			}
+			if got > 0 {
+				held++
+			}
+		}
+	})
+	if held == 0 {
+		t.Error("no call was ever held back: nothing was tested")
+	}
+}

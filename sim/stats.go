@@ -16,7 +16,8 @@ const (
 
 var histStep = math.Log(1.01)
 
-func (h *Hist) add(ms float64) {
+// Add counts a time in ms.
+func (h *Hist) Add(ms float64) {
 	if h.counts == nil {
 		h.counts = make([]uint32, histBuckets)
 	}

@@ -277,10 +277,70 @@ func TestStreamsKeepTheirRate(t *testing.T) {
 	}
 }
 
+// Rates change when they are said to, with and without bursts, and several changes multiply.
+func TestRatesChange(t *testing.T) {
+	for _, burst := range []float64{0, 4} {
+		cfg := single(64, 0)
+		cfg.Functions[0].Run = time.Millisecond
+		cfg.Streams = []Stream{{PerS: 100, Objects: -1, Burst: burst, BurstFor: 100 * time.Millisecond, BurstEvery: time.Second}}
+		cfg.Changes = []Change{{At: 40 * time.Second, Function: -1, Rate: .25}, {At: 20 * time.Second, Function: 0, Rate: 8}}
+		w := advance(t, cfg, 20*time.Second)
+		n := []uint64{w.FunctionStats()[0].Calls}
+		for _, until := range []time.Duration{40, 60} {
+			w.Run(until * time.Second)
+			n = append(n, w.FunctionStats()[0].Calls)
+		}
+		for i, want := range []uint64{2000, 16000, 4000} {
+			if got := n[i] - append([]uint64{0}, n...)[i]; got < want*7/10 || got > want*13/10 {
+				t.Errorf("bursts of %v: %d calls in the part %d, want about %d", burst, got, i, want)
+			}
+		}
+	}
+}
+
+// What nodes tell is late by what was asked for, on top of the rest; noise is the same for a node and function at all times.
+func TestLateReportsAndNoise(t *testing.T) {
+	cfg := single(2, 0)
+	cfg.Learn = Learning{Oracle: true, Noise: .35}
+	cfg.Late, cfg.Record = 2*time.Second, true
+	cfg.Zones[0].Core.NodeTimeout = 10 * time.Second
+	cfg.Zones[0].Nodes = []Nodes{nodesOf(4, 4)}
+	cfg.Streams = []Stream{{PerS: 5, Objects: -1}}
+	w := advance(t, cfg, 20*time.Second)
+	said := map[string]map[float64]bool{}
+	for _, s := range w.Steps(0) {
+		m := s.Event.Completion
+		if m == nil || m.Start != api.SandboxWarm {
+			continue
+		}
+		if w.Result(0, m.ID).Timing.NetMs < 2000 {
+			t.Fatalf("a completion came after %v ms on its way, want 2000 and more", w.Result(0, m.ID).Timing.NetMs)
+		}
+		if said[m.Node] == nil {
+			said[m.Node] = map[float64]bool{}
+		}
+		if m.Echo.Sandbox == api.SandboxWarm {
+			said[m.Node][m.Echo.Mu] = true
+		}
+	}
+	all := map[float64]bool{}
+	for node, mus := range said {
+		if len(mus) > 1 {
+			t.Errorf("node %s is predicted %d different times", node, len(mus))
+		}
+		for mu := range mus {
+			all[mu] = true
+		}
+	}
+	if len(said) < 2 || len(all) < len(said) {
+		t.Errorf("%d nodes, %d predictions: want unlike ones on two", len(said), len(all))
+	}
+}
+
 func TestHistIsWithinOnePercent(t *testing.T) {
 	var h Hist
 	for i := 1; i <= 10000; i++ {
-		h.add(float64(i) / 10)
+		h.Add(float64(i) / 10)
 	}
 	for _, q := range []float64{.01, .5, .95, .99, 1} {
 		if got, want := h.Quantile(q), q*1000; math.Abs(got-want) > .01*want {
@@ -323,6 +383,9 @@ func TestWhatCannotBeIsRefused(t *testing.T) {
 		"object set o":        func(c *Config) { c.Objects[0].Count = 0 },
 		"objects in all sets": func(c *Config) { c.Objects = append(c.Objects, ObjectSet{Name: "p", Count: MaxObjects, Bytes: 1}) },
 		"changes, counting":   func(c *Config) { c.Changes = make([]Change, MaxChanges+1) },
+		"reports late by":     func(c *Config) { c.Late = -1 },
+		"noise":               func(c *Config) { c.Learn.Noise = math.NaN() },
+		"of rates at most":    func(c *Config) { c.Changes = []Change{{Rate: 1e9}} },
 		"loss":                func(c *Config) { c.Loss = math.NaN() },
 		"function below 3":    func(c *Config) { c.Changes = []Change{{Function: 3}} },
 		"a zone below 3":      func(c *Config) { c.Trace = []Recorded{{Zone: 3}} },

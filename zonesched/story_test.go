@@ -22,13 +22,16 @@ var update = flag.Bool("update", false, "rewrite the expected transcripts")
 //	at 10ms                 the time since the beginning
 //	node N slots warm [arch=A] [acc=A] [tag=T] [up=5s] [draining] [has=fn]
 //	                        a report; without up the node says nothing of its age; has: an idle sandbox of fn
-//	function NAME v [arch=A] [acc=A] [tag=T] [min_warm=N]
+//	function NAME v [off] [arch=A] [acc=A] [tag=T] [min_warm=N]
+//	                        one more function like f; off: its calls are never held back
 //	delete NAME
-//	grant ZONE slots        another zone gives room
+//	grant ZONE slots [ttl=1s]
+//	                        another zone gives room, for a minute
 //	refused ID              the other zone refused the call
-//	call ID fn [async] [budget=100]
-//	done ID N, refuse ID N [drains]
-//	                        a completion
+//	answer ID ZONE          what another zone made of a forwarded call
+//	call ID fn [async] [budget=100] [key=K]
+//	done ID N [cold=20]     a completion, of a cold start of 20 ms
+//	refuse ID N [drains]    a completion that says that nothing ran
 //	wake ID                 the last wake asked for
 //	warmed N fn idle, failed N fn idle
 //	                        a prewarming of fn on N succeeded or failed, and N has so many idle ones
@@ -95,14 +98,18 @@ func (p *player) line(line string) {
 		p.tell(p.step(&Event{Kind: EvHeartbeat, Heartbeat: hb}))
 	case "function":
 		f, _ := p.z.Function("t/f")
-		f.Name, f.Version, f.Needs = w[1], uint64(num(2)), labelsOf(w[3:])
+		f.Name, f.Version, f.DelayOff, f.Needs = w[1], uint64(num(2)), slices.Contains(w, "off"), labelsOf(w[3:])
 		fmt.Sscan(value(w, "min_warm="), &f.MinWarm) //nolint:errcheck // none is 0
 		p.tell(p.step(&Event{Kind: EvFunctions, Functions: []api.Function{f}}))
 	case "delete":
 		p.tell(p.step(&Event{Kind: EvFunctions, Deleted: []string{"t/" + w[1]}}))
 	case "grant":
 		p.grants++
-		p.tell(p.step(&Event{Kind: EvGrant, Grant: &wire.Grant{ID: p.grants, From: w[1], To: "z", Slots: num(2), TTLMs: 60_000, MeanMs: 10}}))
+		ttl := time.Minute
+		if d, err := time.ParseDuration(value(w, "ttl=")); err == nil {
+			ttl = d
+		}
+		p.tell(p.step(&Event{Kind: EvGrant, Grant: &wire.Grant{ID: p.grants, From: w[1], To: "z", Slots: num(2), TTLMs: ttl.Milliseconds(), MeanMs: 10}}))
 	case "refused":
 		p.tell(p.step(&Event{Kind: EvForwardDone, ID: w[1], Answer: &wire.Answer{ID: w[1], Code: api.CodeUnavailable, Refused: true}}))
 	case "warmed", "failed":
@@ -124,6 +131,9 @@ func (p *player) line(line string) {
 				if v, ok := strings.CutPrefix(o, "budget="); ok {
 					fmt.Sscan(v, &i.BudgetMs) //nolint:errcheck // a fault shows in the transcript
 				}
+				if v, ok := strings.CutPrefix(o, "key="); ok {
+					i.IdemKey = v
+				}
 			}
 		}))
 	case "done", "refuse":
@@ -137,7 +147,15 @@ func (p *player) line(line string) {
 					c.Code = api.CodeUnavailable
 				}
 			}
+			for _, o := range w[3:] {
+				if v, ok := strings.CutPrefix(o, "cold="); ok {
+					c.Start = api.SandboxPrepared
+					fmt.Sscan(v, &c.InitMs) //nolint:errcheck // a fault shows in the transcript
+				}
+			}
 		}))
+	case "answer":
+		p.tell(p.step(&Event{Kind: EvForwardDone, ID: w[1], Answer: &wire.Answer{ID: w[1], Timing: wire.Timing{Zone: w[2], Node: w[2] + "-n", RunMs: 10}}}))
 	case "wake":
 		p.tell(p.step(&Event{Kind: EvWake, ID: w[1], Gen: p.gens[w[1]]}))
 	case "mode":

@@ -42,6 +42,9 @@ type Config struct {
 	Mode     string  `koanf:"mode" doc:"how far the rule acts: on, canary (on a share of calls), shadow (it is only recorded) or off"`
 	Canary   float64 `koanf:"canary" doc:"share of calls (0-1) that the rule decides in mode canary"`
 	Fallback string  `koanf:"fallback" doc:"what decides where the rule does not: a policy that never waits beside a free slot"`
+	// Rule, if there is one, takes the place of the rule that Policy names. It is the simulator's, whose counter-examples nobody
+	// shall be able to choose by name; it has state and serves one zone.
+	Rule policy.Policy `koanf:"-"`
 	// MaxWaiting bounds calls that wait (queued or delayed); above it new ones are refused with 429.
 	MaxWaiting int `koanf:"max_waiting" doc:"calls that may wait in the zone; more are refused with 429"`
 	// MaxBacklog bounds what waits by how long it will take all slots; above it new calls are refused with 429. 0: no bound.
@@ -189,6 +192,9 @@ func New(cfg Config) (*Zone, error) {
 	fallback, err := policy.New(cfg.Fallback, cfg.PolicyConfig)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Rule != nil {
+		rule = cfg.Rule
 	}
 	n := 2 * cfg.Candidates
 	return &Zone{

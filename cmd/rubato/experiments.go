@@ -22,7 +22,8 @@ func newSimExperiments() *cobra.Command {
 	var short bool
 	cmd := &cobra.Command{
 		Use: "experiments PLAN", Short: "Run a plan of experiments and write a page for each",
-		Long: `experiments runs every experiment of a plan: a scenario at several loads, under many policies, over many seeds. It writes a page for each (question, setup, seeds, tables, figures, conclusion). What was run before by this very
+		Long: `experiments runs every experiment of a plan: a scenario at several loads, under many policies, over many seeds. It writes a page for each (question, setup, seeds, tables, figures, conclusion), and one about the disasters that
+the rule is to survive. What was run before by this very
 program with the same inputs is taken from the cache, so an interrupted run goes on where it stopped.`,
 		Example: "  rubato sim experiments experiments/plan.yaml\n  rubato sim experiments experiments/plan.yaml --short --out /tmp/pages",
 		Args:    cobra.ExactArgs(1),
@@ -57,7 +58,13 @@ program with the same inputs is taken from the cache, so an interrupted run goes
 				}
 				all = append(all, lab.Ran{Experiment: e, Cells: cells})
 			}
-			return writeFile(filepath.Join(out, "README.md"), func(w io.Writer) error { return lab.WriteSummary(w, p, all) })
+			if err := writeFile(filepath.Join(out, "README.md"), func(w io.Writer) error { return lab.WriteSummary(w, p, all) }); err != nil {
+				return err
+			}
+			if p.Disasters == "" {
+				return nil
+			}
+			return runDisasters(cmd, p, filepath.Join(filepath.Dir(a[0]), "..", "scenarios", p.Disasters), out, cache, program)
 		},
 	}
 	f := cmd.Flags()
@@ -99,8 +106,7 @@ func runExperiment(cmd *cobra.Command, p *lab.Plan, e *lab.Experiment, scenario,
 	}
 	var cells, fresh []*lab.Cell
 	for _, load := range e.Loads {
-		key := sha256.Sum256(fmt.Appendf(nil, "%s %s %v %d %d %v", program, inputs, load, p.FirstSeed, p.Seeds, p.PoliciesOf(e)))
-		path := filepath.Join(cache, hex.EncodeToString(key[:])+".json")
+		path := cached(cache, "%s %s %v %d %d %v", program, inputs, load, p.FirstSeed, p.Seeds, p.PoliciesOf(e))
 		var c *lab.Cell
 		if b, err := os.ReadFile(path); err == nil && json.Unmarshal(b, &c) == nil {
 			cells = append(cells, c)
@@ -113,14 +119,7 @@ func runExperiment(cmd *cobra.Command, p *lab.Plan, e *lab.Experiment, scenario,
 		if err != nil {
 			return nil, err
 		}
-		b, err := json.Marshal(c)
-		if err != nil {
-			return nil, err
-		}
-		if err := os.WriteFile(path+".part", b, 0o666); err != nil {
-			return nil, err
-		}
-		if err := os.Rename(path+".part", path); err != nil {
+		if err := keep(path, c); err != nil {
 			return nil, err
 		}
 		cells, fresh = append(cells, c), append(fresh, c)
@@ -161,4 +160,64 @@ func writeFile(path string, write func(io.Writer) error) error {
 		return err
 	}
 	return f.Close()
+}
+
+// cached is where the result of these inputs is kept.
+func cached(dir, format string, inputs ...any) string {
+	key := sha256.Sum256(fmt.Appendf(nil, format, inputs...))
+	return filepath.Join(dir, hex.EncodeToString(key[:])+".json")
+}
+
+// keep writes a result, all of it or nothing.
+func keep(path string, result any) error {
+	b, err := json.Marshal(result)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path+".part", b, 0o666); err != nil {
+		return err
+	}
+	return os.Rename(path+".part", path)
+}
+
+// runDisasters faces all disasters and writes their page.
+func runDisasters(cmd *cobra.Command, p *lab.Plan, folder, out, cache, program string) error {
+	seeds := make([]uint64, p.Seeds)
+	for i := range seeds {
+		seeds[i] = p.FirstSeed + uint64(i)
+	}
+	var scenarios []*lab.Scenario
+	var faced [][]lab.Faced
+	var hear func(done, total int, doing string)
+	done := showProgress(&hear, cmd.ErrOrStderr())
+	all := lab.Disasters()
+	for i := range all {
+		d := &all[i]
+		o := simFlags{traces: traceFlags{window: time.Minute}}
+		file := filepath.Join(folder, d.Scenario)
+		s, err := o.load(file)
+		var inputs string
+		if err == nil {
+			inputs, err = fileHash(func() (string, error) { return file, nil })
+		}
+		if err != nil {
+			done(false)
+			return fmt.Errorf("disaster %s: %w", d.Name, err)
+		}
+		path := cached(cache, "%s %s %s %v", program, inputs, d.Name, seeds)
+		var runs []lab.Faced
+		if b, err := os.ReadFile(path); err != nil || json.Unmarshal(b, &runs) != nil {
+			hear(i, len(all), d.Name)
+			if runs, err = d.Face(cmd.Context(), s, seeds); err == nil {
+				err = keep(path, runs)
+			}
+			if err != nil {
+				done(false)
+				return err
+			}
+		}
+		scenarios, faced = append(scenarios, s), append(faced, runs)
+	}
+	done(true)
+	return writeFile(filepath.Join(out, "disasters.md"), func(w io.Writer) error { return lab.WriteDisasters(w, scenarios, faced) })
 }

@@ -24,6 +24,8 @@ type Plan struct {
 	// Aside are policies that are shown but are no baselines: the same rule with something else.
 	Aside       []string     `yaml:"aside"`
 	Experiments []Experiment `yaml:"experiments"`
+	// Disasters is the folder of their scenarios, below that of all scenarios; empty: they are left out.
+	Disasters string `yaml:"disasters"`
 }
 
 // Short is what a quick run takes instead.
@@ -87,6 +89,7 @@ func ReadPlan(r io.Reader) (*Plan, error) {
 		}
 	}
 	loads("short", p.Short.Loads)
+	bad(p.Disasters == "" || api.CheckName("folder", p.Disasters) == nil, "folder of disasters %.60q: want a name", p.Disasters)
 	for _, e := range p.Experiments {
 		bad(api.CheckName("experiment", e.Name) == nil, "experiment %.60q: want a name", e.Name)
 		bad(e.Scenario != "", "experiment %s: no scenario", e.Name)

@@ -100,6 +100,7 @@ func TestPlanRefusesNonsense(t *testing.T) {
 		"no load":         {"loads: [.3, .6]", "loads: []"},
 		"a negative load": {"loads: [.3, .6]", "loads: [-1]"},
 		"no such family":  {"family: data", "family: friends"},
+		"a bad folder":    {"seeds: 3", "seeds: 3\ndisasters: ../.."},
 		"a bad name":      {"name: tiny", "name: \"../tiny\""},
 	} {
 		if _, err := ReadPlan(strings.NewReader(strings.Replace(tinyPlan, change[0], change[1], 1))); !errors.Is(err, api.ErrInvalid) {

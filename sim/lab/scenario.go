@@ -113,6 +113,7 @@ type Network struct {
 	Latency   Duration `yaml:"latency"`
 	Between   Duration `yaml:"between_zones"`
 	Loss      float64  `yaml:"loss"`
+	Late      Duration `yaml:"late"`
 	Heartbeat Duration `yaml:"heartbeat"`
 }
 
@@ -123,6 +124,7 @@ type Learn struct {
 	Publish Duration `yaml:"publish"`
 	Window  int      `yaml:"window"`
 	Trees   int      `yaml:"trees"`
+	Noise   float64  `yaml:"noise"`
 }
 
 // Runtime is the cold start law of a runtime.
@@ -223,6 +225,7 @@ type Change struct {
 	Function string   `yaml:"function"`
 	Run      float64  `yaml:"run"`
 	PerMB    float64  `yaml:"per_mb"`
+	Rate     float64  `yaml:"rate"`
 	Class    string   `yaml:"class"`
 	Speed    float64  `yaml:"speed"`
 }
@@ -372,7 +375,7 @@ func or[T comparable](v, otherwise T) T {
 // Config makes the world for one run. The seed decides arrivals, luck and all else.
 func (s *Scenario) Config(p Policy, seed uint64) (sim.Config, error) {
 	cfg := sim.Config{
-		Seed: seed, Latency: time.Duration(or(s.Network.Latency, Duration(300*time.Microsecond))), Loss: s.Network.Loss,
+		Seed: seed, Latency: time.Duration(or(s.Network.Latency, Duration(300*time.Microsecond))), Loss: s.Network.Loss, Late: time.Duration(s.Network.Late),
 		Between: time.Duration(or(s.Network.Between, Duration(10*time.Millisecond))), Heartbeat: time.Duration(or(s.Network.Heartbeat, Duration(time.Second))),
 		Warmup: time.Duration(s.Warmup), Learn: s.learning(p),
 	}
@@ -406,7 +409,7 @@ func (s *Scenario) Config(p Policy, seed uint64) (sim.Config, error) {
 }
 
 func (s *Scenario) learning(p Policy) sim.Learning {
-	l := sim.Learning{Every: 1, Eager: s.Learn.Eager, Publish: time.Duration(s.Learn.Publish), Oracle: p.Oracle, Config: learner.DefaultConfig()}
+	l := sim.Learning{Every: 1, Eager: s.Learn.Eager, Publish: time.Duration(s.Learn.Publish), Oracle: p.Oracle, Noise: s.Learn.Noise, Config: learner.DefaultConfig()}
 	if s.Learn.Every != nil {
 		l.Every = *s.Learn.Every
 	}
@@ -600,7 +603,7 @@ func (s *Scenario) changes(cfg *sim.Config) error {
 	}
 	names := s.FunctionNames()
 	for _, c := range s.Changes {
-		ch := sim.Change{At: time.Duration(c.At), Function: -1, Run: c.Run, PerMB: c.PerMB, Class: c.Class, Speed: c.Speed}
+		ch := sim.Change{At: time.Duration(c.At), Function: -1, Run: c.Run, PerMB: c.PerMB, Rate: c.Rate, Class: c.Class, Speed: c.Speed}
 		if c.Function == "" {
 			cfg.Changes = append(cfg.Changes, ch)
 			continue

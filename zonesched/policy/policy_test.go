@@ -167,3 +167,27 @@ func TestRubatoProperties(t *testing.T) {
 		}
 	})
 }
+
+// Property: among equals every node has its part, whatever the seed: "the lowest first" would be a herd's choice.
+func TestTiesSpread(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(2, 16).Draw(t, "nodes")
+		draw := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
+		cands := make([]Candidate, n)
+		for i := range cands {
+			cands[i] = cand(int32(i), 0, 10, 20)
+		}
+		const each = 200
+		p := &Rubato{cfg: Config{DelayMax: 2 * time.Second}}
+		got := make([]int, n)
+		call := unbound()
+		for range each * n {
+			got[p.Decide(&call, cands, draw).Take]++
+		}
+		for i, k := range got {
+			if k < each/2 || k > 2*each {
+				t.Fatalf("node %d of %d has %d of %d calls: want about %d", i, n, k, each*n, each)
+			}
+		}
+	})
+}

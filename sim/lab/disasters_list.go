@@ -1,0 +1,139 @@
+package lab
+
+import (
+	"time"
+
+	"github.com/rubato-faas/rubato/sim"
+	"github.com/rubato-faas/rubato/sim/naive"
+	"github.com/rubato-faas/rubato/zonesched/policy"
+)
+
+var disasters = []Disaster{
+	{
+		Name: "The cold-start spiral", Scenario: "spiral.yaml",
+		Question: "After a burst the queue is long. Does the zone find back to serving what is warm, or do cold starts keep it full?",
+		Calm:     spiralCalm,
+		naive:    headOfQueue,
+		Fails:    "from 13 s after the burst on more than half of the calls still start cold, most of the slots' time goes into that, and calls are refused, at a load of .4; with some seeds the zone tips over before the burst, while it warms up",
+		Failed:   func(f *Faced) bool { return f.Naive.Cold > .5 && f.Naive.Init > .5 && f.Naive.Unserved > 0 },
+		Holds:    "by then as few calls start cold as before the burst, within 2 %, and none is refused",
+		Held:     func(f *Faced) bool { return f.Ours.Cold < f.Ours.Calm+.02 && f.Ours.Unserved == 0 },
+	},
+	{
+		Name: "The cold-start spiral, deep", Scenario: "spiral-deep.yaml",
+		Question: "The same, when the burst lasts until the queue is older than the age from which on calls go by age, and a cold start costs fifteen runs.",
+		Calm:     spiralCalm,
+		naive:    headOfQueue,
+		Fails:    "of the calls that come from 24 s after the burst on, not one in ten has an answer half a minute after the last",
+		Failed:   func(f *Faced) bool { return 10*f.Naive.Answered < f.Naive.Calls },
+		Holds:    "two fifths of them and more do, and fewer than a fifth of these start cold",
+		Held:     func(f *Faced) bool { return 10*f.Ours.Answered > 4*f.Ours.Calls && f.Ours.Cold < .2 },
+		Known:    "the zone does not find back. One freed slot in eight goes to a call older than 4 DelayMax, cold, and with cold starts of fifteen runs that eighth of the slots is most of the slots' time, so that what waits stays old",
+	},
+	{
+		Name: "Waiting without a bound", Scenario: "reset-timer.yaml",
+		Question: "A timer that begins anew with each hit never runs out where hits are frequent. Does a call get away from the one node that has its sandbox?",
+		naive: contender{name: "timer reset by hits", rule: func(_ policy.Config, clock func() time.Duration) policy.Policy {
+			return &naive.ResetTimer{WaitMs: 2000, Clock: clock}
+		}},
+		Fails:  "one of the eight nodes serves more than nine tenths of the calls, and the longest wait is more than three times the timer",
+		Failed: func(f *Faced) bool { return f.Naive.Node > .9 && f.Naive.LongestMs > 6000 },
+		Holds:  "no call waits longer than DelayMax and a second, and no node serves more than two thirds",
+		Held:   func(f *Faced) bool { return f.Ours.LongestMs < 3000 && f.Ours.Node < .67 },
+	},
+	{
+		Name: "Herding", Scenario: "herd.yaml",
+		Question: "Many nodes are equally good. Does everybody choose the same one?",
+		naive: contender{name: "least loaded by a stale view, lowest first", rule: func(_ policy.Config, clock func() time.Duration) policy.Policy {
+			return &naive.Herd{EveryMs: 1000, Clock: clock}
+		}},
+		Fails:  "calls take more than twice as long, since those that chose the same node share its cores",
+		Failed: func(f *Faced) bool { return f.Naive.MeanMs > 2*f.Ours.MeanMs },
+		Holds:  "within a second no node has more than twice its sixteenth of the calls",
+		Held:   func(f *Faced) bool { return f.Ours.Node < .125 },
+	},
+	{
+		Name: "Binding to the reserved node", Scenario: "bind-hard.yaml",
+		Question: "A call waits for the node that was expected to be free first. What if another one is?",
+		naive:    broken("bound to its first hope", func(p policy.Policy) policy.Policy { return naive.BindHard{Policy: p} }),
+		Fails:    "the longest wait is more than one and a half times as long, and so, by a tenth, is the mean",
+		Failed: func(f *Faced) bool {
+			return f.Naive.LongestMs > 1.5*f.Ours.LongestMs && f.Naive.WaitMs > 1.1*f.Ours.WaitMs
+		},
+		Holds: "no call waits longer than 3 s",
+		Held:  func(f *Faced) bool { return f.Ours.LongestMs < 3000 },
+	},
+	{
+		Name: "Waiting for the warm node in vain", Scenario: "heavy-tails.yaml",
+		Question: "Run times have heavy tails and a cold start costs little. Is idle capacity declined for a sandbox that stays busy?",
+		naive:    alwaysWait, beside: &neverWaits,
+		Fails:  "calls lose more than a whole cold start (60 ms) in the mean against not waiting at all",
+		Failed: func(f *Faced) bool { return f.Naive.MeanMs > f.Beside.MeanMs+60 },
+		Holds:  "they lose at most 10 ms, and less than a quarter as often is idle capacity declined",
+		Held:   func(f *Faced) bool { return f.Ours.MeanMs < f.Beside.MeanMs+10 && 4*f.Ours.Declined < f.Naive.Declined },
+	},
+	{
+		Name: "Starving in a full zone", Scenario: "starvation.yaml",
+		Question: "Matches go first, the load stays above one, and a call has no match anywhere. Does it ever run?",
+		naive:    broken("matches first, age counts for nothing", func(p policy.Policy) policy.Policy { return naive.Ageless{Policy: p} }),
+		Fails:    "calls wait until the load ends: more than 24 s of 30",
+		Failed:   func(f *Faced) bool { return f.Naive.LongestMs > 24_000 },
+		Holds:    "no call waits longer than six times DelayMax",
+		Held:     func(f *Faced) bool { return f.Ours.LongestMs < 12_000 },
+	},
+	{
+		Name: "Noise", Scenario: "noise.yaml", oracle: true,
+		Question: "Predictions are off by 35 %, each node and function in a way of its own. What do errors cost?",
+		naive:    takeAtWord,
+		Fails:    "calls take more than 1.3 times as long",
+		Failed:   func(f *Faced) bool { return f.Naive.MeanMs > 1.3*f.Ours.MeanMs },
+		Holds:    "it serves all",
+		Held:     func(f *Faced) bool { return f.Ours.Unserved == 0 },
+	},
+	stale(time.Second), stale(5 * time.Second), stale(20 * time.Second),
+	{
+		Name: "A law that turns around", Scenario: "inverted.yaml", beside: &neverWaits,
+		Question: "The fast nodes become the slow ones in mid-run. How long is a wrong model believed?",
+		naive:    contender{name: "a forest that learns no more", change: func(c *sim.Config) { c.Learn.Freeze = 20 * time.Second }},
+		Fails:    "calls take more than 1.5 times as long",
+		Failed:   func(f *Faced) bool { return f.Naive.MeanMs > 1.5*f.Ours.MeanMs },
+		Holds:    "ten seconds after the change calls take at most 10 % longer than without any waiting",
+		Held:     func(f *Faced) bool { return f.Ours.MeanMs < 1.1*f.Beside.MeanMs },
+	},
+	{
+		Name: "The latest safe start, to the letter", Scenario: "too-late.yaml",
+		Question: "No safe start lies ahead any more. Is the call started cold, so that it is late for certain, and in the way of others?",
+		naive:    broken("waits only while a safe start lies ahead", func(p policy.Policy) policy.Policy { return naive.ToTheLetter{Policy: p} }),
+		Fails:    "more than twice as many calls start cold, and more deadlines are missed",
+		Failed:   func(f *Faced) bool { return f.Naive.Cold > 2*f.Ours.Cold && f.Naive.Miss > f.Ours.Miss },
+		Holds:    "fewer than one in ten deadlines is missed",
+		Held:     func(f *Faced) bool { return f.Ours.Miss < .1 },
+	},
+}
+
+var spiralCalm = [2]time.Duration{18 * time.Second, 24 * time.Second}
+
+var headOfQueue = broken("head of the queue", func(p policy.Policy) policy.Policy { return naive.HeadOfQueue{Policy: p} })
+
+func stale(late time.Duration) Disaster {
+	d := Disaster{
+		Name: "Reports that are late by " + late.String(), Scenario: "stale.yaml", Late: late, beside: &neverWaits,
+		Question: "What the zone knows of its nodes is old: sandboxes seem busy that are idle. Is it worse than knowing nothing?",
+		naive:    alwaysWait,
+		Fails:    "calls take more than 1.5 times as long as without any waiting",
+		Failed:   func(f *Faced) bool { return f.Naive.MeanMs > 1.5*f.Beside.MeanMs },
+		Holds:    "calls take at most a quarter longer than without any waiting",
+		Held:     func(f *Faced) bool { return f.Ours.MeanMs < 1.25*f.Beside.MeanMs },
+	}
+	switch {
+	case late >= 20*time.Second:
+		d.Holds, d.Held = "no call is held back longer than DelayMax", func(f *Faced) bool { return f.Ours.HeldMs < 2001 }
+	case late > time.Second:
+		d.Holds = "calls lose less than a third of what the naive rule loses"
+		d.Held = func(f *Faced) bool { return 3*(f.Ours.MeanMs-f.Beside.MeanMs) < f.Naive.MeanMs-f.Beside.MeanMs }
+	}
+	if late > time.Second {
+		d.Known = "a cold start whose completion is late is taken for one that goes on, another is expected to take as long, and calls are held back for nothing, for up to DelayMax"
+	}
+	return d
+}

@@ -1,0 +1,69 @@
+package lab
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestDisasters: in every disaster, with every seed, the naive rule fails and the product's holds. Seeds and margins are not
+// tuned: the scenarios' parameters follow from what they are to show.
+func TestDisasters(t *testing.T) {
+	seeds := []uint64{1, 2, 3, 4, 5}
+	if testing.Short() || underRace {
+		seeds = seeds[:1]
+	}
+	var scenarios []*Scenario
+	var faced [][]Faced
+	for i := range Disasters() {
+		d := &Disasters()[i]
+		s := scenarioOf(t, d)
+		scenarios, faced = append(scenarios, s), append(faced, nil)
+		t.Run(strings.ReplaceAll(d.Name, " ", "-"), func(t *testing.T) {
+			runs, err := d.Face(t.Context(), s, seeds)
+			if err != nil {
+				t.Fatal(err)
+			}
+			faced[i] = runs
+			for k := range runs {
+				f := &runs[k]
+				t.Logf("seed %d: %s %+v", f.Seed, d.naive.name, f.Naive)
+				t.Logf("seed %d: rubato %+v", f.Seed, f.Ours)
+				if f.Beside != nil {
+					t.Logf("seed %d: %s %+v", f.Seed, d.beside.name, *f.Beside)
+				}
+				if !d.Failed(f) {
+					t.Errorf("seed %d: the naive rule does not fail: want that %s", f.Seed, d.Fails)
+				}
+				if !d.Held(f) {
+					t.Errorf("seed %d: rubato does not hold: want that %s", f.Seed, d.Holds)
+				}
+			}
+		})
+	}
+	var page bytes.Buffer
+	if err := WriteDisasters(&page, scenarios, faced); err != nil {
+		t.Fatal(err)
+	}
+	for i := range Disasters() {
+		if d := &Disasters()[i]; !strings.Contains(page.String(), "## "+d.Name+"\n"+d.Question) || strings.Contains(page.String(), "NaN") {
+			t.Errorf("the page lacks %q, or has figures that are none:\n%s", d.Name, page.String())
+		}
+	}
+}
+
+func scenarioOf(t *testing.T, d *Disaster) *Scenario {
+	t.Helper()
+	f, err := os.Open(filepath.Join("..", "..", "scenarios", "disasters", d.Scenario))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	s, err := Read(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
