@@ -55,7 +55,7 @@ type ZoneView struct {
 
 // Query answers a question about the zone, at its leader. Kinds: nodes, zone, model ("here": of this scheduler,
 // be it a standby), explain (id), decisions (sequence),
-// policy (name[,wait]), flush.
+// policy (name[,wait]), prewarm (function,count), flush.
 func (d *Daemon) Query(ctx context.Context, kind, arg string) (json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
@@ -119,6 +119,13 @@ func (d *Daemon) queryHere(ctx context.Context, kind, arg string) (json.RawMessa
 	case "policy":
 		err = d.setPolicy(ctx, arg)
 		v = struct{}{}
+	case "prewarm":
+		fn, n, _ := strings.Cut(arg, ",")
+		count, perr := strconv.Atoi(n)
+		if perr != nil {
+			return nil, fmt.Errorf("%w: count %q: want a number", api.ErrInvalid, n)
+		}
+		look(func() { v = d.prewarm(fn, count) })
 	case "flush":
 		look(func() { d.send(wire.SubjectAllNodes(d.cfg.Zone, "flush"), &wire.Flush{Epoch: d.core.Epoch()}) })
 		v = struct{}{}
@@ -129,6 +136,17 @@ func (d *Daemon) queryHere(ctx context.Context, kind, arg string) (json.RawMessa
 		return nil, err
 	}
 	return json.Marshal(v)
+}
+
+// Prewarming says how many sandboxes are being brought up because of a wish.
+type Prewarming struct {
+	Begun int `json:"begun"`
+}
+
+func (d *Daemon) prewarm(fn string, count int) Prewarming {
+	before := d.core.Counters().Prewarmed
+	d.step(&zonesched.Event{Kind: zonesched.EvPrewarm, ID: fn, Count: count})
+	return Prewarming{int(d.core.Counters().Prewarmed - before)}
 }
 
 // tailPage bounds one answer of decisions.
