@@ -33,6 +33,8 @@ const (
 	MaxTimeout = 15 * time.Minute
 	// MaxMinWarm bounds the sandboxes that a function may ask each zone to keep warm.
 	MaxMinWarm = 100
+	// MaxPrewarm bounds the sandboxes that one request may bring up.
+	MaxPrewarm = 8
 	// MaxLogBytes bounds the captured output kept for one invocation.
 	MaxLogBytes = 16 << 10
 )

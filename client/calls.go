@@ -143,6 +143,11 @@ type Function struct {
 	Env                 map[string]string `json:"env,omitempty"`
 	// Mode is how far the zone's rule acts for the function, if an operator said so; not part of a deployment.
 	Mode string `json:"mode,omitempty"`
+	// Arch, Accelerator and Tags are what it needs of its node, see api.Labels; MinWarm is how many sandboxes each zone keeps warm.
+	Arch        string   `json:"arch,omitempty"`
+	Accelerator string   `json:"accelerator,omitempty"`
+	Tags        []string `json:"tags,omitempty"`
+	MinWarm     int      `json:"min_warm,omitempty"`
 }
 
 // PutArtifact stores an artifact under its SHA-256 (hex).
@@ -198,6 +203,19 @@ func (c *Client) Function(ctx context.Context, name string) (Function, error) {
 // Delete removes a function.
 func (c *Client) Delete(ctx context.Context, name string) error {
 	return c.json(ctx, request{method: http.MethodDelete, path: "/v1/functions/" + url.PathEscape(name)}, nil)
+}
+
+// Prewarm asks the door's zone for warm sandboxes, and returns how many are on their way: as many as there was room for.
+func (c *Client) Prewarm(ctx context.Context, name string, count int) (begun int, err error) {
+	b, err := json.Marshal(map[string]int{"count": count})
+	if err != nil {
+		return 0, err
+	}
+	var out struct {
+		Begun int `json:"begun"`
+	}
+	err = c.json(ctx, request{method: http.MethodPost, path: "/v1/functions/" + url.PathEscape(name) + "/prewarm", body: bytesBody(b)}, &out)
+	return out.Begun, err
 }
 
 // Logs returns the output of the last calls of a function.

@@ -113,6 +113,10 @@ func (z *zone) Query(_ context.Context, kind, arg string) (json.RawMessage, erro
 	return json.RawMessage(`{"kind":"` + kind + `","arg":"` + arg + `"}`), nil
 }
 
+func (z *zone) QueryZone(ctx context.Context, _, kind, arg string) (json.RawMessage, error) {
+	return z.Query(ctx, kind, arg)
+}
+
 func (z *zone) Cancel(context.Context, string, string) error { return nil }
 func (z *zone) Zone() string                                 { return "edge" }
 

@@ -24,6 +24,10 @@ type deployment struct {
 	MissWeight          float64           `json:"miss_weight"`
 	DelayOff            bool              `json:"delay_off"`
 	Env                 map[string]string `json:"env"`
+	Arch                string            `json:"arch,omitempty"`
+	Accelerator         string            `json:"accelerator,omitempty"`
+	Tags                []string          `json:"tags,omitempty"`
+	MinWarm             int               `json:"min_warm,omitempty"`
 }
 
 // functionView is a function as callers see it.
@@ -43,6 +47,7 @@ func view(f *api.Function) functionView {
 		deployment: deployment{
 			Runtime: f.Runtime, Artifact: f.Artifact, MemoryMB: f.MemoryMB, TimeoutMs: f.Timeout.Milliseconds(),
 			ObjectiveDeadlineMs: f.Objective.Deadline.Milliseconds(), ObjectiveShare: f.Objective.Share, PriceWeight: f.Objective.PriceWeight, MissWeight: f.Objective.MissWeight, DelayOff: f.DelayOff, Env: f.Env,
+			Arch: f.Needs.Arch, Accelerator: f.Needs.Accelerator, Tags: f.Needs.Tags, MinWarm: f.MinWarm,
 		},
 	}
 }
@@ -74,7 +79,8 @@ func (g *Gateway) deploy(w http.ResponseWriter, r *http.Request, c caller) error
 	}
 	f := api.Function{
 		Tenant: c.tenant, Name: r.PathValue("name"), Runtime: d.Runtime, Artifact: d.Artifact, ArtifactBytes: info.Bytes,
-		MemoryMB: d.MemoryMB, Timeout: time.Duration(d.TimeoutMs) * time.Millisecond, DelayOff: d.DelayOff, Env: d.Env,
+		MemoryMB: d.MemoryMB, Timeout: time.Duration(d.TimeoutMs) * time.Millisecond, DelayOff: d.DelayOff, Env: d.Env, MinWarm: d.MinWarm,
+		Needs:     api.Labels{Arch: d.Arch, Accelerator: d.Accelerator, Tags: d.Tags},
 		Objective: api.Objective{Deadline: time.Duration(d.ObjectiveDeadlineMs) * time.Millisecond, Share: d.ObjectiveShare, PriceWeight: d.PriceWeight, MissWeight: d.MissWeight},
 	}
 	if err := f.Validate(); err != nil {
@@ -153,6 +159,29 @@ func (g *Gateway) deleteFunction(w http.ResponseWriter, r *http.Request, c calle
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+// prewarm serves POST /v1/functions/{name}/prewarm {"count": 1}: sandboxes for calls that will come, in this zone and at once, as
+// far as there is room.
+func (g *Gateway) prewarm(w http.ResponseWriter, r *http.Request, c caller) error {
+	p := struct {
+		Count int `json:"count"`
+	}{1}
+	if err := readJSON(w, r, &p); err != nil {
+		return err
+	}
+	if p.Count < 1 || p.Count > api.MaxPrewarm {
+		return fmt.Errorf("%w: count %d: want 1-%d", api.ErrInvalid, p.Count, api.MaxPrewarm)
+	}
+	id := c.tenant + "/" + r.PathValue("name")
+	if _, ok := g.deps.Zone.Function(id); !ok {
+		return fmt.Errorf("%w: no function %q of tenant %s", api.ErrNotFound, r.PathValue("name"), c.tenant)
+	}
+	raw, err := g.deps.Zone.Query(r.Context(), "prewarm", id+","+strconv.Itoa(p.Count))
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusAccepted, raw)
 }
 
 // defaultLogs and maxLogs bound the calls whose output is shown.

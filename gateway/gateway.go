@@ -141,6 +141,7 @@ func (g *Gateway) routes() {
 	tenant("PUT /v1/functions/{name}", g.deploy)
 	tenant("DELETE /v1/functions/{name}", g.deleteFunction)
 	tenant("GET /v1/functions/{name}/logs", g.logs)
+	tenant("POST /v1/functions/{name}/prewarm", g.prewarm)
 	tenant("GET /v1/invocations/{id}", g.result)
 	tenant("DELETE /v1/invocations/{id}", g.cancel)
 	tenant("GET /v1/invocations/{id}/explain", g.explain)

@@ -98,6 +98,8 @@ func (z *zone) Query(_ context.Context, kind, arg string) (json.RawMessage, erro
 		return json.RawMessage(`{"id":"known","function":"acme/f"}`), nil
 	case kind == "explain":
 		return nil, fmt.Errorf("%w: invocation %s", api.ErrNotFound, arg)
+	case kind == "prewarm":
+		return json.RawMessage(`{"begun":1,"asked":"` + arg + `"}`), nil
 	case kind == "decisions":
 		return json.RawMessage(`{"next":3,"decisions":[{"function":"acme/f"},{"function":"other/g"}]}`), nil
 	}
@@ -434,6 +436,21 @@ func TestDeploy(t *testing.T) {
 	d.want(d.do("GET", "/v1/functions/g", acmeToken, ""), 200, `"memory_mb":128`)
 	d.want(d.do("DELETE", "/v1/functions/g", acmeToken, ""), 204, "")
 	d.want(d.do("DELETE", "/v1/functions/g", acmeToken, ""), 404, "")
+}
+
+func TestNeedsAndWarmSandboxes(t *testing.T) {
+	d := newDoor(t, "off")
+	const digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" // of "test"
+	d.want(d.do("PUT", "/v1/artifacts/"+digest, "", "test"), 201, "")
+	body := func(more string) string { return `{"runtime":"process","artifact":"` + digest + `",` + more + `}` }
+	d.want(d.do("PUT", "/v1/functions/g", "", body(`"arch":"arm64","accelerator":"gpu","tags":["ssd"],"min_warm":2`)), 200, `"version":1`)
+	d.want(d.do("GET", "/v1/functions/g", "", ""), 200, `"arch":"arm64","accelerator":"gpu","tags":["ssd"],"min_warm":2`)
+	d.want(d.do("PUT", "/v1/functions/g", "", body(`"tags":["No Name"]`)), 400, "tag")
+	d.want(d.do("PUT", "/v1/functions/g", "", body(`"min_warm":101`)), 400, "min_warm 101: want 0-100")
+	d.want(d.do("POST", "/v1/functions/g/prewarm", "", `{"count":3}`), 202, `"asked":"default/g,3"`)
+	d.want(d.do("POST", "/v1/functions/g/prewarm", "", `{}`), 202, `"asked":"default/g,1"`)
+	d.want(d.do("POST", "/v1/functions/g/prewarm", "", `{"count":9}`), 400, "want 1-8")
+	d.want(d.do("POST", "/v1/functions/none/prewarm", "", `{}`), 404, "none")
 }
 
 func TestPanicIsAnswered(t *testing.T) {

@@ -30,6 +30,11 @@ func config(t *rapid.T, seed uint64) Config {
 		Seed: seed, Zones: []Zone{{Core: zone, Nodes: []Nodes{{Count: rapid.IntRange(1, 6).Draw(t, "nodes"), Core: nodeCfg}}}}, Latency: time.Millisecond,
 		Loss: rapid.SampledFrom([]float64{0, 0, .02, .2}).Draw(t, "loss"), Heartbeat: 500 * time.Millisecond, Record: true, Keep: true,
 	}
+	if rapid.Bool().Draw(t, "labels") { // some nodes have what f2 needs
+		ssd := Nodes{Count: rapid.IntRange(1, 2).Draw(t, "ssd_nodes"), Core: nodeCfg}
+		ssd.Core.Tags = []string{"ssd"}
+		cfg.Zones[0].Nodes = append(cfg.Zones[0].Nodes, ssd)
+	}
 	for i, run := range []time.Duration{5 * time.Millisecond, 80 * time.Millisecond, 700 * time.Millisecond} {
 		cfg.Functions = append(cfg.Functions, Function{
 			Spec: api.Function{
@@ -38,6 +43,10 @@ func config(t *rapid.T, seed uint64) Config {
 			},
 			Prepare: 20 * time.Millisecond, Start: 10 * time.Millisecond, Run: run, Spread: .3, Crash: .02, Hang: .01,
 		})
+		cfg.Functions[i].Spec.MinWarm = rapid.SampledFrom([]int{0, 0, 1, 3}).Draw(t, "min_warm")
+	}
+	if len(cfg.Zones[0].Nodes) > 1 {
+		cfg.Functions[2].Spec.Needs = api.Labels{Tags: []string{"ssd"}}
 	}
 	return cfg
 }

@@ -4,6 +4,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/rubato-faas/rubato/api"
 )
 
 // How many sandboxes are warm is decided twice: a function may ask for some that are always there (MinWarm), which a tick
@@ -16,7 +18,7 @@ type prewarming struct {
 }
 
 const (
-	// warmStep bounds the sandboxes that one tick, or one wish, begins to bring up.
+	// warmStep bounds the sandboxes that one tick begins to bring up.
 	warmStep = 8
 	// warmLook is how many nodes are looked at to place one.
 	warmLook = 16
@@ -176,6 +178,6 @@ func (z *Zone) wish(now time.Time, id string, count int, out []Action) []Action 
 	if f == nil {
 		return out
 	}
-	out, _ = z.warm(now, f, min(count, warmStep), out)
+	out, _ = z.warm(now, f, min(count, api.MaxPrewarm), out)
 	return out
 }

@@ -45,7 +45,7 @@ func addClientCommands(root *cobra.Command, getenv func(string) string) {
 	g := &globals{getenv: getenv}
 	cmds := []*cobra.Command{
 		newDeploy(g), newFunctions(g), newDelete(g), newInvoke(g), newResult(g), newCancel(g), newPut(g), newGet(g), newObjects(g), newRemove(g),
-		newNodes(g), newZones(g), newModel(g), newExplain(g), newTail(g), newRecord(g), newLogs(g), newPolicy(g), newFlush(g),
+		newNodes(g), newZones(g), newModel(g), newExplain(g), newTail(g), newRecord(g), newLogs(g), newPrewarm(g), newPolicy(g), newFlush(g),
 	}
 	for _, c := range cmds {
 		f := c.Flags()

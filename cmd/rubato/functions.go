@@ -43,7 +43,7 @@ func newDeploy(g *globals) *cobra.Command {
 		Long: `deploy uploads the artifact and makes it the newest version of the function. Calls that run go on with the version they
 began with. The runtime is guessed from the file: a WASM module runs in wazero (command or reactor), anything else is
 started as a process that speaks the AWS Lambda Runtime API.`,
-		Example: "  rubato deploy wordcount bin/functions/wordcount --memory 256 --deadline 2s\n  rubato deploy render bin/functions/htmlrender.wasm",
+		Example: "  rubato deploy wordcount bin/functions/wordcount --memory 256 --deadline 2s\n  rubato deploy render bin/functions/htmlrender.wasm --min-warm 2\n  rubato deploy infer bin/functions/infer --arch amd64 --accelerator gpu --tag ssd",
 		RunE: func(cmd *cobra.Command, a []string) error {
 			f.Name, f.Runtime = a[0], api.Runtime(runtime)
 			f.TimeoutMs, f.ObjectiveDeadlineMs = timeout.Milliseconds(), deadline.Milliseconds()
@@ -69,6 +69,10 @@ started as a process that speaks the AWS Lambda Runtime API.`,
 	fl.Float64Var(&f.PriceWeight, "price-weight", 0, "objective: milliseconds that one unit of price is worth (nodes have a price per slot and hour)")
 	fl.Float64Var(&f.MissWeight, "miss-weight", 0, "objective: milliseconds that a certain miss of the deadline is worth")
 	fl.BoolVar(&f.DelayOff, "no-delay", false, "never hold a call back for a better node")
+	fl.StringVar(&f.Arch, "arch", "", "processor architecture that it needs, like amd64 (default: any)")
+	fl.StringVar(&f.Accelerator, "accelerator", "", "class of accelerator that it needs, like gpu-a100, or a family: gpu")
+	fl.StringArrayVar(&f.Tags, "tag", nil, "tag that its nodes must have (repeatable)")
+	fl.IntVar(&f.MinWarm, "min-warm", 0, "sandboxes that each zone keeps warm, calls or not (0-100)")
 	fl.StringArrayVar(&environ, "env", nil, "NAME=VALUE for the function's environment (repeatable)")
 	return cmd
 }
@@ -111,18 +115,49 @@ func newFunctions(g *globals) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return g.show(cmd, fns, "FUNCTION\tVERSION\tRUNTIME\tMEMORY\tTIMEOUT\tDEADLINE\tSIZE\tMODE", func(row func(...any)) {
+				return g.show(cmd, fns, "FUNCTION\tVERSION\tRUNTIME\tMEMORY\tTIMEOUT\tDEADLINE\tNEEDS\tMIN WARM\tSIZE\tMODE", func(row func(...any)) {
 					for _, f := range fns {
 						deadline := "-"
 						if f.ObjectiveDeadlineMs > 0 {
 							deadline = (time.Duration(f.ObjectiveDeadlineMs) * time.Millisecond).String()
 						}
-						row(f.Name, f.Version, f.Runtime, fmt.Sprintf("%d MB", f.MemoryMB), time.Duration(f.TimeoutMs)*time.Millisecond, deadline, size(f.ArtifactBytes), cmp.Or(f.Mode, "-"))
+						row(f.Name, f.Version, f.Runtime, fmt.Sprintf("%d MB", f.MemoryMB), time.Duration(f.TimeoutMs)*time.Millisecond, deadline, labels(api.Labels{Arch: f.Arch, Accelerator: f.Accelerator, Tags: f.Tags}), f.MinWarm, size(f.ArtifactBytes), cmp.Or(f.Mode, "-"))
 					}
 				})
 			})
 		},
 	}
+}
+
+// labels are short words in a table: "amd64 gpu-a100 ssd", "-" for none.
+func labels(l api.Labels) string {
+	var s []string
+	for _, v := range append([]string{l.Arch, l.Accelerator}, l.Tags...) {
+		if v != "" {
+			s = append(s, v)
+		}
+	}
+	return cmp.Or(strings.Join(s, " "), "-")
+}
+
+func newPrewarm(g *globals) *cobra.Command {
+	count := 1
+	cmd := &cobra.Command{
+		Use: "prewarm NAME", Short: "Bring up sandboxes of a function for calls that will come", Args: cobra.ExactArgs(1), ValidArgsFunction: g.functionNames,
+		Long:    "prewarm brings up sandboxes in this zone at once, as many as there is room for beside calls; they idle as long as any other. deploy --min-warm keeps some for good.",
+		Example: "  rubato prewarm wordcount --count 4",
+		RunE: func(cmd *cobra.Command, a []string) error {
+			return g.within(cmd, func(ctx context.Context, c *client.Client) error {
+				n, err := c.Prewarm(ctx, a[0], count)
+				if err != nil {
+					return err
+				}
+				return g.show(cmd, map[string]any{"name": a[0], "begun": n}, "FUNCTION\tON THEIR WAY", func(row func(...any)) { row(a[0], n) })
+			})
+		},
+	}
+	cmd.Flags().IntVar(&count, "count", count, "sandboxes to bring up (1-8)")
+	return cmd
 }
 
 func newDelete(g *globals) *cobra.Command {

@@ -60,7 +60,7 @@ func (s suite) run() (code int, err error) {
 	o := cluster.DefaultOptions(filepath.Join(dir, "cluster"), slog.New(slog.DiscardHandler))
 	o.Nodes, o.Schedulers, o.Coordinators = 1, 1, 1
 	o.Zone.Gateway.Auth = "off"
-	o.Node.Node.Node.Slots = 16
+	o.Node.Node.Node.Slots, o.Node.Node.Node.Tags = 16, []string{"ssd"}
 	cl, err := cluster.Up(ctx, o)
 	if err != nil {
 		return 0, err

@@ -26,13 +26,13 @@ func newNodes(g *globals) *cobra.Command {
 				if err := c.Look(ctx, "nodes", &nodes); err != nil {
 					return err
 				}
-				return g.show(cmd, nodes, "NODE\tZONE\tSTATE\tSLOTS\tMEMORY\tOBJECTS\tSANDBOXES", func(row func(...any)) {
+				return g.show(cmd, nodes, "NODE\tZONE\tSTATE\tSLOTS\tMEMORY\tLABELS\tOBJECTS\tSANDBOXES", func(row func(...any)) {
 					for _, n := range nodes {
 						var boxes []string
 						for _, s := range n.Sandboxes {
 							boxes = append(boxes, fmt.Sprintf("%s %s idle=%d busy=%d", s.Function, s.State, s.Idle, s.Busy))
 						}
-						row(n.Name, n.Zone, nodeState(&n), fmt.Sprintf("%d/%d", n.Running, n.Slots), fmt.Sprintf("%d/%d MB", n.MemUsedMB, n.MemMB),
+						row(n.Name, n.Zone, nodeState(&n), fmt.Sprintf("%d/%d", n.Running, n.Slots), fmt.Sprintf("%d/%d MB", n.MemUsedMB, n.MemMB), labels(n.Labels),
 							fmt.Sprintf("%d (%s)", n.Objects, size(n.ObjectBytes)), strings.Join(boxes, "; "))
 					}
 				})
@@ -49,6 +49,8 @@ func nodeState(n *zonesched.NodeView) string {
 		return "draining"
 	case n.Quarantined:
 		return "quarantined"
+	case n.Offered < n.Slots:
+		return "starting"
 	}
 	return "live"
 }

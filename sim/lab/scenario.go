@@ -106,6 +106,8 @@ type Scheduler struct {
 	Candidates  int      `yaml:"candidates"`
 	MaxWaiting  int      `yaml:"max_waiting"`
 	NodeTimeout Duration `yaml:"node_timeout"`
+	// SlowStart is 10s when it is left out; 0s turns it off.
+	SlowStart *Duration `yaml:"slow_start"`
 }
 
 // Network says how long messages take.
@@ -156,6 +158,11 @@ type Function struct {
 	Deadline Duration `yaml:"deadline"`
 	Share    float64  `yaml:"deadline_share"`
 	DelayOff bool     `yaml:"delay_off"`
+	// What its nodes must have, and the sandboxes that each zone keeps warm.
+	Arch        string   `yaml:"arch"`
+	Accelerator string   `yaml:"accelerator"`
+	Tags        []string `yaml:"tags"`
+	MinWarm     int      `yaml:"min_warm"`
 
 	Run        Duration  `yaml:"run"`
 	PerMB      Duration  `yaml:"per_mb"`
@@ -217,6 +224,10 @@ type Nodes struct {
 	Repair      Duration           `yaml:"repair"`
 	Price       float64            `yaml:"price_per_hour"`
 	Energy      uint8              `yaml:"energy_class"`
+	Arch        string             `yaml:"arch"`
+	Accelerator string             `yaml:"accelerator"`
+	Tags        []string           `yaml:"tags"`
+	KeepAlive   Duration           `yaml:"keep_alive"`
 }
 
 // Change alters the world in mid-run.
@@ -434,6 +445,9 @@ func (s *Scenario) zones(cfg *sim.Config, p Policy) ([]float64, error) {
 		core.Candidates = or(s.Scheduler.Candidates, core.Candidates)
 		core.MaxWaiting = or(s.Scheduler.MaxWaiting, core.MaxWaiting)
 		core.NodeTimeout = time.Duration(or(s.Scheduler.NodeTimeout, Duration(core.NodeTimeout)))
+		if s.Scheduler.SlowStart != nil {
+			core.SlowStart = time.Duration(*s.Scheduler.SlowStart)
+		}
 		if s.PolicyConfig.DelayMax != nil {
 			core.PolicyConfig.DelayMax = time.Duration(*s.PolicyConfig.DelayMax)
 		}
@@ -480,6 +494,7 @@ func (n *Nodes) group() (sim.Nodes, error) {
 	c := nodeagent.DefaultConfig()
 	c.Slots, c.MemoryMB, c.CacheBytes = or(n.Slots, c.Slots), or(n.MemoryMB, c.MemoryMB), int64(or(n.Cache, Bytes(c.CacheBytes)))
 	c.Artifacts, c.LinkMbps, c.Class, c.PricePerHour, c.EnergyClass = or(n.Artifacts, c.Artifacts), n.LinkMbps, n.Class, n.Price, n.Energy
+	c.Arch, c.Accelerator, c.Tags, c.KeepAlive = n.Arch, n.Accelerator, n.Tags, time.Duration(or(n.KeepAlive, Duration(c.KeepAlive)))
 	g := sim.Nodes{
 		Count: n.Count, Core: c, Cores: n.Cores, Drift: n.Drift, DriftPeriod: time.Duration(or(n.DriftPeriod, Duration(time.Minute))), Distance: time.Duration(n.Distance),
 		StoreRTT: time.Duration(n.StoreRTT), Serial: n.Serial, MTBF: time.Duration(n.MTBF), Repair: time.Duration(or(n.Repair, Duration(10*time.Second))),
@@ -560,6 +575,7 @@ func (s *Scenario) function(f *Function, name string, index int, vary float64) (
 			Tenant: "sim", Name: name, Version: 1, Runtime: api.Runtime(runtime), Artifact: fmt.Sprintf("%064x", index+1), ArtifactBytes: int64(or(f.Artifact, 8e6)),
 			MemoryMB: or(f.MemoryMB, 256), Timeout: time.Duration(or(f.Timeout, Duration(time.Minute))),
 			Objective: api.Objective{Deadline: time.Duration(f.Deadline), Share: f.Share}, DelayOff: f.DelayOff,
+			Needs: api.Labels{Arch: f.Arch, Accelerator: f.Accelerator, Tags: f.Tags}, MinWarm: f.MinWarm,
 		},
 		Prepare: time.Duration(law.Prepare), Start: time.Duration(law.Start), ColdSpread: law.Spread,
 		Run: time.Duration(float64(f.Run) * vary), PerMB: time.Duration(float64(f.PerMB) * vary), Power: f.Power, Spread: f.Spread, Kernel: kernel,

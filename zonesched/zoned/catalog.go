@@ -198,14 +198,29 @@ func (c *catalogCopy) pull() (more bool, err error) {
 	return ch.More, nil
 }
 
-// settle takes over the policy settings of all zones. What another zone's operator changed leaves this zone's as they are: here
-// something may be in force that is not committed yet.
+// settle takes over the policy settings of all zones: those of this zone that have changed since the last time. The others
+// stay as they are: something newer may be in force that is not committed yet.
 func (c *catalogCopy) settle(all settings) {
 	was, own := c.policy.ofZone(c.d.cfg.Zone), all.ofZone(c.d.cfg.Zone)
 	c.policy = all
-	if !maps.Equal(was, own) {
-		c.d.call(func() { c.d.apply(own) })
+	if maps.Equal(was, own) {
+		return
 	}
+	c.d.call(func() {
+		now := settings{}
+		maps.Copy(now, c.d.settings)
+		for key := range was {
+			if _, still := own[key]; !still {
+				delete(now, key)
+			}
+		}
+		for key, value := range own {
+			if was[key] != value {
+				now[key] = value
+			}
+		}
+		c.d.apply(now)
+	})
 }
 
 // Refresh pulls the catalogue until it has reached rev: whoever deployed a function finds it at once.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/rubato-faas/rubato/api"
@@ -70,7 +71,7 @@ type ZoneView struct {
 
 // Query answers a question about the zone, at its leader. Kinds: nodes, zone, model ("here": of this scheduler,
 // be it a standby), explain (id), decisions (sequence), ended (sequence),
-// policy (name[,wait]), mode (mode[ tenant/function]), modes, flush.
+// policy (name[,wait]), mode (mode[ tenant/function]), modes, prewarm (function,count), flush.
 func (d *Daemon) Query(ctx context.Context, kind, arg string) (json.RawMessage, error) {
 	return d.QueryZone(ctx, d.cfg.Zone, kind, arg)
 }
@@ -153,6 +154,13 @@ func (d *Daemon) queryHere(ctx context.Context, kind, arg string) (json.RawMessa
 		v = struct{}{}
 	case "modes":
 		look(func() { v = functionModes(d.core) })
+	case "prewarm":
+		fn, n, _ := strings.Cut(arg, ",")
+		count, perr := strconv.Atoi(n)
+		if perr != nil {
+			return nil, fmt.Errorf("%w: count %q: want a number", api.ErrInvalid, n)
+		}
+		look(func() { v = d.prewarm(fn, count) })
 	case "flush":
 		look(func() { d.send(wire.SubjectAllNodes(d.cfg.Zone, "flush"), &wire.Flush{Epoch: d.core.Epoch()}) })
 		v = struct{}{}
@@ -163,6 +171,17 @@ func (d *Daemon) queryHere(ctx context.Context, kind, arg string) (json.RawMessa
 		return nil, err
 	}
 	return json.Marshal(v)
+}
+
+// Prewarming says how many sandboxes are being brought up because of a wish.
+type Prewarming struct {
+	Begun int `json:"begun"`
+}
+
+func (d *Daemon) prewarm(fn string, count int) Prewarming {
+	before := d.core.Counters().Prewarmed
+	d.step(&zonesched.Event{Kind: zonesched.EvPrewarm, ID: fn, Count: count})
+	return Prewarming{int(d.core.Counters().Prewarmed - before)}
 }
 
 // tailPage bounds one answer of decisions, endedPage one of ended calls: with all inputs a call takes 2 kB, and an answer
