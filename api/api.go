@@ -198,8 +198,11 @@ type Function struct {
 	Timeout       time.Duration `msgpack:"to" json:"timeout"`
 	Objective     Objective     `msgpack:"o" json:"objective"`
 	// DelayOff makes the scheduler run every call at once on the best free node.
-	DelayOff bool              `msgpack:"do" json:"delay_off"`
-	Env      map[string]string `msgpack:"e" json:"env,omitempty"`
+	DelayOff bool `msgpack:"do" json:"delay_off"`
+	// Idempotent: the owner says that running a call twice, at the same time too, does no harm. A slow call may be sent to a second
+	// node then.
+	Idempotent bool              `msgpack:"id,omitempty" json:"idempotent,omitempty"`
+	Env        map[string]string `msgpack:"e" json:"env,omitempty"`
 }
 
 // Key names the version uniquely: "tenant/name@version". Sandboxes, statistics and logs are kept by it.

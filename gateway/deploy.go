@@ -23,6 +23,7 @@ type deployment struct {
 	PriceWeight         float64           `json:"price_weight"`
 	MissWeight          float64           `json:"miss_weight"`
 	DelayOff            bool              `json:"delay_off"`
+	Idempotent          bool              `json:"idempotent"`
 	Env                 map[string]string `json:"env"`
 }
 
@@ -42,7 +43,7 @@ func view(f *api.Function) functionView {
 		Name: f.Name, Tenant: f.Tenant, Version: f.Version, ArtifactBytes: f.ArtifactBytes,
 		deployment: deployment{
 			Runtime: f.Runtime, Artifact: f.Artifact, MemoryMB: f.MemoryMB, TimeoutMs: f.Timeout.Milliseconds(),
-			ObjectiveDeadlineMs: f.Objective.Deadline.Milliseconds(), ObjectiveShare: f.Objective.Share, PriceWeight: f.Objective.PriceWeight, MissWeight: f.Objective.MissWeight, DelayOff: f.DelayOff, Env: f.Env,
+			ObjectiveDeadlineMs: f.Objective.Deadline.Milliseconds(), ObjectiveShare: f.Objective.Share, PriceWeight: f.Objective.PriceWeight, MissWeight: f.Objective.MissWeight, DelayOff: f.DelayOff, Idempotent: f.Idempotent, Env: f.Env,
 		},
 	}
 }
@@ -74,7 +75,7 @@ func (g *Gateway) deploy(w http.ResponseWriter, r *http.Request, c caller) error
 	}
 	f := api.Function{
 		Tenant: c.tenant, Name: r.PathValue("name"), Runtime: d.Runtime, Artifact: d.Artifact, ArtifactBytes: info.Bytes,
-		MemoryMB: d.MemoryMB, Timeout: time.Duration(d.TimeoutMs) * time.Millisecond, DelayOff: d.DelayOff, Env: d.Env,
+		MemoryMB: d.MemoryMB, Timeout: time.Duration(d.TimeoutMs) * time.Millisecond, DelayOff: d.DelayOff, Idempotent: d.Idempotent, Env: d.Env,
 		Objective: api.Objective{Deadline: time.Duration(d.ObjectiveDeadlineMs) * time.Millisecond, Share: d.ObjectiveShare, PriceWeight: d.PriceWeight, MissWeight: d.MissWeight},
 	}
 	if err := f.Validate(); err != nil {

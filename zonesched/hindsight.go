@@ -107,7 +107,7 @@ func (d *Decision) lookBack(now time.Time, f *function, ran int32, input int64, 
 			k.Hindsight = HindsightMeasured
 			low, high = k.HindsightMs, k.HindsightMs
 		}
-		if k.node != ran && (h.Node == "" || k.HindsightMs < h.AlternativeMs) {
+		if k.node != ran && k.Node != d.Hedge.From && (h.Node == "" || k.HindsightMs < h.AlternativeMs) {
 			h.Node, h.AlternativeMs, h.Basis, h.LowMs, h.HighMs = k.Node, k.HindsightMs, k.Hindsight, low, high
 		}
 	}

@@ -21,7 +21,8 @@ var update = flag.Bool("update", false, "rewrite the expected transcripts")
 //	at 10ms                 the time since the beginning
 //	node N slots warm       a report
 //	call ID fn [async] [budget=100]
-//	done ID N, refuse ID N  a completion
+//	done ID N [attempt]     a completion; refuse ID N: of a call that did not run
+//	idempotent fn           calls of it may be sent to a second node, without a budget
 //	wake ID                 the last wake asked for
 //	mode KIND [t/fn]        an operator's setting
 //	tick, cancel ID, explain ID
@@ -77,6 +78,9 @@ func (p *player) line(line string) {
 			if k := p.z.calls[w[1]]; k != nil {
 				c.Attempt = k.attempt
 			}
+			if len(w) > 3 {
+				c.Attempt = uint8(num(3))
+			}
 			if w[0] == "refuse" {
 				c.Outcome, c.Code, c.Sandboxes = api.OutcomeRefused, api.CodeOverloaded, nil
 			}
@@ -92,6 +96,8 @@ func (p *player) line(line string) {
 			p.modes[w[2]], m = m, p.z.mode
 		}
 		p.tell(p.step(&Event{Kind: EvPolicy, PolicyName: p.z.cfg.Policy, PolicyConfig: p.z.cfg.PolicyConfig, Mode: m, Modes: maps.Clone(p.modes)}))
+	case "idempotent":
+		p.z.fns["t/"+w[1]].spec.Idempotent, p.z.cfg.HedgeBudget = true, 1
 	case "tick":
 		p.tell(p.step(&Event{Kind: EvTick}))
 	case "cancel":

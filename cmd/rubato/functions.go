@@ -69,6 +69,7 @@ started as a process that speaks the AWS Lambda Runtime API.`,
 	fl.Float64Var(&f.PriceWeight, "price-weight", 0, "objective: milliseconds that one unit of price is worth (nodes have a price per slot and hour)")
 	fl.Float64Var(&f.MissWeight, "miss-weight", 0, "objective: milliseconds that a certain miss of the deadline is worth")
 	fl.BoolVar(&f.DelayOff, "no-delay", false, "never hold a call back for a better node")
+	fl.BoolVar(&f.Idempotent, "idempotent", false, "running a call twice does no harm: a slow one may be sent to a second node")
 	fl.StringArrayVar(&environ, "env", nil, "NAME=VALUE for the function's environment (repeatable)")
 	return cmd
 }
