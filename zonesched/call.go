@@ -62,7 +62,8 @@ type call struct {
 	upperMs    float64       // its bound
 	giveUp     time.Time     // when the node's silence is an answer
 	hedge      hedge
-	wager      wager // what it declined when it was first held back
+	draw       float64 // decides whether it is of the control or a probe; 0: not drawn yet
+	wager      wager   // what it declined when it was first held back
 	refusals   int
 	losses     int    // executions lost with their nodes
 	rec        uint64 // sequence of its record in the ring
