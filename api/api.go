@@ -202,8 +202,11 @@ type Function struct {
 	Timeout       time.Duration `msgpack:"to" json:"timeout"`
 	Objective     Objective     `msgpack:"o" json:"objective"`
 	// DelayOff makes the scheduler run every call at once on the best free node.
-	DelayOff bool              `msgpack:"do" json:"delay_off"`
-	Env      map[string]string `msgpack:"e" json:"env,omitempty"`
+	DelayOff bool `msgpack:"do" json:"delay_off"`
+	// Idempotent: the owner says that running a call twice, at the same time too, does no harm. A slow call may be sent to a second
+	// node then.
+	Idempotent bool              `msgpack:"id,omitempty" json:"idempotent,omitempty"`
+	Env        map[string]string `msgpack:"e" json:"env,omitempty"`
 	// Needs are what a node must have to run it; the zero value is met by every node.
 	Needs Labels `msgpack:"nd,omitempty" json:"needs,omitzero"`
 	// MinWarm is how many sandboxes each zone keeps warm or on their way, calls or not.

@@ -140,6 +140,7 @@ type Function struct {
 	PriceWeight         float64           `json:"price_weight,omitempty"`
 	MissWeight          float64           `json:"miss_weight,omitempty"`
 	DelayOff            bool              `json:"delay_off,omitempty"`
+	Idempotent          bool              `json:"idempotent,omitempty"`
 	Env                 map[string]string `json:"env,omitempty"`
 	// Mode is how far the zone's rule acts for the function, if an operator said so; not part of a deployment.
 	Mode string `json:"mode,omitempty"`

@@ -211,6 +211,8 @@ func registerZone(reg *prometheus.Registry, z *Zone) {
 	figure("shadowed", "Calls beside whose decision the rule was only asked.", func(f zoned.Figures) uint64 { return f.Shadowed })
 	figure("shadow_delayed", "Those among them that the rule would have held back.", func(f zoned.Figures) uint64 { return f.ShadowDelayed })
 	figure("shadow_elsewhere", "Those among them that the rule would have sent to another node.", func(f zoned.Figures) uint64 { return f.ShadowElsewhere })
+	figure("hedged", "Slow idempotent calls sent to a second node.", func(f zoned.Figures) uint64 { return f.Hedged })
+	figure("hedge_wins", "Those among them that the second node answered first.", func(f zoned.Figures) uint64 { return f.HedgeWins })
 	figure("waiting_stopped", "Times that waiting was stopped since it lost.", func(f zoned.Figures) uint64 { return f.WaitingStopped })
 	figure("waiting_resumed", "Times that waiting was resumed since it paid again.", func(f zoned.Figures) uint64 { return f.WaitingResumed })
 	gauge("rubato_zone_waiting_guarded", "1 while waiting is stopped since it loses.", func() float64 {

@@ -23,6 +23,7 @@ type deployment struct {
 	PriceWeight         float64           `json:"price_weight"`
 	MissWeight          float64           `json:"miss_weight"`
 	DelayOff            bool              `json:"delay_off"`
+	Idempotent          bool              `json:"idempotent"`
 	Env                 map[string]string `json:"env"`
 	Arch                string            `json:"arch,omitempty"`
 	Accelerator         string            `json:"accelerator,omitempty"`
@@ -46,7 +47,7 @@ func view(f *api.Function) functionView {
 		Name: f.Name, Tenant: f.Tenant, Version: f.Version, ArtifactBytes: f.ArtifactBytes,
 		deployment: deployment{
 			Runtime: f.Runtime, Artifact: f.Artifact, MemoryMB: f.MemoryMB, TimeoutMs: f.Timeout.Milliseconds(),
-			ObjectiveDeadlineMs: f.Objective.Deadline.Milliseconds(), ObjectiveShare: f.Objective.Share, PriceWeight: f.Objective.PriceWeight, MissWeight: f.Objective.MissWeight, DelayOff: f.DelayOff, Env: f.Env,
+			ObjectiveDeadlineMs: f.Objective.Deadline.Milliseconds(), ObjectiveShare: f.Objective.Share, PriceWeight: f.Objective.PriceWeight, MissWeight: f.Objective.MissWeight, DelayOff: f.DelayOff, Idempotent: f.Idempotent, Env: f.Env,
 			Arch: f.Needs.Arch, Accelerator: f.Needs.Accelerator, Tags: f.Needs.Tags, MinWarm: f.MinWarm,
 		},
 	}
@@ -79,7 +80,7 @@ func (g *Gateway) deploy(w http.ResponseWriter, r *http.Request, c caller) error
 	}
 	f := api.Function{
 		Tenant: c.tenant, Name: r.PathValue("name"), Runtime: d.Runtime, Artifact: d.Artifact, ArtifactBytes: info.Bytes,
-		MemoryMB: d.MemoryMB, Timeout: time.Duration(d.TimeoutMs) * time.Millisecond, DelayOff: d.DelayOff, Env: d.Env, MinWarm: d.MinWarm,
+		MemoryMB: d.MemoryMB, Timeout: time.Duration(d.TimeoutMs) * time.Millisecond, DelayOff: d.DelayOff, Idempotent: d.Idempotent, Env: d.Env, MinWarm: d.MinWarm,
 		Needs:     api.Labels{Arch: d.Arch, Accelerator: d.Accelerator, Tags: d.Tags},
 		Objective: api.Objective{Deadline: time.Duration(d.ObjectiveDeadlineMs) * time.Millisecond, Share: d.ObjectiveShare, PriceWeight: d.PriceWeight, MissWeight: d.MissWeight},
 	}

@@ -53,12 +53,18 @@ type call struct {
 	node       *node
 	dispatched time.Time
 	version    uint64 // of the function that the last dispatch carried
-	attempt    uint8  // dispatches so far; inv belongs to the event and stays as it came
+	attempt    uint8  // of the dispatch in hand; inv belongs to the event and stays as it came
+	tries      uint8  // the highest attempt so far: none is used twice
 	missing    int64
 	clause     policy.Clause // of the dispatch
 	ownMs      float64       // predicted of the dispatch: link and execution
 	extraMs    float64       // and what the choice costs beside
-	wager      wager         // what it declined when it was first held back
+	mu, sigma  float64       // of the execution, as predicted
+	upperMs    float64       // its bound
+	giveUp     time.Time     // when the node's silence is an answer
+	hedge      hedge
+	draw       float64 // decides whether it is of the control or a probe; 0: not drawn yet
+	wager      wager   // what it declined when it was first held back
 	refusals   int
 	losses     int    // executions lost with their nodes
 	rec        uint64 // sequence of its record in the ring
@@ -114,7 +120,7 @@ func (z *Zone) arrive(now time.Time, ev *Event, out []Action) []Action {
 	case z.cfg.MaxBacklog > 0 && z.backlog() > z.cfg.MaxBacklog:
 		return refuse(api.CodeOverloaded, z.retryMs(), "what waits in zone %s will take %v, its limit is %v", z.cfg.Zone, z.backlog().Round(time.Second), z.cfg.MaxBacklog)
 	}
-	c := &call{inv: inv, inputs: appendInputs(nil, inv), affinity: affinityOf(inv.Affinity, f), fn: f, arrived: now.Add(-duration(inv.WaitedMs)), since: now, version: f.spec.Version, attempt: inv.Attempt}
+	c := &call{inv: inv, inputs: appendInputs(nil, inv), affinity: affinityOf(inv.Affinity, f), fn: f, arrived: now.Add(-duration(inv.WaitedMs)), since: now, version: f.spec.Version, attempt: inv.Attempt, tries: inv.Attempt}
 	c.soft, c.hard = deadlines(c.arrived, now, inv, f.spec)
 	var elsewhere *grantIn
 	if code, why := z.misfit(f); why != "" {
@@ -223,7 +229,8 @@ func (c *call) account(now time.Time) {
 
 // requeue makes a call wait again after a refusal or a lost node.
 func (z *Zone) requeue(now time.Time, c *call, out []Action) []Action {
-	c.attempt++
+	c.tries++
+	c.attempt = c.tries
 	f := z.fns[c.fn.id]
 	if f == nil {
 		return z.answerError(now, c, api.CodeNotFound, "the function was deleted while the call was to run again", out)
@@ -245,6 +252,9 @@ func (z *Zone) wake(now time.Time, ev *Event, out []Action) []Action {
 	}
 	switch c.state {
 	case callRunning:
+		if now.Before(c.giveUp) {
+			return z.overdue(now, c, out)
+		}
 		return z.dispatchTimeout(now, c, out)
 	case callForwarded:
 		return z.answerError(now, c, api.CodeDeadline, "no answer from the zone it was forwarded to", out)
@@ -266,13 +276,7 @@ func (z *Zone) prewarmLost(now time.Time, id string, p prewarming) {
 // dispatchTimeout: the node has not answered within the call's time. It is told to stop; the answer is not waited for.
 func (z *Zone) dispatchTimeout(now time.Time, c *call, out []Action) []Action {
 	n := c.node
-	out = append(out, Action{Kind: ActCancelRun, ID: c.inv.ID, Node: n.name})
-	for _, r := range n.running {
-		// The slot stays taken until the node says otherwise: only it knows when the call has really ended.
-		if r.id == c.inv.ID {
-			r.foreign = true
-		}
-	}
+	out = z.stopAll(c, out)
 	z.quarantine(now, n)
 	return z.answerError(now, c, api.CodeDeadline, fmt.Sprintf("node %s gave no answer within the call's time", n.name), out)
 }
@@ -284,12 +288,7 @@ func (z *Zone) cancel(now time.Time, id, reason string, out []Action) []Action {
 		return out
 	}
 	if c.state == callRunning {
-		out = append(out, Action{Kind: ActCancelRun, ID: id, Node: c.node.name})
-		for _, r := range c.node.running {
-			if r.id == id {
-				r.foreign = true
-			}
-		}
+		out = z.stopAll(c, out)
 	}
 	return z.answerError(now, c, api.CodeCanceled, reason, out)
 }
@@ -343,14 +342,21 @@ func (z *Zone) completion(now time.Time, m *wire.Completion, out []Action) []Act
 		z.warmed(now, p, m.Outcome == api.OutcomeOK)
 		delete(z.prewarms, m.ID)
 	}
-	mine := c != nil && c.state == callRunning && c.node == n && c.attempt == m.Attempt
+	which := c.dispatchOf(n, m.Attempt)
+	mine := which != 0
 	if !mine && !warmed {
 		z.counters.UnknownCompletions++
 	}
-	if mine || c == nil || c.node != n {
+	if mine || c == nil || !c.on(n) {
 		n.drop(now, m.ID)
 	}
 	n.delta(now, m, &z.comeback)
+	known := mine
+	if mine {
+		if out, mine = z.settleHedge(c, which, m.Outcome, out); !mine {
+			out = z.dispatchFailed(now, n, m, out)
+		}
+	}
 	if m.Outcome == api.OutcomeRefused {
 		if m.Code == api.CodeUnavailable && n.serves() { // it drains, and its word of that was lost or is late
 			n.draining = true
@@ -365,7 +371,7 @@ func (z *Zone) completion(now time.Time, m *wire.Completion, out []Action) []Act
 		}
 		return z.slotFreed(now, n, out)
 	}
-	if !m.Resent || mine {
+	if !m.Resent || known {
 		out = z.sample(m, out)
 	}
 	if mine {

@@ -289,6 +289,29 @@ func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause poli
 	if k.Est.Source == api.SourceNone {
 		c.ownMs = 0 // a guess is not a prediction
 	}
+	c.mu, c.sigma, c.upperMs = k.Est.Mu, math.Min(k.Est.Sigma, sigmaMax), k.Est.UpperMs
+	z.occupy(now, c, n, k)
+	z.affine.ran(c.affinity, n.index)
+	z.counters.Clauses[clause]++
+	z.counters.Estimates[k.Est.Source]++
+	if clause == policy.ClauseExplore {
+		z.counters.Explored++
+	}
+	timeout := c.fn.spec.Timeout
+	if !c.hard.IsZero() {
+		timeout = min(timeout, c.hard.Sub(now))
+	}
+	c.giveUp = now.Add(timeout + z.cfg.DispatchGrace)
+	out = append(out, Action{Kind: ActRun, ID: c.inv.ID, Node: n.name, Run: z.run(c, n, k, timeout, propensity)})
+	out = z.watch(c, z.hedgeAt(now, c, k), out)
+	if n.free() <= 0 {
+		z.slotLost(n)
+	}
+	return out
+}
+
+// occupy takes over, ahead of n's report, what a dispatch of c changes there.
+func (z *Zone) occupy(now time.Time, c *call, n *node, k *policy.Candidate) {
 	n.sentSeq++
 	n.sentAt = now
 	fetch := k.MissingBytes
@@ -307,24 +330,6 @@ func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause poli
 	for _, o := range c.inputs {
 		n.hold(o.key, o.bytes)
 	}
-	z.affine.ran(c.affinity, n.index)
-	z.counters.Clauses[clause]++
-	z.counters.Estimates[k.Est.Source]++
-	if clause == policy.ClauseExplore {
-		z.counters.Explored++
-	}
-	timeout := c.fn.spec.Timeout
-	if !c.hard.IsZero() {
-		timeout = min(timeout, c.hard.Sub(now))
-	}
-	c.gen++
-	out = append(out,
-		Action{Kind: ActRun, ID: c.inv.ID, Node: n.name, Run: z.run(c, n, k, timeout, propensity)},
-		Action{Kind: ActWake, ID: c.inv.ID, Gen: c.gen, At: now.Add(timeout + z.cfg.DispatchGrace)})
-	if n.free() <= 0 {
-		z.slotLost(n)
-	}
-	return out
 }
 
 func (z *Zone) run(c *call, n *node, k *policy.Candidate, timeout time.Duration, propensity float64) *wire.Run {

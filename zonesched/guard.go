@@ -86,7 +86,10 @@ func (z *Zone) mustRun(c *call) (must bool, share float64) {
 	default:
 		share = controlShare
 	}
-	if must = unit(c.inv.ID, saltProbe) < share; !must {
+	if c.draw == 0 {
+		c.draw = unit(c.inv.ID, saltProbe)
+	}
+	if must = c.draw < share; !must {
 		share = 1 - share
 	}
 	return must, share

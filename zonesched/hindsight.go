@@ -79,13 +79,12 @@ type Hindsight struct {
 	RegretMs float64 `json:"regret_ms"`
 }
 
-// expected fills in when the call would be answered on the candidate, with its interval.
+// expected fills in when the call would be answered on the candidate, with its interval; ExecMs is there.
 func (k *Candidate) expected(c *policy.Candidate) {
 	k.node, k.sandbox = c.Node, c.Sandbox
 	before := c.StartMs + c.LinkMs
-	sigma := math.Min(c.Est.Sigma, sigmaMax)
-	k.ExpectedMs = before + c.Est.MedianMs()
-	k.LowMs, k.HighMs = before+math.Exp(c.Est.Mu-interval*sigma), before+math.Exp(c.Est.Mu+interval*sigma)
+	times := math.Exp(interval * math.Min(c.Est.Sigma, sigmaMax))
+	k.ExpectedMs, k.LowMs, k.HighMs = before+k.ExecMs, before+k.ExecMs/times, before+k.ExecMs*times
 }
 
 // lookBack compares a call that was answered with its alternatives: the candidates on other nodes than the one it ran on. waitedMs
@@ -107,7 +106,7 @@ func (d *Decision) lookBack(now time.Time, f *function, ran int32, input int64, 
 			k.Hindsight = HindsightMeasured
 			low, high = k.HindsightMs, k.HindsightMs
 		}
-		if k.node != ran && (h.Node == "" || k.HindsightMs < h.AlternativeMs) {
+		if k.node != ran && k.Node != d.Hedge.From && (h.Node == "" || k.HindsightMs < h.AlternativeMs) {
 			h.Node, h.AlternativeMs, h.Basis, h.LowMs, h.HighMs = k.Node, k.HindsightMs, k.Hindsight, low, high
 		}
 	}

@@ -368,7 +368,14 @@ func (z *Zone) hopeLost(n *node) {
 func (z *Zone) lostRunning(now time.Time, n *node, lost []*running, why string, out []Action) []Action {
 	for _, r := range lost {
 		c := z.calls[r.id]
-		if c == nil || c.state != callRunning || c.node != n {
+		if c == nil || !c.on(n) {
+			continue
+		}
+		if c.hedge.node != nil { // the other dispatch goes on
+			if c.node == n {
+				c.promote()
+			}
+			c.hedge = hedge{}
 			continue
 		}
 		if c.inv.Retryable() && c.losses+1 < z.cfg.MaxAttempts && z.mayRetry() {

@@ -90,6 +90,7 @@ type Decision struct {
 	Start        string      `json:"start,omitempty"` // how the sandbox was found, of a call that ran
 	Timing       wire.Timing `json:"timing"`
 	Hindsight    Hindsight   `json:"hindsight,omitzero"`
+	Hedge        Hedge       `json:"hedge,omitzero"` // its second dispatch, if it ran past its bound
 }
 
 // Shadow is what the rule would have done.
@@ -376,6 +377,13 @@ func (d *Decision) Explain() string {
 	}
 	if d.DeadlineMs >= 0 {
 		fmt.Fprintf(&b, "Its deadline was %.0f ms away.\n", d.DeadlineMs)
+	}
+	if h := d.Hedge; h.Node != "" {
+		fmt.Fprintf(&b, "After %.1f ms, past its bound of %.1f ms, it was sent to %s as well", h.AfterMs, h.BoundMs, h.Node)
+		if h.Won {
+			b.WriteString(", which answered first: the first dispatch was canceled")
+		}
+		b.WriteString(".\n")
 	}
 	if d.Ended {
 		t := d.Timing

@@ -30,8 +30,10 @@ var update = flag.Bool("update", false, "rewrite the expected transcripts")
 //	refused ID              the other zone refused the call
 //	answer ID ZONE          what another zone made of a forwarded call
 //	call ID fn [async] [budget=100] [key=K]
-//	done ID N [cold=20]     a completion, of a cold start of 20 ms
+//	done ID N [cold=20] [attempt=2]
+//	                        a completion, of a cold start of 20 ms, of one dispatch of several
 //	refuse ID N [drains]    a completion that says that nothing ran
+//	idempotent fn           calls of it may be sent to a second node, without a budget
 //	wake ID                 the last wake asked for
 //	warmed N fn idle, failed N fn idle
 //	                        a prewarming of fn on N succeeded or failed, and N has so many idle ones
@@ -148,6 +150,9 @@ func (p *player) line(line string) {
 				}
 			}
 			for _, o := range w[3:] {
+				if v, ok := strings.CutPrefix(o, "attempt="); ok {
+					fmt.Sscan(v, &c.Attempt) //nolint:errcheck // a fault shows in the transcript
+				}
 				if v, ok := strings.CutPrefix(o, "cold="); ok {
 					c.Start = api.SandboxPrepared
 					fmt.Sscan(v, &c.InitMs) //nolint:errcheck // a fault shows in the transcript
@@ -167,6 +172,8 @@ func (p *player) line(line string) {
 			p.modes[w[2]], m = m, p.z.mode
 		}
 		p.tell(p.step(&Event{Kind: EvPolicy, PolicyName: p.z.cfg.Policy, PolicyConfig: p.z.cfg.PolicyConfig, Mode: m, Modes: maps.Clone(p.modes)}))
+	case "idempotent":
+		p.z.fns["t/"+w[1]].spec.Idempotent, p.z.cfg.HedgeBudget = true, 1
 	case "tick":
 		p.tell(p.step(&Event{Kind: EvTick}))
 	case "cancel":

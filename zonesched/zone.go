@@ -282,6 +282,8 @@ type Counters struct {
 	// Calls beside whose decision the rule was asked, those that it would have held back, and those that it would have sent to
 	// another node.
 	Shadowed, ShadowDelayed, ShadowElsewhere uint64
+	// Second dispatches of slow calls, and those that answered first.
+	Hedged, HedgeWins uint64
 	// How often waiting was stopped since it lost, and how often it was resumed.
 	WaitingStopped, WaitingResumed uint64
 	Estimates                      [3]uint64 // by api.Source, of dispatched calls

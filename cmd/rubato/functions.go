@@ -73,6 +73,7 @@ started as a process that speaks the AWS Lambda Runtime API.`,
 	fl.StringVar(&f.Accelerator, "accelerator", "", "class of accelerator that it needs, like gpu-a100, or a family: gpu")
 	fl.StringArrayVar(&f.Tags, "tag", nil, "tag that its nodes must have (repeatable)")
 	fl.IntVar(&f.MinWarm, "min-warm", 0, "sandboxes that each zone keeps warm, calls or not (0-100)")
+	fl.BoolVar(&f.Idempotent, "idempotent", false, "running a call twice does no harm: a slow one may be sent to a second node")
 	fl.StringArrayVar(&environ, "env", nil, "NAME=VALUE for the function's environment (repeatable)")
 	return cmd
 }
