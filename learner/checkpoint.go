@@ -11,6 +11,7 @@ import (
 const (
 	MaxCheckpointBytes = 4 << 20
 	checkpointVersion  = 3
+	oldestCheckpoint   = 2
 )
 
 // Checkpoint encodes the whole state. A learner restored from it goes on exactly as this one would.
@@ -26,7 +27,8 @@ func (l *Learner) Checkpoint() ([]byte, error) {
 	return w.buf.Bytes(), nil
 }
 
-// Restore makes a learner from a checkpoint of one with an equal config.
+// Restore makes a learner from a checkpoint of one with an equal config. Version 2 was written before there were grids, a
+// pace of growth and parts to leave out: its learner is on the first grid, keeps its config's pace and leaves nothing out.
 func Restore(cfg Config, b []byte) (*Learner, error) {
 	if len(b) > MaxCheckpointBytes {
 		return nil, fmt.Errorf("learner restore: %w: %d bytes, limit %d", api.ErrTooLarge, len(b), MaxCheckpointBytes)
@@ -35,7 +37,7 @@ func Restore(cfg Config, b []byte) (*Learner, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := newReader(b, checkpointVersion, checkpointVersion)
+	r := newReader(b, oldestCheckpoint, checkpointVersion)
 	l.read(r)
 	if err := r.end(); err != nil {
 		return nil, fmt.Errorf("learner restore: %w", err)
@@ -77,7 +79,11 @@ func (l *Learner) write(w *writer) {
 }
 
 func (l *Learner) read(r *reader) {
-	r.check(slices.Equal(unpack[uint64](r, 9), l.cfg.shapeOf()), "config of the checkpoint")
+	shape := unpack[uint64](r, 9)
+	if r.version < 3 {
+		shape = append(shape, 0)
+	}
+	r.check(slices.Equal(shape, l.cfg.shapeOf()), "config of the checkpoint")
 	l.seq, l.usable = r.u64(), r.u64()
 	readArray(r, l.tenants[:])
 	readArray(r, l.calls[:])
@@ -98,9 +104,11 @@ func (l *Learner) read(r *reader) {
 		l.youngBound[k].read(r)
 	}
 	l.readHots(r)
-	l.ens.grid = readGrid(r)
-	if r.count(1) == 1 {
-		l.former = readGrid(r)
+	if r.version >= 3 {
+		l.ens.grid = readGrid(r)
+		if r.count(1) == 1 {
+			l.former = readGrid(r)
+		}
 	}
 	l.win.read(r)
 	l.ens.read(r, &l.win)
@@ -339,10 +347,18 @@ func (e *ensemble) read(r *reader, win *window) {
 }
 
 func (e *ensemble) readBatch(r *reader, win *window) {
-	e.every = r.u64()
+	if r.version >= 3 {
+		e.every = r.u64()
+	}
 	r.check(e.every >= 1 && e.every <= uint64(e.cfg.maxRegrow()), "rows between trees")
-	b := batch{born: r.u64(), due: r.u64()}
-	slots := r.bytes(len(e.own) + len(e.resid))
+	var b batch
+	var slots []byte
+	if r.version == 2 && r.binary() {
+		b, slots = e.readJob(r)
+	} else {
+		b = batch{born: r.u64(), due: r.u64()}
+		slots = r.bytes(len(e.own) + len(e.resid))
+	}
 	if r.err != nil || len(slots) == 0 {
 		return
 	}
@@ -357,6 +373,18 @@ func (e *ensemble) readBatch(r *reader, win *window) {
 	if r.err == nil {
 		e.batch = b
 	}
+}
+
+// readJob reads the one job, slot and birth, that version 2 ended in before jobs came in batches.
+func (e *ensemble) readJob(r *reader) (b batch, slots []byte) {
+	var job [2]uint64
+	readArray(r, job[:])
+	slot, born := job[0], job[1]
+	if born == 0 || r.err != nil {
+		return b, nil
+	}
+	r.check(slot < uint64(len(e.own)+len(e.resid)) && born <= 1<<62, "job")
+	return batch{born: born, due: born + e.every}, []byte{byte(slot)}
 }
 
 func (e *ensemble) readPool(r *reader) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/vmihailenco/msgpack/v5"
+	"github.com/vmihailenco/msgpack/v5/msgpcode"
 )
 
 // writer encodes a sequence of msgpack values. Arrays of numbers are packed little-endian into one binary value.
@@ -148,6 +149,15 @@ func (r *reader) view(b []byte, limit int) []byte {
 		r.fail("%v", err)
 	}
 	return b[from : from+n : from+n]
+}
+
+// binary reports whether bytes come next.
+func (r *reader) binary() bool {
+	if r.err != nil {
+		return false
+	}
+	c, err := r.dec.PeekCode()
+	return err == nil && msgpcode.IsBin(c)
 }
 
 func (r *reader) str(limit int) string { return string(r.bytes(limit)) }

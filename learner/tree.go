@@ -19,34 +19,43 @@ const (
 	MaxTreeNodes = 2047
 	// MaxTreeDepth bounds the steps of one prediction.
 	MaxTreeDepth = 64
-	// MaxTreeBytes bounds an encoded tree: the largest has 1,023 splits and 1,024 leaves.
-	MaxTreeBytes  = 16 << 10
+	// MaxTreeBytes bounds an encoded tree: the largest, in format 1, has 1,023 splits of 7 bytes, 1,024 leaves of 10 and a
+	// zone's name.
+	MaxTreeBytes  = 18 << 10
 	treeVersion   = 2
+	oldestTree    = 1
 	maxTreeSplits = (MaxTreeNodes - 1) / 2
-	maxMean       = 30 // |ln ms|; e^30 ms are 340 years
+	maxMean       = 30   // |ln ms|; e^30 ms are 340 years
+	maxVariance   = 1000 // of ln ms, in format 1; format 2 says it by maxSpread
 )
 
-// ErrSchema: a tree was grown on another feature schema or written in another format, by an older or a newer program.
-// It is no fault of the pool.
+// ErrSchema: a tree was grown on another feature schema, or is written in a format that this program does not read. It is no
+// fault of the pool.
 var ErrSchema = fmt.Errorf("%w: tree of another schema", api.ErrInvalid)
 
 // Tree is a regression tree as it travels between zones: real thresholds, so that it means the same on every grid; the
-// prediction is ln(measured/averages). It is immutable, and one that exists has passed all checks. It stays in its
-// encoding (docs/forest-format.md), about nine bytes a leaf, until a forest compiles it.
+// prediction is ln(measured/averages). It is immutable, and one that exists has passed all checks. It stays in the
+// encoding it came in (docs/forest-format.md), about nine bytes a leaf, until a forest compiles it: that is what its digest
+// names.
 type Tree struct {
+	format uint64 // oldestTree to treeVersion
 	zone   string
 	born   uint64
 	digest string
 	raw    []byte
-	// The parts are slices of raw.
+	// The parts are slices of raw; nodes and feats of a tree of format 1 are made from its marks.
 	nodes  []byte // preorder, one bit a node, lowest first: 1 splits
-	feats  []byte // of the dictionary of splits, sorted by feature and threshold
+	feats  []byte // of the dictionary of splits, sorted by feature and threshold; in format 1 of each split
 	edges  []byte // their thresholds: float32, little-endian
 	which  []byte // the dictionary's entry of each split: 1 byte each while there are at most 256 entries, else 2
 	scale  []byte // float32: smallest mean, and what one step of means adds
 	means  []byte // uint16 a leaf
 	spread []byte // a byte a leaf: variance on a logarithmic scale
 	counts []byte // a byte a leaf: log2 of its samples
+	// In format 1 only.
+	marks []byte // a byte a node: its feature, or leafMark
+	right []byte // uint16 a split: its right child
+	says  []byte // two float32 a leaf: mean and variance
 }
 
 // leafOut is what a leaf says.
@@ -72,7 +81,7 @@ func (t *Tree) Info() TreeInfo {
 // newTree makes a tree to be exported from what the grower returned. Means lose at most a 131,070th of their range and
 // variances a twelfth.
 func newTree(zone string, born uint64, g *Grid, shape []split, leaves []leafStat) (*Tree, error) {
-	t := &Tree{zone: zone, born: born, nodes: make([]byte, (len(shape)+7)/8)}
+	t := &Tree{format: treeVersion, zone: zone, born: born, nodes: make([]byte, (len(shape)+7)/8)}
 	t.addSplits(g, shape)
 	t.addLeaves(leaves)
 	b, err := t.encode()
@@ -168,7 +177,7 @@ func floatAt(b []byte, i int) float32 {
 func EncodeTree(t *Tree) []byte { return t.raw }
 
 func (t *Tree) encode() ([]byte, error) {
-	w := newWriter(treeVersion)
+	w := newWriter(t.format)
 	t.write(w)
 	if w.err != nil {
 		return nil, fmt.Errorf("learner encode tree: %w", w.err)
@@ -186,8 +195,12 @@ func (t *Tree) write(w *writer) {
 	}
 }
 
-func (t *Tree) parts() [8]*[]byte {
-	return [...]*[]byte{&t.nodes, &t.feats, &t.edges, &t.which, &t.scale, &t.means, &t.spread, &t.counts}
+// parts are what follows in t's format, in order.
+func (t *Tree) parts() []*[]byte {
+	if t.format == 1 {
+		return []*[]byte{&t.marks, &t.edges, &t.right, &t.says, &t.counts}
+	}
+	return []*[]byte{&t.nodes, &t.feats, &t.edges, &t.which, &t.scale, &t.means, &t.spread, &t.counts}
 }
 
 // DecodeTree decodes and checks a tree from outside. It keeps a copy of b and allocates next to nothing besides.
@@ -198,18 +211,21 @@ func decodeTree(b []byte, width int) (*Tree, error) {
 	if len(b) > MaxTreeBytes {
 		return nil, fmt.Errorf("learner decode tree: %w: %d bytes, limit %d", api.ErrTooLarge, len(b), MaxTreeBytes)
 	}
-	if len(b) > 0 && b[0] != treeVersion && b[0] < 0x80 { // a small number in msgpack
-		return nil, fmt.Errorf("learner decode tree: %w: format %d, want %d", ErrSchema, b[0], treeVersion)
+	if len(b) > 0 && (b[0] < oldestTree || b[0] > treeVersion) && b[0] < 0x80 { // a small number in msgpack
+		return nil, fmt.Errorf("learner decode tree: %w: format %d, this program reads %d-%d", ErrSchema, b[0], oldestTree, treeVersion)
 	}
-	r := newReader(b, treeVersion, treeVersion)
+	r := newReader(b, oldestTree, treeVersion)
 	if e := r.u64(); r.err == nil && e != uint64(SchemaEpoch) {
-		return nil, fmt.Errorf("learner decode tree: %w: epoch %d, want %d", ErrSchema, e, SchemaEpoch)
+		return nil, fmt.Errorf("learner decode tree: %w: feature schema %d, this program evaluates %d", ErrSchema, e, SchemaEpoch)
 	}
-	t := &Tree{zone: r.str(api.MaxNameLen), born: r.u64(), raw: b}
+	t := &Tree{format: r.version, zone: r.str(api.MaxNameLen), born: r.u64(), raw: b}
 	for _, part := range t.parts() {
 		*part = r.view(b, MaxTreeBytes)
 	}
 	err := r.end()
+	if err == nil && t.format == 1 {
+		err = t.readMarks()
+	}
 	if err == nil {
 		err = t.check(width)
 	}
@@ -228,7 +244,7 @@ func decodeTree(b []byte, width int) (*Tree, error) {
 func canonical(t *Tree, b []byte) bool {
 	m := &matcher{left: b}
 	w := &writer{enc: msgpack.NewEncoder(m)}
-	w.u64(treeVersion)
+	w.u64(t.format)
 	t.write(w)
 	return w.err == nil && len(m.left) == 0
 }
@@ -247,24 +263,69 @@ func (m *matcher) Write(p []byte) (int, error) {
 
 // check looks at everything that a walk relies on.
 func (t *Tree) check(width int) error {
-	bad := func(what string) error { return fmt.Errorf("%w: tree: %s", api.ErrInvalid, what) }
 	if err := api.CheckName("zone", t.zone); err != nil {
 		return err
 	}
 	leaves, dict := len(t.counts), len(t.feats)
-	splits, wide := leaves-1, 1+bit(dict > 256)
-	if leaves < 1 || splits > maxTreeSplits || len(t.nodes) != (splits+leaves+7)/8 || len(t.edges) != 4*dict ||
-		len(t.which) != splits*wide || len(t.scale) != 8 || len(t.means) != 2*leaves || len(t.spread) != leaves || dict > splits {
-		return bad("the arrays' lengths do not fit")
+	splits := leaves - 1
+	if leaves < 1 || splits > maxTreeSplits || dict > splits || len(t.nodes) != (splits+leaves+7)/8 || len(t.edges) != 4*dict {
+		return badTree("the arrays' lengths do not fit")
 	}
 	if !wholeTree(t.nodes, splits+leaves) {
-		return bad("nodes must be one tree in preorder, not too deep")
+		return badTree("nodes must be one tree in preorder, not too deep")
 	}
 	for i := range dict {
-		x := floatAt(t.edges, i)
-		if int(t.feats[i]) >= width || x != x || math.IsInf(float64(x), 0) ||
-			i > 0 && compareEdges(edge{t.feats[i-1], floatAt(t.edges, i-1)}, edge{t.feats[i], x}) >= 0 {
-			return bad("splits must rise, on known features, at finite thresholds")
+		if int(t.feats[i]) >= width || !isFinite(floatAt(t.edges, i)) {
+			return badTree("splits must be on known features, at finite thresholds")
+		}
+	}
+	if slices.Max(t.counts) > 31 {
+		return badTree("count out of range")
+	}
+	if t.format == 1 {
+		return t.checkPlain(splits)
+	}
+	return t.checkPacked(splits)
+}
+
+func badTree(what string) error { return fmt.Errorf("%w: tree: %s", api.ErrInvalid, what) }
+
+func isFinite(x float32) bool { return x == x && !math.IsInf(float64(x), 0) }
+
+// checkPlain checks what only format 1 has.
+func (t *Tree) checkPlain(splits int) error {
+	if len(t.feats) != splits || len(t.right) != 2*splits || len(t.says) != 8*(splits+1) {
+		return badTree("the arrays' lengths do not fit")
+	}
+	k := 0
+	for _, s := range t.shape(nil) {
+		if s.feat == leafMark {
+			continue
+		}
+		if s.next != binary.LittleEndian.Uint16(t.right[2*k:]) {
+			return badTree("children must follow their parents in preorder")
+		}
+		k++
+	}
+	for i := range splits + 1 {
+		mean, variance := floatAt(t.says, 2*i), floatAt(t.says, 2*i+1)
+		if !(math.Abs(float64(mean)) <= maxMean && variance >= 0 && variance <= maxVariance) {
+			return badTree("leaf out of range")
+		}
+	}
+	return nil
+}
+
+// checkPacked checks what only format 2 has.
+func (t *Tree) checkPacked(splits int) error {
+	leaves, dict := splits+1, len(t.feats)
+	wide := 1 + bit(dict > 256)
+	if len(t.which) != splits*wide || len(t.scale) != 8 || len(t.means) != 2*leaves || len(t.spread) != leaves {
+		return badTree("the arrays' lengths do not fit")
+	}
+	for i := 1; i < dict; i++ {
+		if compareEdges(edge{t.feats[i-1], floatAt(t.edges, i-1)}, edge{t.feats[i], floatAt(t.edges, i)}) >= 0 {
+			return badTree("splits must rise")
 		}
 	}
 	var used [maxTreeSplits]bool
@@ -272,7 +333,7 @@ func (t *Tree) check(width int) error {
 	for k := range splits {
 		i := t.whichOf(k)
 		if i >= dict {
-			return bad("split out of range")
+			return badTree("split out of range")
 		}
 		if !used[i] {
 			used[i] = true
@@ -280,14 +341,14 @@ func (t *Tree) check(width int) error {
 		}
 	}
 	if seen != dict {
-		return bad("a split that no node uses")
+		return badTree("a split that no node uses")
 	}
 	lo, step := float64(floatAt(t.scale, 0)), float64(floatAt(t.scale, 1))
 	if !(math.Abs(lo) <= maxMean && step >= 0 && lo+step*math.MaxUint16 <= maxMean*1.001) {
-		return bad("means out of range")
+		return badTree("means out of range")
 	}
-	if slices.Max(t.counts) > 31 || slices.Max(t.spread) > maxSpread {
-		return bad("count or variance out of range")
+	if slices.Max(t.spread) > maxSpread {
+		return badTree("variance out of range")
 	}
 	return nil
 }
@@ -317,7 +378,27 @@ func wholeTree(nodes []byte, n int) bool {
 	return false
 }
 
+// readMarks makes nodes and feats of the marks of format 1.
+func (t *Tree) readMarks() error {
+	if len(t.marks) > MaxTreeNodes {
+		return badTree("too many nodes")
+	}
+	t.nodes = make([]byte, (len(t.marks)+7)/8)
+	t.feats = make([]byte, 0, len(t.marks)/2)
+	for i, f := range t.marks {
+		if f != leafMark {
+			t.nodes[i/8] |= 1 << (i % 8)
+			t.feats = append(t.feats, f)
+		}
+	}
+	return nil
+}
+
+// whichOf is the entry of feats and edges that the k-th split has.
 func (t *Tree) whichOf(k int) int {
+	if t.format == 1 {
+		return k
+	}
 	if len(t.feats) > 256 {
 		return int(binary.LittleEndian.Uint16(t.which[2*k:]))
 	}
@@ -331,18 +412,33 @@ func (t *Tree) compile(g *Grid) ([]split, []leafOut) {
 		bins[i] = g.splitBin(int(t.feats[i]), floatAt(t.edges, i))
 	}
 	leaf := make([]leafOut, len(t.counts))
-	lo, step := float64(floatAt(t.scale, 0)), float64(floatAt(t.scale, 1))
 	for i := range leaf {
-		q := binary.LittleEndian.Uint16(t.means[2*i:])
-		leaf[i] = leafOut{float32(lo + step*float64(q)), spreadOf[t.spread[i]]}
+		leaf[i] = t.leafAt(i)
 	}
-	shape := make([]split, 2*len(leaf)-1)
+	return t.shape(bins), leaf
+}
+
+func (t *Tree) leafAt(i int) leafOut {
+	if t.format == 1 {
+		return leafOut{floatAt(t.says, 2*i), floatAt(t.says, 2*i+1)}
+	}
+	lo, step := float64(floatAt(t.scale, 0)), float64(floatAt(t.scale, 1))
+	q := binary.LittleEndian.Uint16(t.means[2*i:])
+	return leafOut{float32(lo + step*float64(q)), spreadOf[t.spread[i]]}
+}
+
+// shape is the nodes with the bins of the entries of feats; nil stands for zeros.
+func (t *Tree) shape(bins []uint8) []split {
+	shape := make([]split, 2*len(t.counts)-1)
 	var open [MaxTreeDepth]int // splits whose right child is still to come, innermost last
 	depth, leaves := 0, 0
 	for i := range shape {
 		if t.nodes[i/8]>>(i%8)&1 == 1 {
 			k := t.whichOf(i - leaves)
-			shape[i] = split{feat: t.feats[k], bin: bins[k]}
+			shape[i] = split{feat: t.feats[k]}
+			if bins != nil {
+				shape[i].bin = bins[k]
+			}
 			open[depth], depth = i, depth+1
 			continue
 		}
@@ -352,7 +448,7 @@ func (t *Tree) compile(g *Grid) ([]split, []leafOut) {
 			shape[open[depth]].next = uint16(i + 1)
 		}
 	}
-	return shape, leaf
+	return shape
 }
 
 // wellFormed reports whether shape is one tree in preorder with its leaves numbered in order. Such a tree has

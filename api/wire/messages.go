@@ -275,6 +275,19 @@ type CatalogChanges struct {
 	PolicyRev uint64            `msgpack:"pr,omitempty"`
 }
 
+// Query asks a zone's leader for a look at its state; QueryReply answers, also those who ask the coordinator for its status.
+type Query struct {
+	Kind string `msgpack:"k"`
+	Arg  string `msgpack:"a"`
+}
+
+// QueryReply is what people look at, as JSON of the answering program: readers skip members that they do not know.
+type QueryReply struct {
+	Code    api.Code `msgpack:"c"`
+	Message string   `msgpack:"m"`
+	Data    []byte   `msgpack:"d"`
+}
+
 // LogsPull asks a node for captured output; Logs answers.
 type LogsPull struct {
 	Function string `msgpack:"f"` // "tenant/name"

@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -27,6 +28,7 @@ func messages() []any {
 		&Grant{ID: 1, From: "a", To: "b", Epoch: epoch, Slots: 2, TTLMs: 3, Load: .5, MeanMs: 7}, &Control{RequestID: "r", Command: []byte{1}},
 		&Reply{Code: api.CodeExists, Message: "m", Version: 1, Revision: 2}, &CatalogPull{Since: 1, Zone: "z"},
 		&CatalogChanges{Rev: 1, More: true, Functions: []api.Function{{Tenant: "t", Name: "f"}}, Deleted: []string{"t/g"}},
+		&Query{Kind: "nodes", Arg: "a"}, &QueryReply{Code: api.CodeNotFound, Message: "m", Data: []byte(`{"a":1}`)},
 		&LogsPull{Function: "t/f", Last: 3}, &Logs{Lines: []LogLine{{ID: "i", Node: "n", UnixMs: 1, Text: "x"}}},
 		&Heartbeat{Zone: "z", Node: "n", Labels: api.Labels{Arch: "arm64", Accelerator: "gpu-a100", Tags: []string{"ssd"}}, UptimeMs: 5},
 		&Run{Fn: api.Function{Tenant: "t", Name: "f", Needs: api.Labels{Arch: "arm64"}, MinWarm: 2}, KeepMs: 10_000},
@@ -54,10 +56,11 @@ func TestRefusals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	newer := append([]byte(nil), b...)
-	newer[0] = Version + 1
-	if err := Decode(newer, &Hello{}); !errors.Is(err, ErrVersion) {
-		t.Errorf("a newer version: %v", err)
+	for _, v := range []byte{MinVersion - 1, Version + 1} {
+		other := append([]byte{v}, b[1:]...)
+		if err := Decode(other, &Hello{}); !errors.Is(err, ErrVersion) || !strings.HasSuffix(err.Error(), fmt.Sprintf("%d: this program reads %d-%d", v, MinVersion, Version)) {
+			t.Errorf("version %d: %v", v, err)
+		}
 	}
 	for name, bad := range map[string][]byte{"nothing": nil, "cut short": b[:len(b)-1], "another type": {Version, 0xc3}, "too large": make([]byte, MaxMessageBytes+1)} {
 		if err := Decode(bad, &Hello{}); !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrVersion) {
@@ -66,6 +69,32 @@ func TestRefusals(t *testing.T) {
 	}
 	if _, err := Encode(&Hello{Leader: strings.Repeat("x", MaxMessageBytes)}); !errors.Is(err, api.ErrTooLarge) {
 		t.Errorf("a message above the limit: %v", err)
+	}
+}
+
+// A newer program of the same version adds fields, an older one lacks some: both are read.
+func TestFieldsThatComeAndGo(t *testing.T) {
+	type newer struct {
+		Hello
+		More []string `msgpack:"zz"`
+	}
+	b, err := Encode(&newer{Hello{Leader: "l", Epoch: api.Epoch{Generation: 1, Revision: 2}}, []string{"x"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got Hello
+	if err := Decode(b, &got); err != nil || got.Leader != "l" || got.Epoch.Revision != 2 {
+		t.Errorf("with a field unknown here: %+v, %v", got, err)
+	}
+	b, err = Encode(&struct {
+		Leader string `msgpack:"l"`
+	}{"l"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = Hello{}
+	if err := Decode(b, &got); err != nil || got.Epoch != (api.Epoch{}) {
+		t.Errorf("without a field: %+v, %v", got, err)
 	}
 }
 

@@ -392,8 +392,9 @@ func TestOffersOfTwoZonesBecomeOnePool(t *testing.T) {
 		return zones["x"] > 0 && zones["y"] > 0
 	})
 	raw, err := b.bus.Request(b.ctx, wire.SubjectStatus, nil)
+	var r wire.QueryReply
 	var s Status
-	if err := errors.Join(err, json.Unmarshal(raw, &s)); err != nil {
+	if err := errors.Join(err, wire.Decode(raw, &r), json.Unmarshal(r.Data, &s)); err != nil {
 		t.Fatal(err)
 	}
 	if s.Leader != "a" || len(s.Zones) != 2 || s.Pool.Version == 0 || s.Pool.Trees["x"] == 0 {

@@ -183,11 +183,10 @@ func (d *Daemon) onStatus(m *messaging.Msg) {
 			s.Pool = poolStatus(c.Pool())
 		})
 		b, jerr := json.Marshal(s)
-		if err = firstErr(err, jerr); err == nil {
-			err = d.deps.Bus.Publish(reply, b)
-		}
-		if err != nil {
+		if err = firstErr(err, jerr); err != nil {
 			d.deps.Log.Warn("answer status", "err", err)
+			return
 		}
+		d.send(reply, &wire.QueryReply{Data: b})
 	})
 }

@@ -10,7 +10,11 @@ import (
 	"github.com/rubato-faas/rubato/api"
 )
 
-const epochFile = "epoch.json"
+const (
+	epochFile = "epoch.json"
+	// epochVersion is written and read; there was none before it.
+	epochVersion = 1
+)
 
 // epochRecord is the file's content.
 type epochRecord struct {
@@ -28,15 +32,19 @@ func loadEpoch(path string) (api.Epoch, error) {
 		return api.Epoch{}, fmt.Errorf("noded read epoch: %w", err)
 	}
 	var r epochRecord
-	if err := json.Unmarshal(b, &r); err != nil || r.Version != 1 {
-		return api.Epoch{}, fmt.Errorf("noded read epoch %s: %w: version %d, %v (remove the file only if no older leader can still be alive)", path, api.ErrInvalid, r.Version, err)
+	err = json.Unmarshal(b, &r)
+	if err == nil && r.Version != epochVersion {
+		err = fmt.Errorf("version %d, this program reads %d", r.Version, epochVersion)
+	}
+	if err != nil {
+		return api.Epoch{}, fmt.Errorf("noded read epoch %s: %w: %w (remove the file only if no older leader can still be alive)", path, api.ErrInvalid, err)
 	}
 	return r.Epoch, nil
 }
 
 // saveEpoch writes and syncs the epoch before anything is done under it: file, then rename, then folder.
 func saveEpoch(path string, e api.Epoch) error {
-	b, err := json.Marshal(epochRecord{Version: 1, Epoch: e})
+	b, err := json.Marshal(epochRecord{Version: epochVersion, Epoch: e})
 	if err != nil {
 		return err
 	}

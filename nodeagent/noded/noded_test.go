@@ -254,6 +254,36 @@ func TestEpochSurvivesARestart(t *testing.T) {
 	}
 }
 
+// An epoch that is not understood stops the node: taken for none, it would let a lower one back in.
+func TestEpochFileOfAnotherVersion(t *testing.T) {
+	path := filepath.Join(t.TempDir(), epochFile)
+	if err := saveEpoch(path, epoch); err != nil {
+		t.Fatal(err)
+	}
+	written, err := os.ReadFile(path)
+	if err != nil || !bytes.Contains(written, []byte(`"version":1`)) {
+		t.Fatalf("%s, %v: want version 1", written, err)
+	}
+	for text, want := range map[string]string{
+		string(written): "",
+		strings.Replace(string(written), "{", `{"more":true,`, 1):         "",
+		strings.Replace(string(written), `"version":1`, `"version":2`, 1): "version 2, this program reads 1",
+		strings.Replace(string(written), `"version":1,`, "", 1):           "version 0, this program reads 1",
+		string(written[:len(written)/2]):                                  "unexpected end",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := loadEpoch(path)
+		if want == "" && (err != nil || got != epoch) {
+			t.Errorf("%s: %v, %v", text, got, err)
+		}
+		if want != "" && (!errors.Is(err, api.ErrInvalid) || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
+
 // A node that cannot keep the epoch must not act under it: a restart would let a lower one back in.
 func TestEpochThatCannotBeKeptStopsTheNode(t *testing.T) {
 	b := newBed(t, nil)

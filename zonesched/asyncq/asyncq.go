@@ -162,7 +162,14 @@ func (q *Queue) Serve(ctx context.Context, handle func(*Item)) error {
 			return fmt.Errorf("asyncq next: %w", err)
 		}
 		var m wire.Invoke
-		if err := wire.Decode(msg.Data(), &m); err != nil {
+		if err := wire.Decode(msg.Data(), &m); errors.Is(err, wire.ErrVersion) {
+			// It was accepted and must run: a leader of the program that wrote it will come back with the upgrade.
+			q.log.Warn("asynchronous call of another version, left for whoever reads it", "subject", msg.Subject(), "err", err)
+			if err := msg.NakWithDelay(q.cfg.AckWait); err != nil {
+				q.log.Warn("return", "err", err)
+			}
+			continue
+		} else if err != nil {
 			q.log.Error("asynchronous call unreadable, dropped", "subject", msg.Subject(), "err", err)
 			if err := msg.Term(); err != nil {
 				q.log.Warn("term", "err", err)

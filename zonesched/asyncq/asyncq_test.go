@@ -251,7 +251,7 @@ func TestFullQueueRefuses(t *testing.T) {
 
 func TestUnreadableCallIsDroppedAndTheNextServed(t *testing.T) {
 	b := newBed(t, nil)
-	if _, err := b.q.js.Publish(b.ctx, b.q.subject("t", "bad"), []byte{0xff}); err != nil {
+	if _, err := b.q.js.Publish(b.ctx, b.q.subject("t", "bad"), []byte{wire.Version, 0xff}); err != nil {
 		t.Fatal(err)
 	}
 	b.accept("i1")
@@ -259,6 +259,39 @@ func TestUnreadableCallIsDroppedAndTheNextServed(t *testing.T) {
 	defer stop()
 	if it := b.next(items); it.Call.ID != "i1" {
 		t.Fatalf("handed out %s", it.Call.ID)
+	}
+}
+
+// While schedulers are upgraded, one that does not read a call's version leads: the call stays.
+func TestCallOfANewerVersionWaitsForWhoReadsIt(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.AckWait = 200 * time.Millisecond })
+	newer, err := wire.Encode(&wire.Invoke{Call: *call("new")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer[0] = wire.Version + 1
+	if _, err := b.q.js.Publish(b.ctx, b.q.subject("t", "new"), newer); err != nil {
+		t.Fatal(err)
+	}
+	b.accept("i1")
+	items, stop := b.serve()
+	defer stop()
+	it := b.next(items)
+	if it.Call.ID != "i1" {
+		t.Fatalf("handed out %s", it.Call.ID)
+	}
+	if err := it.Done(b.ctx, &wire.Answer{ID: "i1"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, pending, err := b.result("new"); !pending || err != nil {
+		t.Errorf("the newer call: pending %v, %v: want it kept", pending, err)
+	}
+	// A record of a newer version is an error that says so, not a call that never was.
+	if _, err := b.q.records.Create(b.ctx, recordKey("t", "old"), []byte{wire.Version + 1, 0x80}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := b.result("old"); !errors.Is(err, wire.ErrVersion) {
+		t.Errorf("a newer record: %v, want an unknown version", err)
 	}
 }
 

@@ -29,6 +29,9 @@ type catalogCopy struct {
 	policy settings // of all zones
 }
 
+// catalogVersion is written and read; there was none before it.
+const catalogVersion = 1
+
 // catalogFile is the copy on disk.
 type catalogFile struct {
 	Version   int            `json:"version"`
@@ -50,18 +53,9 @@ func (c *catalogCopy) load() error {
 	if err := os.MkdirAll(c.d.cfg.Dir, 0o700); err != nil {
 		return fmt.Errorf("zoned dir: %w", err)
 	}
-	b, err := os.ReadFile(c.path())
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("zoned read catalogue: %w", err)
-	}
-	var f catalogFile
-	if err := json.Unmarshal(b, &f); err != nil || f.Version != 1 {
-		// It is only a copy: without it the zone waits for the coordinator.
-		c.d.deps.Log.Warn("copy of the catalogue unreadable, ignored", "path", c.path(), "version", f.Version, "err", err)
-		return nil
+	f, err := c.read()
+	if err != nil || f.Version == 0 {
+		return err
 	}
 	c.rev, c.policy = f.Rev, f.Policy
 	for _, fn := range f.Functions {
@@ -73,8 +67,29 @@ func (c *catalogCopy) load() error {
 	return nil
 }
 
+// read reads the file; the zero value when there is none that can be used.
+func (c *catalogCopy) read() (f catalogFile, err error) {
+	b, err := os.ReadFile(c.path())
+	if errors.Is(err, os.ErrNotExist) {
+		return f, nil
+	}
+	if err != nil {
+		return f, fmt.Errorf("zoned read catalogue: %w", err)
+	}
+	err = json.Unmarshal(b, &f)
+	if err == nil && f.Version != catalogVersion {
+		err = fmt.Errorf("version %d, this program reads %d", f.Version, catalogVersion)
+	}
+	if err != nil {
+		// It is only a copy: without it the zone waits for the coordinator.
+		c.d.deps.Log.Warn("copy of the catalogue unreadable, ignored", "path", c.path(), "err", err)
+		return catalogFile{}, nil
+	}
+	return f, nil
+}
+
 func (c *catalogCopy) save() error {
-	f := catalogFile{Version: 1, Rev: c.rev, Functions: c.sorted(), Policy: c.policy}
+	f := catalogFile{Version: catalogVersion, Rev: c.rev, Functions: c.sorted(), Policy: c.policy}
 	b, err := json.Marshal(f)
 	if err != nil {
 		return err

@@ -94,10 +94,7 @@ func (d *Daemon) Zones(ctx context.Context) (json.RawMessage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: coordinator: %w", api.ErrUnavailable, err)
 	}
-	if !json.Valid(b) {
-		return nil, fmt.Errorf("%w: coordinator's answer is not JSON", api.ErrUnavailable)
-	}
-	return b, nil
+	return queryData(b)
 }
 
 // Logs collects the captured output of a function from the zone's nodes, newest last. Nodes that do not answer in

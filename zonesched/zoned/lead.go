@@ -2,7 +2,6 @@ package zoned
 
 import (
 	"context"
-	"encoding/json"
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
@@ -177,22 +176,16 @@ func (d *Daemon) onQuery(m *messaging.Msg) {
 		return
 	}
 	reply := m.Reply
-	var q queryMsg
-	if err := json.Unmarshal(m.Data, &q); err != nil {
-		d.deps.Log.Warn("query refused", "err", err)
+	q, ok := decode[wire.Query](d, m)
+	if !ok {
 		return
 	}
 	d.task(func() {
 		b, err := d.queryHere(d.ctx, q.Kind, q.Arg)
-		out := queryReply{Data: b}
+		out := wire.QueryReply{Data: b}
 		if err != nil {
 			out.Code, out.Message = api.CodeOf(err), err.Error()
 		}
-		if b, err = json.Marshal(out); err == nil {
-			err = d.deps.Bus.Publish(reply, b)
-		}
-		if err != nil {
-			d.deps.Log.Warn("answer query", "err", err)
-		}
+		d.send(reply, &out)
 	})
 }

@@ -13,18 +13,6 @@ import (
 	"github.com/rubato-faas/rubato/zonesched"
 )
 
-// queryMsg and queryReply carry a look at the leader's state from a standby's door. JSON: people's eyes, not the hot path.
-type queryMsg struct {
-	Kind string `json:"kind"`
-	Arg  string `json:"arg"`
-}
-
-type queryReply struct {
-	Code    api.Code        `json:"code"`
-	Message string          `json:"message"`
-	Data    json.RawMessage `json:"data"`
-}
-
 const queryTimeout = 5 * time.Second
 
 // Explanation is a recorded decision with its words.
@@ -86,7 +74,7 @@ func (d *Daemon) QueryZone(ctx context.Context, zone, kind, arg string) (json.Ra
 	if zone == d.cfg.Zone && (d.role.Load().Mine || kind == "model" && arg == "here") {
 		return d.queryHere(ctx, kind, arg)
 	}
-	b, err := json.Marshal(queryMsg{kind, arg})
+	b, err := wire.Encode(&wire.Query{Kind: kind, Arg: arg})
 	if err != nil {
 		return nil, err
 	}
@@ -94,8 +82,13 @@ func (d *Daemon) QueryZone(ctx context.Context, zone, kind, arg string) (json.Ra
 	if err != nil {
 		return nil, fmt.Errorf("%w: leader of zone %s: %w", api.ErrUnavailable, zone, err)
 	}
-	var r queryReply
-	if err := json.Unmarshal(reply, &r); err != nil {
+	return queryData(reply)
+}
+
+// queryData is what a wire.QueryReply holds.
+func queryData(reply []byte) (json.RawMessage, error) {
+	var r wire.QueryReply
+	if err := wire.Decode(reply, &r); err != nil {
 		return nil, fmt.Errorf("zoned query: %w", err)
 	}
 	return r.Data, r.Code.Err(r.Message)

@@ -1,11 +1,14 @@
 package zoned
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -280,6 +283,35 @@ func TestCatalogueSurvivesWithoutTheCoordinator(t *testing.T) {
 	again := b.scheduler("a2", at) // waits until it knows the function
 	b.worker("n1", 1, again)
 	b.mustRun(again, "i1")
+}
+
+// The copy on disk is only a copy: one of another version is left alone until the coordinator gives the zone another.
+func TestCatalogueOfAnotherVersion(t *testing.T) {
+	b := newBed(t)
+	dir := t.TempDir()
+	first := b.scheduler("a", func(c *Config, _ *Deps) { c.Dir = dir })
+	first.stop()
+	first.wait()
+	path := filepath.Join(dir, "catalog.json")
+	written, err := os.ReadFile(path)
+	if err != nil || !bytes.Contains(written, []byte(`"version":1`)) {
+		t.Fatalf("%s, %v: want version 1", written, err)
+	}
+	for with, known := range map[string]int{`"version":1`: 1, `"version":1,"more":true`: 1, `"version":0`: 0, `"version":2`: 0} {
+		if err := os.WriteFile(path, bytes.Replace(written, []byte(`"version":1`), []byte(with), 1), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cfg, log := DefaultConfig(), new(bytes.Buffer)
+		cfg.Dir = dir
+		c := newCatalogCopy(&Daemon{cfg: cfg, deps: Deps{Log: slog.New(slog.NewTextHandler(log, nil))}})
+		f, err := c.read()
+		if err != nil || len(f.Functions) != known {
+			t.Errorf("%s: %d functions, %v: want %d", with, len(f.Functions), err, known)
+		}
+		if told := strings.Contains(log.String(), "this program reads 1"); told != (known == 0) {
+			t.Errorf("%s: log %q", with, log)
+		}
+	}
 }
 
 func TestQueriesAreAnsweredByTheLeader(t *testing.T) {
