@@ -172,7 +172,7 @@ func (z *Zone) estimate(now time.Time, c *call) {
 			continue
 		}
 		if math.IsNaN(underWay) {
-			underWay = startUnderWayMs(now, c.fn.h)
+			underWay = z.startUnderWayMs(now, c.fn.h)
 		}
 		if underWay > 0 {
 			z.cands[i].Est.Mu = math.Max(ests[i].Mu, math.Log(underWay))
@@ -186,10 +186,12 @@ func (z *Zone) estimate(now time.Time, c *call) {
 // longest of them, which has not ended yet. 0 when none runs. Without this evidence every call of a function that
 // nobody knew yet began a cold start of its own, and all of them took the longer for it: eight compilations of one
 // module at once, five seconds each instead of one.
-func startUnderWayMs(now time.Time, h *holding) float64 {
+func (z *Zone) startUnderWayMs(now time.Time, h *holding) float64 {
 	longest := 0.0
 	for _, r := range h.starting {
-		e := ms(now.Sub(r.start))
+		// How long it has run there, not how long ago it was sent: where reports are seconds late, starts that ended long ago would
+		// be taken for ones that go on.
+		e := math.Max(ms(now.Sub(r.start))-z.linkMs.v, 0)
 		longest = math.Max(longest, e+remaining(e, r.mu, r.sigma))
 	}
 	return longest

@@ -142,7 +142,7 @@ type Zone struct {
 	queues         []*queue // with calls waiting, in no order
 	tenantsWaiting int
 	backlogMs      float64 // predicted execution of all that waits
-	freed          uint64  // slots given to waiting calls
+	ageDebtMs      float64 // time of slots that others have before one goes by age again
 	scanFrom       int     // where the next freed slot looks first
 	leastUse       float64 // of all tenants, at leastAt
 	leastAt        time.Time

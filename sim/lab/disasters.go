@@ -33,8 +33,6 @@ type Disaster struct {
 	Fails, Holds string
 	// Failed and Held judge one seed.
 	Failed, Held func(f *Faced) bool
-	// Known, if not empty, is what the product's rule does not do yet; the page says so.
-	Known string
 
 	oracle bool // the true laws instead of a forest
 	naive  contender
@@ -296,9 +294,6 @@ counts decisions to hold a call back though a slot was free.
 			}
 		}
 		fmt.Fprintf(&b, "\n%s: %s (%d of %d seeds). Rubato: %s (%d of %d seeds).", d.naive.name, d.Fails, failed, len(runs), d.Holds, held, len(runs))
-		if d.Known != "" {
-			fmt.Fprintf(&b, " Not held yet: %s.", d.Known)
-		}
 		fmt.Fprintln(&b)
 	}
 	_, err := io.WriteString(w, b.String())

@@ -193,6 +193,9 @@ func (p *Rubato) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64
 	return true, index
 }
 
+// ByAge reports whether an index of Admit was given for age alone.
+func ByAge(index float64) bool { return index >= agedFirst }
+
 // Saturated: so many calls wait that order matters more than placement.
 func (l *Load) Saturated() bool { return 4*l.Waiting > l.Slots }
 
