@@ -385,15 +385,15 @@ func TestKeepAlive(t *testing.T) {
 		want      time.Duration
 	}{
 		{0, 100, 0, 0},
-		{1000, 0, 0, 100 * time.Second},
-		{1000, 200_000, 0, 100 * time.Second}, // the next call is beyond it anyway
-		{1000, 60_000, 0, 240 * time.Second},
-		{1000, 10_000, 0, 100 * time.Second},
-		{1, 0, 0, 10 * time.Second},
+		{1000, 0, 0, 600 * time.Second},
+		{1000, 700_000, 0, 600 * time.Second}, // the next call is beyond it anyway
+		{1000, 200_000, 0, 800 * time.Second},
+		{1000, 10_000, 0, 600 * time.Second},
+		{1, 0, 0, 2 * time.Minute},
 		{1e6, 5e6, 0, time.Hour},
 		{1, 0, 1, time.Hour},
 	} {
-		f := &function{spec: &api.Function{MinWarm: c.minWarm}, coldMs: ewma{w: .2}, gapMs: ewma{w: .1}}
+		f := &function{spec: &api.Function{MinWarm: c.minWarm}, h: &holding{}, coldMs: ewma{w: .2}, gapMs: ewma{w: .1}}
 		if c.cold > 0 {
 			f.coldMs.add(c.cold)
 		}

@@ -57,9 +57,10 @@ program with the same inputs is taken from the cache, so an interrupted run goes
 					return fmt.Errorf("experiment %s: %w", e.Name, err)
 				}
 				all = append(all, lab.Ran{Experiment: e, Cells: cells})
-			}
-			if err := writeFile(filepath.Join(out, "README.md"), func(w io.Writer) error { return lab.WriteSummary(w, p, all) }); err != nil {
-				return err
+				// After each one: whoever interrupts a run of an hour finds what is there.
+				if err := writeFile(filepath.Join(out, "README.md"), func(w io.Writer) error { return lab.WriteSummary(w, p, all) }); err != nil {
+					return err
+				}
 			}
 			if p.Disasters == "" {
 				return nil

@@ -61,7 +61,7 @@ func WriteSummary(w io.Writer, p *Plan, all []Ran) error {
 	fmt.Fprintf(&b, `# Experiments
 
 Made by `+"`make experiments`"+` (rubato sim experiments experiments/plan.yaml) with the production cores and the online forest, in the
-simulator (docs/simulator.md). Seeds %d-%d, %d for each figure; seeds 1-100 were looked at while the rule was made. Ratios are paired
+simulator (docs/simulator.md). Seeds %d-%d, %d for each figure; smaller ones were looked at while the rule was made. Ratios are paired
 by seed and below 1 where %s is better; "best baseline" is chosen per load, afterwards, by the figure in question.
 
 | page | question |
