@@ -195,8 +195,11 @@ func (p *Plan) throughput(all []Ran, row func(name, what, where, got, worst stri
 		if whose == "" {
 			continue
 		}
-		row("D7", fmt.Sprintf("load held at a p99 of %.0f ms, over the best fixed delay's, at least %g", limit, s.must), s.family,
-			fmt.Sprintf("%.2f (%.2f against %.2f)", mine/math.Max(best, 1e-9), mine, best), "against "+whose, mine >= s.must*best)
+		got := fmt.Sprintf("%.2f against none of those that were run", mine)
+		if best > 0 {
+			got = fmt.Sprintf("%.2f (%.2f against %.2f)", mine/best, mine, best)
+		}
+		row("D7", fmt.Sprintf("load held at a p99 of %.0f ms, over the best fixed delay's, at least %g", limit, s.must), s.family, got, "against "+whose, mine > 0 && mine >= s.must*best)
 	}
 }
 
