@@ -311,7 +311,15 @@ func (z *Zone) adoptForeign(now time.Time, n *node, hb *wire.Heartbeat) {
 		}
 	}
 	for i := len(n.running) - 1; i >= 0; i-- {
-		if r := n.running[i]; r.foreign && !seen[r.id] {
+		r := n.running[i]
+		if seen[r.id] {
+			continue
+		}
+		// Nobody waits for a prewarming, so nobody would miss one that was lost on its way until its wake, minutes later.
+		if p, ok := z.prewarms[r.id]; ok && now.Sub(r.start) > sightLost {
+			z.prewarmLost(now, r.id, p)
+		}
+		if r.foreign {
 			n.end(now, i)
 		}
 	}

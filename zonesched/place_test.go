@@ -457,3 +457,30 @@ func BenchmarkConstrainedPick(b *testing.B) {
 		})
 	}
 }
+
+// A prewarming that was lost on its way gives its slot back with the first report that should list it and does not; the next one
+// waits for the pause after a failure.
+func TestLostPrewarmingFreesItsSlot(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 8, 0)
+	b.step(&Event{Kind: EvPrewarm, ID: "t/f", Count: 1})
+	n := b.z.byName["a"]
+	report := func() {
+		hb := b.report("a", 8, 0)
+		hb.SeenSeq = n.sentSeq
+		b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+	}
+	if report(); len(n.running) != 1 {
+		t.Fatalf("%d slots taken: the report may be older than the prewarming", len(n.running))
+	}
+	b.after(sightLost + time.Millisecond)
+	if report(); len(n.running) != 0 || len(b.z.prewarms) != 0 {
+		t.Errorf("%d slots taken, %d prewarmings under way", len(n.running), len(b.z.prewarms))
+	}
+	if f := b.z.fns["t/f"]; f.warmFails != 1 || !f.warmAt.After(b.now) {
+		t.Errorf("%d failures, next try at %v", f.warmFails, f.warmAt)
+	}
+	if err := b.z.Check(); err != nil {
+		t.Error(err)
+	}
+}

@@ -153,6 +153,9 @@ func (z *Zone) unwait(c *call) {
 	if c.tenant.waiting--; c.tenant.waiting == 0 {
 		z.tenantsWaiting--
 	}
+	if len(z.waiting) == 0 {
+		z.ageDebtMs = 0 // of an overload that is over
+	}
 	z.plan0(c)
 	z.unreserve(c)
 }

@@ -176,7 +176,7 @@ const (
 // wish brings up sandboxes because somebody asks for them now, for calls that will come.
 func (z *Zone) wish(now time.Time, id string, count int, out []Action) []Action {
 	f := z.fns[id]
-	if f == nil {
+	if f == nil || z.epoch.IsZero() {
 		return out
 	}
 	out, _ = z.warm(now, f, min(count, api.MaxPrewarm), out)
