@@ -137,7 +137,7 @@ func (r *recording) begin(ctx context.Context, zones []string) error {
 		if err := r.c.Look(ctx, "zone?zone="+url.QueryEscape(name), &v); err != nil {
 			return fmt.Errorf("zone %s: %w", name, err)
 		}
-		z := lab.RecordZone{Name: v.Zone, Tier: v.Tier, Region: v.Region, Policy: v.Policy}
+		z := lab.RecordZone{Name: v.Zone, Tier: v.Tier, Region: v.Region, Policy: v.Policy, Mode: v.Mode}
 		if err := r.w.Write(lab.RecordLine{Zone: &z}); err != nil {
 			return err
 		}
@@ -149,7 +149,7 @@ func (r *recording) begin(ctx context.Context, zones []string) error {
 			if !n.Live {
 				continue
 			}
-			l := lab.RecordNode{Name: n.Name, Zone: name, Slots: n.Slots, MemoryMB: n.MemMB, CacheBytes: n.CacheMax, LinkMbps: n.LinkMbps, Class: n.Class}
+			l := lab.RecordNode{Name: n.Name, Zone: name, Slots: n.Slots, MemoryMB: n.MemMB, CacheBytes: n.CacheMax, LinkMbps: n.LinkMbps, Class: n.Class, Labels: n.Labels, PricePerHour: n.PricePerH, EnergyClass: n.EnergyClass}
 			if err := r.w.Write(lab.RecordLine{Node: &l}); err != nil {
 				return err
 			}
@@ -184,6 +184,7 @@ func (r *recording) functions(ctx context.Context) error {
 		l := lab.RecordFunction{
 			Tenant: f.Tenant, Name: f.Name, Version: f.Version, Runtime: string(f.Runtime), Artifact: r.hash([]byte(f.Artifact)), ArtifactBytes: f.ArtifactBytes,
 			MemoryMB: f.MemoryMB, TimeoutMs: f.TimeoutMs, DeadlineMs: f.ObjectiveDeadlineMs, DeadlineShare: f.ObjectiveShare, DelayOff: f.DelayOff,
+			Needs: api.Labels{Arch: f.Arch, Accelerator: f.Accelerator, Tags: f.Tags}, MinWarm: f.MinWarm, Idempotent: f.Idempotent, PriceWeight: f.PriceWeight, MissWeight: f.MissWeight,
 		}
 		if err := r.w.Write(lab.RecordLine{Function: &l}); err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/sim"
+	"github.com/rubato-faas/rubato/zonesched"
 )
 
 // A record of a live cluster is JSON lines, perhaps gzipped. The first says of which version it is; each other one is a
@@ -45,6 +46,7 @@ type RecordZone struct {
 	Tier   string `json:"tier"`
 	Region string `json:"region,omitempty"`
 	Policy string `json:"policy"`
+	Mode   string `json:"mode,omitempty"` // of the rule; of functions that differ nothing is recorded
 }
 
 // RecordNode is a node as it was when the record began.
@@ -56,6 +58,10 @@ type RecordNode struct {
 	CacheBytes int64   `json:"cache_bytes,omitempty"` // 0: not known
 	LinkMbps   float64 `json:"link_mbps,omitempty"`   // 0: no limit
 	Class      string  `json:"class,omitempty"`
+
+	Labels       api.Labels `json:"labels,omitzero"`
+	PricePerHour float64    `json:"price_per_hour,omitempty"`
+	EnergyClass  uint8      `json:"energy_class,omitempty"`
 }
 
 // RecordFunction is a function at its version when the record began, or when its first call was seen.
@@ -71,6 +77,12 @@ type RecordFunction struct {
 	DeadlineMs    int64   `json:"deadline_ms,omitempty"`
 	DeadlineShare float64 `json:"deadline_share,omitempty"`
 	DelayOff      bool    `json:"delay_off,omitempty"`
+
+	Needs       api.Labels `json:"needs,omitzero"`
+	MinWarm     int        `json:"min_warm,omitempty"`
+	Idempotent  bool       `json:"idempotent,omitempty"`
+	PriceWeight float64    `json:"price_weight,omitempty"`
+	MissWeight  float64    `json:"miss_weight,omitempty"`
 }
 
 // ID is "tenant/name".
@@ -233,6 +245,11 @@ func (r *Record) zone(z *RecordZone, known *recordNames) error {
 	if _, err := api.ParseTier(z.Tier); err != nil {
 		return err
 	}
+	if z.Mode != "" {
+		if _, err := zonesched.ParseMode(z.Mode); err != nil {
+			return err
+		}
+	}
 	if known.zones[z.Name] != "" || len(r.Zones) >= sim.MaxZones {
 		return fmt.Errorf("zone %s: want each once, and at most %d", z.Name, sim.MaxZones)
 	}
@@ -250,8 +267,12 @@ func (r *Record) node(n *RecordNode, known *recordNames) error {
 		return fmt.Errorf("node %s: no zone %.60q before it", n.Name, n.Zone)
 	case known.nodes[n.Name] != "" || len(r.Nodes) >= maxNodes:
 		return fmt.Errorf("node %s: want each once, and at most %d", n.Name, maxNodes)
-	case n.CacheBytes < 0 || !(n.LinkMbps >= 0 && n.LinkMbps <= 1e9) || len(n.Class) > api.MaxNameLen || n.Slots < 1 || n.MemoryMB < 1:
+	case n.CacheBytes < 0 || !(n.LinkMbps >= 0 && n.LinkMbps <= 1e9) || len(n.Class) > api.MaxNameLen || n.Slots < 1 || n.MemoryMB < 1 ||
+		!(n.PricePerHour >= 0 && n.PricePerHour <= api.MaxPrice) || n.EnergyClass > api.MaxEnergyClass:
 		return fmt.Errorf("node %+v: want slots and memory, and nothing negative", *n)
+	}
+	if err := n.Labels.Validate(); err != nil {
+		return fmt.Errorf("node %s: %w", n.Name, err)
 	}
 	known.nodes[n.Name] = n.Name
 	r.Nodes = append(r.Nodes, *n)
@@ -282,8 +303,11 @@ func (r *Record) function(f *RecordFunction, known *recordNames) error {
 func (f *RecordFunction) spec(artifact int) api.Function {
 	return api.Function{
 		Tenant: f.Tenant, Name: f.Name, Version: 1, Runtime: api.Runtime(f.Runtime), Artifact: fmt.Sprintf("%064x", artifact), ArtifactBytes: f.ArtifactBytes,
-		MemoryMB: f.MemoryMB, Timeout: time.Duration(min(f.TimeoutMs, 1e12)) * time.Millisecond, DelayOff: f.DelayOff,
-		Objective: api.Objective{Deadline: time.Duration(min(f.DeadlineMs, 1e12)) * time.Millisecond, Share: f.DeadlineShare},
+		MemoryMB: f.MemoryMB, Timeout: time.Duration(min(f.TimeoutMs, 1e12)) * time.Millisecond, DelayOff: f.DelayOff, Idempotent: f.Idempotent,
+		Objective: api.Objective{
+			Deadline: time.Duration(min(f.DeadlineMs, 1e12)) * time.Millisecond, Share: f.DeadlineShare, PriceWeight: f.PriceWeight, MissWeight: f.MissWeight,
+		},
+		Needs: f.Needs.Clone(), MinWarm: f.MinWarm,
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"sort"
 	"time"
@@ -59,6 +60,7 @@ func (r *Record) Replay() (*Scenario, error) {
 			if _, err := ParsePolicy(z.Policy); err == nil {
 				s.Policy = z.Policy
 			}
+			s.Scheduler.Mode = z.Mode
 		}
 	}
 	for i := range r.Nodes {
@@ -83,13 +85,15 @@ func (s *Scenario) note(format string, args ...any) {
 func (s *Scenario) addNode(n *RecordNode, speed float64, rtt Duration) {
 	g := Nodes{
 		Count: 1, Class: n.Class, Slots: n.Slots, MemoryMB: n.MemoryMB, Cache: Bytes(n.CacheBytes), LinkMbps: n.LinkMbps, StoreRTT: rtt,
-		Speed: map[string]float64{"cpu": speed, "memory": speed, "io": speed},
+		Speed: map[string]float64{"cpu": speed, "memory": speed, "io": speed}, Price: n.PricePerHour, Energy: n.EnergyClass,
+		Arch: n.Labels.Arch, Accelerator: n.Labels.Accelerator, Tags: n.Labels.Tags,
 	}
 	z := &s.Zones[slices.IndexFunc(s.Zones, func(z Zone) bool { return z.Name == n.Zone })]
 	if k := len(z.Nodes); k > 0 {
-		l := &z.Nodes[k-1]
-		if l.Class == g.Class && l.Slots == g.Slots && l.MemoryMB == g.MemoryMB && l.Cache == g.Cache && l.LinkMbps == g.LinkMbps {
-			l.Count++
+		like := z.Nodes[k-1]
+		like.Count = 1
+		if reflect.DeepEqual(like, g) {
+			z.Nodes[k-1].Count++
 			return
 		}
 	}

@@ -12,14 +12,15 @@ import (
 	"time"
 
 	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/zonesched"
 )
 
 const recordHead = `{"rubato_record":{"version":1,"began":"2030-01-01T00:00:00Z"}}
-{"zone":{"name":"z","tier":"edge","region":"r","policy":"least-loaded"}}
+{"zone":{"name":"z","tier":"edge","region":"r","policy":"least-loaded","mode":"canary=0.2"}}
 {"node":{"name":"slow","zone":"z","slots":2,"memory_mb":512,"cache_bytes":1000000,"link_mbps":80,"class":"old"}}
-{"node":{"name":"fast","zone":"z","slots":4,"memory_mb":512,"class":"new"}}
+{"node":{"name":"fast","zone":"z","slots":4,"memory_mb":512,"class":"new","labels":{"arch":"arm64","tags":["ssd"]},"price_per_hour":2,"energy_class":3}}
 {"node":{"name":"other","zone":"z","slots":4,"memory_mb":512,"class":"idle"}}
-{"function":{"tenant":"t","name":"f","version":3,"runtime":"process","artifact":"a","artifact_bytes":9,"memory_mb":64,"timeout_ms":5000,"deadline_ms":900}}
+{"function":{"tenant":"t","name":"f","version":3,"runtime":"process","artifact":"a","artifact_bytes":9,"memory_mb":64,"timeout_ms":5000,"deadline_ms":900,"needs":{"tags":["ssd"]},"min_warm":1,"idempotent":true,"price_weight":3,"miss_weight":4}}
 `
 
 // recorded is a record of calls in turn on a slow node and on one that is four times as fast.
@@ -95,6 +96,12 @@ func TestReplayEstimatesTheWorld(t *testing.T) {
 	near("prepare", float64(f.Prepare), 35e6)
 	if f.Spec.Objective.Deadline != 900*time.Millisecond || f.Spec.MemoryMB != 64 {
 		t.Errorf("function %+v", f.Spec)
+	}
+	if n := &z.Nodes[1].Core; n.Arch != "arm64" || n.Tags[0] != "ssd" || n.PricePerHour != 2 || n.EnergyClass != 3 || z.Core.Mode != zonesched.ModeCanary || z.Core.Canary != .2 {
+		t.Errorf("node %+v, mode %s of %v", n, z.Core.Mode, z.Core.Canary)
+	}
+	if s := &f.Spec; s.Needs.Tags[0] != "ssd" || s.MinWarm != 1 || !s.Idempotent || s.Objective.PriceWeight != 3 || s.Objective.MissWeight != 4 {
+		t.Errorf("function %+v", s)
 	}
 	c := cfg.Trace[3]
 	near("run time of a call", c.ExecMs, 20)

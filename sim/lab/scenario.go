@@ -106,6 +106,8 @@ type Scheduler struct {
 	Candidates  int      `yaml:"candidates"`
 	MaxWaiting  int      `yaml:"max_waiting"`
 	NodeTimeout Duration `yaml:"node_timeout"`
+	// Mode is how far the rule acts, as rubato policy --mode takes it: on, canary=.1, shadow, off.
+	Mode string `yaml:"mode"`
 	// SlowStart is 10s when it is left out; 0s turns it off.
 	SlowStart *Duration `yaml:"slow_start"`
 }
@@ -158,6 +160,10 @@ type Function struct {
 	Deadline Duration `yaml:"deadline"`
 	Share    float64  `yaml:"deadline_share"`
 	DelayOff bool     `yaml:"delay_off"`
+	// Idempotent calls may be sent twice; the weights are what price and a missed deadline are worth, see api.Objective.
+	Idempotent  bool    `yaml:"idempotent"`
+	PriceWeight float64 `yaml:"price_weight"`
+	MissWeight  float64 `yaml:"miss_weight"`
 	// What its nodes must have, and the sandboxes that each zone keeps warm.
 	Arch        string   `yaml:"arch"`
 	Accelerator string   `yaml:"accelerator"`
@@ -445,6 +451,15 @@ func (s *Scenario) zones(cfg *sim.Config, p Policy) ([]float64, error) {
 		core.Candidates = or(s.Scheduler.Candidates, core.Candidates)
 		core.MaxWaiting = or(s.Scheduler.MaxWaiting, core.MaxWaiting)
 		core.NodeTimeout = time.Duration(or(s.Scheduler.NodeTimeout, Duration(core.NodeTimeout)))
+		if s.Scheduler.Mode != "" {
+			m, err := zonesched.ParseMode(s.Scheduler.Mode)
+			if err != nil {
+				return nil, fmt.Errorf("scheduler: %w", err)
+			}
+			if core.Mode = m.Kind; m.Share >= 0 {
+				core.Canary = m.Share
+			}
+		}
 		if s.Scheduler.SlowStart != nil {
 			core.SlowStart = time.Duration(*s.Scheduler.SlowStart)
 		}
@@ -574,7 +589,7 @@ func (s *Scenario) function(f *Function, name string, index int, vary float64) (
 		Spec: api.Function{
 			Tenant: "sim", Name: name, Version: 1, Runtime: api.Runtime(runtime), Artifact: fmt.Sprintf("%064x", index+1), ArtifactBytes: int64(or(f.Artifact, 8e6)),
 			MemoryMB: or(f.MemoryMB, 256), Timeout: time.Duration(or(f.Timeout, Duration(time.Minute))),
-			Objective: api.Objective{Deadline: time.Duration(f.Deadline), Share: f.Share}, DelayOff: f.DelayOff,
+			Objective: api.Objective{Deadline: time.Duration(f.Deadline), Share: f.Share, PriceWeight: f.PriceWeight, MissWeight: f.MissWeight}, DelayOff: f.DelayOff, Idempotent: f.Idempotent,
 			Needs: api.Labels{Arch: f.Arch, Accelerator: f.Accelerator, Tags: f.Tags}, MinWarm: f.MinWarm,
 		},
 		Prepare: time.Duration(law.Prepare), Start: time.Duration(law.Start), ColdSpread: law.Spread,
