@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"sort"
@@ -63,7 +62,8 @@ func (c *catalogCopy) load() error {
 	}
 	c.publish()
 	c.d.step(&zonesched.Event{Kind: zonesched.EvFunctions, Functions: f.Functions})
-	c.d.apply(c.policy.ofZone(c.d.cfg.Zone))
+	c.d.committed = c.policy.ofZone(c.d.cfg.Zone)
+	c.d.apply()
 	return nil
 }
 
@@ -202,7 +202,7 @@ func (c *catalogCopy) pull() (more bool, err error) {
 	c.rev = ch.Rev
 	c.publish()
 	if ch.PolicyRev > 0 {
-		c.settle(ch.Policy)
+		c.settle(ch.Policy, ch.PolicyRev)
 	}
 	if len(ch.Functions)+len(ch.Deleted) > 0 {
 		c.d.post(zonesched.Event{Kind: zonesched.EvFunctions, Functions: ch.Functions, Deleted: ch.Deleted})
@@ -213,28 +213,13 @@ func (c *catalogCopy) pull() (more bool, err error) {
 	return ch.More, nil
 }
 
-// settle takes over the policy settings of all zones: those of this zone that have changed since the last time. The others
-// stay as they are: something newer may be in force that is not committed yet.
-func (c *catalogCopy) settle(all settings) {
-	was, own := c.policy.ofZone(c.d.cfg.Zone), all.ofZone(c.d.cfg.Zone)
+// settle takes over the policy settings of all zones as they are at a revision.
+func (c *catalogCopy) settle(all settings, rev uint64) {
 	c.policy = all
-	if maps.Equal(was, own) {
-		return
-	}
+	own := all.ofZone(c.d.cfg.Zone)
 	c.d.call(func() {
-		now := settings{}
-		maps.Copy(now, c.d.settings)
-		for key := range was {
-			if _, still := own[key]; !still {
-				delete(now, key)
-			}
-		}
-		for key, value := range own {
-			if was[key] != value {
-				now[key] = value
-			}
-		}
-		c.d.apply(now)
+		c.d.committed, c.d.settled = own, rev
+		c.d.apply()
 	})
 }
 

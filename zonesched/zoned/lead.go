@@ -164,7 +164,8 @@ func (d *Daemon) stepDown() {
 	}
 	d.core, d.wakes, d.batch, d.idem = core, wakes{}, nil, map[string]string{}
 	d.catalog.replay()
-	d.apply(d.settings)
+	d.ahead = nil
+	d.apply()
 	if f := d.learn.forest.Load(); f != nil {
 		d.step(&zonesched.Event{Kind: zonesched.EvModel, Predictor: f.Estimator(d.learn.scratch)})
 	}

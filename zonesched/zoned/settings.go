@@ -117,28 +117,45 @@ func (d *Daemon) set(ctx context.Context, about []string, value string) error {
 	if value != settingDefault {
 		text = strings.Join(append(about, value), " ")
 	}
+	s := &setting{value: text}
 	if err := d.view(ctx, func() {
-		own := maps.Clone(d.settings)
-		if own == nil {
-			own = settings{}
+		if d.ahead == nil {
+			d.ahead = map[string]*setting{}
 		}
-		if own[key] = text; text == "" {
-			delete(own, key)
-		}
-		d.apply(own)
+		d.ahead[key] = s
+		d.apply()
 	}); err != nil {
 		return err
 	}
-	if _, err := d.control(ctx, "", catalog.Command{Kind: catalog.PutPolicy, Policy: map[string]string{key: text}}); err != nil {
+	r, err := d.control(ctx, "", catalog.Command{Kind: catalog.PutPolicy, Policy: map[string]string{key: text}})
+	if err != nil {
 		return fmt.Errorf("in force at the leader of zone %s, but not recorded, so only until another leads: %w", d.cfg.Zone, err)
 	}
+	d.call(func() { s.rev = r.Revision; d.apply() })
 	return nil
 }
 
+// setting is one that is in force ahead of the catalogue, which may still be telling an older one.
+type setting struct {
+	value string // "": taken back
+	rev   uint64 // of the catalogue that has it, 0 before it is committed: from then on the catalogue's word counts
+}
+
 // apply puts settings in force; on the loop.
-func (d *Daemon) apply(own settings) {
-	d.settings = own
-	ev := own.event(&d.cfg.Sched)
+func (d *Daemon) apply() {
+	now := settings{}
+	maps.Copy(now, d.committed)
+	for key, s := range d.ahead {
+		switch {
+		case s.rev > 0 && s.rev <= d.settled:
+			delete(d.ahead, key)
+		case s.value == "":
+			delete(now, key)
+		default:
+			now[key] = s.value
+		}
+	}
+	ev := now.event(&d.cfg.Sched)
 	d.step(&ev)
 }
 

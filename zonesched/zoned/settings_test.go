@@ -99,3 +99,29 @@ func TestSettingsOfAZone(t *testing.T) {
 		t.Errorf("%v gives %v", own, ev.String())
 	}
 }
+
+// What is in force ahead of the catalogue is not undone by what the catalogue had before, and not kept against what it says later.
+func TestSettingsAheadOfTheCatalogue(t *testing.T) {
+	b := newBed(t)
+	s := b.scheduler("a", nil)
+	about := []string{"mode", s.cfg.Zone}
+	key, text := settingKey(about), strings.Join(about, " ")
+	ahead := &setting{value: text + " off"}
+	for _, x := range []struct {
+		rev, settled uint64
+		want         string
+	}{{0, 1000, "off"}, {1007, 1006, "off"}, {1007, 1007, "shadow"}, {1007, 1008, "shadow"}} {
+		var got zonesched.Mode
+		if err := s.view(b.ctx, func() {
+			ahead.rev = x.rev
+			s.ahead, s.committed, s.settled = map[string]*setting{key: ahead}, settings{key: text + " shadow"}, x.settled
+			s.apply()
+			got = s.core.Mode()
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if got.Kind != x.want {
+			t.Errorf("committed at %d, the catalogue at %d: %s, want %s", x.rev, x.settled, got.Kind, x.want)
+		}
+	}
+}

@@ -127,9 +127,11 @@ type Daemon struct {
 	leadEnd context.CancelFunc
 	digest  uint64
 	shares  []api.Share
-	// settings are the operator's in force here; the catalogue's copy may be behind.
-	settings settings
-	drain    bool
+	// The operator's settings: as the catalogue had them at a revision, and over these what is in force ahead of it, by key.
+	committed settings
+	settled   uint64
+	ahead     map[string]*setting
+	drain     bool
 }
 
 // role is who leads, as this scheduler sees it.
