@@ -113,6 +113,17 @@ type Candidate struct {
 	LinkMbps     float64
 	// Delayed says that the call would be held back for this node: its bound is calibrated separately.
 	Delayed bool
+	// Columns are what the predictor that is asked made of Node, Class and LinkMbps; nil: it finds them out.
+	Columns *NodeColumns
+}
+
+// NodeColumns are a node's features that do not depend on the call, quantised. Who keeps nodes keeps them too, one set a node,
+// so that a decision does not quantise each candidate anew. They hold for one predictor, one class and one link.
+type NodeColumns struct {
+	// Hash of the node's name, under which the predictor knows it.
+	Hash uint64
+	// Bins of NodeClass, NodeLink and NodeResidual.
+	Class, Link, Residual uint8
 }
 
 // Source says what an estimate rests on.

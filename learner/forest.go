@@ -146,6 +146,7 @@ func (f *Forest) estimate(req *api.Request, cands []api.Candidate, out []api.Est
 	// What candidates share is computed once per run of equal ones: logarithms are most of what this loop costs.
 	var like *api.Candidate
 	var mu float64
+	var own api.NodeColumns
 	for i := range cands {
 		c := &cands[i]
 		same := like != nil && like.Sandbox == c.Sandbox && like.MissingBytes == c.MissingBytes && like.LinkMbps == c.LinkMbps
@@ -161,8 +162,13 @@ func (f *Forest) estimate(req *api.Request, cands []api.Candidate, out []api.Est
 		} else {
 			f.grid.nodeBins(&out[i].Bins, c)
 		}
+		k := c.Columns
+		if k == nil {
+			f.Columns(c, &own)
+			k = &own
+		}
 		f.grid.loadBins(&out[i].Bins, c)
-		f.residualBins(&out[i].Bins, fn, c.Node)
+		f.columnBins(&out[i].Bins, fn, k)
 		like = c
 	}
 	if st != nil && st.Count >= f.minForest && !f.guarded && len(f.base) > 0 {
@@ -186,14 +192,21 @@ func (f *Forest) estimate(req *api.Request, cands []api.Candidate, out []api.Est
 	}
 }
 
-// residualBins fills what is known of the node beyond its class.
-func (f *Forest) residualBins(to *api.Bins, fn uint64, name string) {
-	node := hash(f.seed, name)
-	to[api.NodeResidual], to[api.FnNodeResidual] = 0, 0
-	if s := f.nodes.get(node); s != nil {
-		to[api.NodeResidual] = f.grid.of(api.NodeResidual, float64(s.Mean))
+// Columns quantises what f knows of a candidate's node whatever the call.
+func (f *Forest) Columns(c *api.Candidate, to *api.NodeColumns) {
+	*to = api.NodeColumns{Hash: hash(f.seed, c.Node), Link: f.grid.of(api.NodeLink, log2OrMissing(c.LinkMbps))}
+	if c.Class > 0 && c.Class < 62 {
+		to.Class = f.grid.of(api.NodeClass, float64(c.Class))
 	}
-	if s := f.pairs.get(pairKey(fn, node)); s != nil {
+	if s := f.nodes.get(to.Hash); s != nil {
+		to.Residual = f.grid.of(api.NodeResidual, float64(s.Mean))
+	}
+}
+
+// columnBins fills a node's columns, and what is known of the function there beyond them.
+func (f *Forest) columnBins(to *api.Bins, fn uint64, k *api.NodeColumns) {
+	to[api.NodeClass], to[api.NodeLink], to[api.NodeResidual], to[api.FnNodeResidual] = k.Class, k.Link, k.Residual, 0
+	if s := f.pairs.get(pairKey(fn, k.Hash)); s != nil {
 		to[api.FnNodeResidual] = f.grid.of(api.FnNodeResidual, float64(s.Mean))
 	}
 }

@@ -176,16 +176,12 @@ func (g *Grid) requestBins(to *api.Bins, req *api.Request, st *fnStat) {
 func (g *Grid) nodeBins(to *api.Bins, c *api.Candidate) {
 	to[api.NodeSandbox] = g.of(api.NodeSandbox, float64(c.Sandbox))
 	to[api.NodeMissing] = g.of(api.NodeMissing, log2p(c.MissingBytes))
-	to[api.NodeLink] = g.of(api.NodeLink, log2OrMissing(c.LinkMbps))
 }
 
-// loadBins fills the node's load and class.
+// loadBins fills the node's load.
 func (g *Grid) loadBins(to *api.Bins, c *api.Candidate) {
-	to[api.NodeLoad], to[api.NodeClass] = 0, 0
+	to[api.NodeLoad] = 0
 	if c.Slots > 0 {
 		to[api.NodeLoad] = g.of(api.NodeLoad, float64(c.Running)/float64(c.Slots))
-	}
-	if c.Class > 0 && c.Class < 62 {
-		to[api.NodeClass] = g.of(api.NodeClass, float64(c.Class))
 	}
 }

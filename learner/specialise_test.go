@@ -111,3 +111,40 @@ func TestEstimatorDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// TestKeptColumnsGiveTheSame: candidates with columns that were quantised before, in any order and mixed with others, are
+// estimated bit for bit like those without.
+func TestKeptColumnsGiveTheSame(t *testing.T) {
+	w, l := newWorld(1, 8), testLearner(t, "a")
+	w.run(l, 600, nil)
+	f := l.Snapshot()
+	kept := map[string]*api.NodeColumns{}
+	for round := range 40 {
+		c := w.call()
+		cands := make([]api.Candidate, 20)
+		for i := range cands {
+			cands[i] = w.call().cand
+			if i%7 == round%7 {
+				continue
+			}
+			k := kept[cands[i].Node]
+			if k == nil {
+				k = new(api.NodeColumns)
+				f.Columns(&cands[i], k)
+				kept[cands[i].Node] = k
+			}
+			cands[i].Columns = k
+		}
+		a, b := make([]api.Estimate, len(cands)), make([]api.Estimate, len(cands))
+		f.Estimate(&c.req, cands, a)
+		for i := range cands {
+			cands[i].Columns = nil
+		}
+		f.Estimate(&c.req, cands, b)
+		for i := range a {
+			if a[i] != b[i] {
+				t.Fatalf("candidate %d: %+v with columns, %+v without", i, a[i], b[i])
+			}
+		}
+	}
+}

@@ -16,6 +16,8 @@ type believer struct {
 
 func (believer) Version() uint64 { return 1 }
 
+func (believer) Columns(*api.Candidate, *api.NodeColumns) {}
+
 func (p believer) Estimate(_ *api.Request, cands []api.Candidate, out []api.Estimate) {
 	for i := range cands {
 		mu := math.Log(p.slowMs)

@@ -13,6 +13,9 @@ type oracle struct{ s *shard }
 // Version implements zonesched.Predictor.
 func (*oracle) Version() uint64 { return 0 }
 
+// Columns implements zonesched.Predictor.
+func (*oracle) Columns(*api.Candidate, *api.NodeColumns) {}
+
 // Estimate implements zonesched.Predictor.
 func (o *oracle) Estimate(req *api.Request, cands []api.Candidate, out []api.Estimate) {
 	s := o.s

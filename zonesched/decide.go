@@ -210,8 +210,12 @@ func (z *Zone) add(now time.Time, n *node, c *call, startMs float64, sb api.Sand
 	}
 	z.feats = append(z.feats, api.Candidate{
 		Node: n.name, Class: n.class, Sandbox: sb, MissingBytes: missing, Running: len(n.running), Slots: n.total,
-		LinkMbps: n.linkMbps, Delayed: !free,
+		LinkMbps: n.linkMbps, Delayed: !free, Columns: &n.columns,
 	})
+	if z.pred != nil && n.columnsOf != z.models {
+		z.pred.Columns(&z.feats[len(z.feats)-1], &n.columns)
+		n.columnsOf = z.models
+	}
 	z.cands = append(z.cands, policy.Candidate{
 		Node: n.index, Free: free, StartMs: startMs, LinkMs: linkMs, EvictMs: evictMs + z.pushOutMs(n, missing), Sandbox: sb,
 		MissingBytes: missing, HasInputs: c.inv.InputBytes() >= api.LocalityBytes, Affine: affine, Running: len(n.running), Slots: n.slots,

@@ -43,6 +43,9 @@ type node struct {
 	reserved  int              // waiting calls that hope for a slot here
 	reservedF map[*holding]int // those among them that hope for a busy sandbox of this function
 
+	columns   api.NodeColumns // what a predictor made of it
+	columnsOf uint64          // which of z.models did; 0: none
+
 	profile *profile
 	labels  api.Labels // as reported
 	warming int        // running calls that are prewarmings
@@ -267,6 +270,9 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 	n.live, n.lastSeen, n.boot, n.draining = true, now, hb.Boot, hb.Draining
 	n.total = hb.Slots
 	n.slots = z.offers(now, n)
+	if n.linkMbps != hb.LinkMbps || n.class != hb.Class {
+		n.columnsOf = 0
+	}
 	n.memMB, n.linkMbps, n.class, n.clsName, n.cacheMax = hb.MemMB, hb.LinkMbps, hb.Class, hb.ClassName, hb.CacheMax
 	n.price, n.energy = 0, min(hb.EnergyClass, api.MaxEnergyClass)
 	if hb.PricePerHour >= 0 && hb.PricePerHour <= api.MaxPrice {

@@ -23,6 +23,8 @@ import (
 type Predictor interface {
 	// Estimate fills out[i] for cands[i]; it allocates nothing.
 	Estimate(req *api.Request, cands []api.Candidate, out []api.Estimate)
+	// Columns quantises what is known of a candidate's node whatever the call, for candidates that Estimate is asked for.
+	Columns(c *api.Candidate, to *api.NodeColumns)
 	// Version is the pool manifest in use; 0 before the first.
 	Version() uint64
 }
@@ -123,6 +125,7 @@ type Zone struct {
 	guard    guard
 	shadowed bool
 	pred     Predictor
+	models   uint64 // predictors there have been
 	epoch    api.Epoch
 
 	fns   map[string]*function // by "tenant/name"
@@ -226,6 +229,7 @@ func (z *Zone) Step(now time.Time, ev *Event, out []Action) []Action {
 		out = z.forwardDone(now, ev, out)
 	case EvModel:
 		z.pred = ev.Predictor
+		z.models++
 	case EvFunctions:
 		out = z.functions(now, ev, out)
 	case EvLead:

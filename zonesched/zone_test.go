@@ -16,6 +16,8 @@ type times struct{ upper float64 }
 
 func (times) Version() uint64 { return 7 }
 
+func (times) Columns(*api.Candidate, *api.NodeColumns) {}
+
 func (p times) Estimate(_ *api.Request, cands []api.Candidate, out []api.Estimate) {
 	for i := range cands {
 		ms := 10.0
