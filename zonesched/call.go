@@ -374,10 +374,25 @@ func (z *Zone) completion(now time.Time, m *wire.Completion, out []Action) []Act
 	if !m.Resent || known {
 		out = z.sample(m, out)
 	}
-	if mine {
+	switch {
+	case mine && m.Outcome == api.OutcomeCanceled: // nobody here has: what this scheduler cancels it knows no more
+		out = z.lost(now, c, "its node stopped it for an earlier leader", out)
+	case mine:
 		out = z.finish(now, c, n, m, out)
 	}
 	return z.slotFreed(now, n, out)
+}
+
+// unsent: a dispatch never left. That is a refusal, which no node has to speak; the other dispatch of the call, if there is one,
+// goes on.
+func (z *Zone) unsent(now time.Time, m *wire.Completion, out []Action) []Action {
+	n := z.byName[m.Node]
+	if n == nil {
+		return out
+	}
+	return z.completion(now, &wire.Completion{
+		ID: m.ID, Node: m.Node, Attempt: m.Attempt, Message: m.Message, Boot: n.boot, Outcome: api.OutcomeRefused, Code: api.CodeInternal, MemUsedMB: n.memUsed,
+	}, out)
 }
 
 // delta takes over what a completion says of the node's caches.

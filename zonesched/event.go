@@ -43,11 +43,13 @@ const (
 	EvPolicy
 	// EvPrewarm: sandboxes of a function are wanted now, as many as there is room for. ID ("tenant/name"), Count.
 	EvPrewarm
+	// EvUnsent: a dispatch could not be sent. Completion: ID, Node, Attempt, Message.
+	EvUnsent
 )
 
 var eventNames = [...]string{
 	"arrive", "completion", "heartbeat", "wake", "tick", "cancel", "forward_done", "model", "functions", "lead",
-	"shares", "grant", "policy", "prewarm",
+	"shares", "grant", "policy", "prewarm", "unsent",
 }
 
 // Event is one input of Step. It is passed by pointer and not kept; what it points to is kept and must not change.
@@ -86,6 +88,8 @@ func (e *Event) String() string {
 		return fmt.Sprintf("%s %s %s", name, e.Call.ID, e.Call.FunctionID())
 	case EvCompletion:
 		return fmt.Sprintf("%s %s on %s: %v", name, e.Completion.ID, e.Completion.Node, e.Completion.Outcome)
+	case EvUnsent:
+		return fmt.Sprintf("%s %s to %s: %s", name, e.Completion.ID, e.Completion.Node, e.Completion.Message)
 	case EvHeartbeat:
 		return fmt.Sprintf("%s %s seen=%d running=%d", name, e.Heartbeat.Node, e.Heartbeat.SeenSeq, len(e.Heartbeat.Running))
 	case EvWake:

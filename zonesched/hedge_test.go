@@ -175,3 +175,52 @@ func (dear) Estimate(_ *api.Request, cands []api.Candidate, out []api.Estimate) 
 		out[i] = api.Estimate{Mu: 15, Sigma: .1, UpperMs: 1e7, Source: api.SourceForest}
 	}
 }
+
+// A second dispatch that cannot be sent leaves the first alone; a first one that cannot is decided again.
+func TestUnsentDispatches(t *testing.T) {
+	b := slow(t, true)
+	b.late(time.Second)
+	run := find(b.acts, ActRun, "i")
+	b.step(&Event{Kind: EvUnsent, Completion: &wire.Completion{ID: "i", Node: run.Node, Attempt: run.Run.Call.Attempt, Message: "no"}})
+	if c := b.z.calls["i"]; c == nil || c.hedge.node != nil || c.node.name != "a" || find(b.acts, ActCancelRun, "i") != nil {
+		t.Fatalf("the first dispatch ended with the second: %s", text(b.acts))
+	}
+	b.end("i", "a", 0, api.OutcomeOK)
+	b.answered("i", api.CodeOK)
+
+	b.after(refusalPause)
+	b.invoke("j", "twice")
+	run = find(b.acts, ActRun, "j")
+	b.step(&Event{Kind: EvUnsent, Completion: &wire.Completion{ID: "j", Node: run.Node, Message: "no"}})
+	again := find(b.acts, ActRun, "j")
+	if again == nil || again.Run.Call.Attempt != 1 || again.Node == run.Node {
+		t.Fatalf("not sent again: %s", text(b.acts))
+	}
+	b.end("j", again.Node, 1, api.OutcomeOK)
+	b.answered("j", api.CodeOK)
+	if err := b.z.Check(); err != nil || !b.z.Quiet() {
+		t.Error(err, b.z.Quiet())
+	}
+}
+
+// A node may still have the end of a dispatch that an earlier leader canceled, the loser of two, say. It does not answer the call
+// that this leader began: that runs again if it may.
+func TestWhatAnEarlierLeaderCanceled(t *testing.T) {
+	for _, key := range []string{"", "k"} {
+		b := newBed(t, nil)
+		b.node("a", 2, 2)
+		b.invoke("i", "f", func(i *api.Invocation) { i.IdemKey = key })
+		b.ran("i", "a")
+		acts := b.done("i", "a", func(m *wire.Completion) { m.Outcome, m.Code, m.Resent = api.OutcomeCanceled, api.CodeCanceled, true })
+		if key == "" {
+			b.answered("i", api.CodeUnavailable)
+			continue
+		}
+		run := find(acts, ActRun, "i")
+		if run == nil || run.Run.Call.Attempt != 1 {
+			t.Fatalf("not run again: %s", text(acts))
+		}
+		b.done("i", run.Node, func(m *wire.Completion) { m.Attempt = 1 })
+		b.answered("i", api.CodeOK)
+	}
+}

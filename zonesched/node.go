@@ -392,15 +392,19 @@ func (z *Zone) lostRunning(now time.Time, n *node, lost []*running, why string, 
 			c.hedge = hedge{}
 			continue
 		}
-		if c.inv.Retryable() && c.losses+1 < z.cfg.MaxAttempts && z.mayRetry() {
-			c.losses++
-			z.counters.Retries++
-			out = z.requeue(now, c, out)
-			continue
-		}
-		out = z.answerError(now, c, api.CodeUnavailable, "the call was running when "+why+"; it may or may not have had its effects", out)
+		out = z.lost(now, c, why, out)
 	}
 	return out
+}
+
+// lost: c's execution came to nothing, and nobody knows how far it got. It runs again if it may.
+func (z *Zone) lost(now time.Time, c *call, why string, out []Action) []Action {
+	if c.inv.Retryable() && c.losses+1 < z.cfg.MaxAttempts && z.mayRetry() {
+		c.losses++
+		z.counters.Retries++
+		return z.requeue(now, c, out)
+	}
+	return z.answerError(now, c, api.CodeUnavailable, "the call was running when "+why+"; it may or may not have had its effects", out)
 }
 
 // mayRetry keeps retries of calls that may have run below the budget; the first few are free so that a small zone can

@@ -217,6 +217,8 @@ func (z *Zone) Step(now time.Time, ev *Event, out []Action) []Action {
 		out = z.arrive(now, ev, out)
 	case EvCompletion:
 		out = z.completion(now, ev.Completion, out)
+	case EvUnsent:
+		out = z.unsent(now, ev.Completion, out)
 	case EvHeartbeat:
 		out = z.heartbeat(now, ev.Heartbeat, out)
 	case EvWake:

@@ -62,7 +62,7 @@ func (d *Daemon) send(subject string, v any) {
 	}
 }
 
-// run sends a dispatch. What cannot even be encoded comes back as a refusal, so that the call is not lost.
+// run sends a dispatch. What cannot be sent comes back as if it had been refused, so that the call is not lost.
 func (d *Daemon) run(a *zonesched.Action) {
 	b, err := wire.Encode(a.Run)
 	subject := wire.SubjectRun(d.cfg.Zone, a.Node)
@@ -76,10 +76,8 @@ func (d *Daemon) run(a *zonesched.Action) {
 		return
 	}
 	d.deps.Log.Error("dispatch", "zone", d.cfg.Zone, "node", a.Node, "id", a.ID, "err", err)
-	id := a.ID
-	d.task(func() {
-		d.call(func() { d.step(&zonesched.Event{Kind: zonesched.EvCancel, ID: id, Reason: "dispatch: " + err.Error()}) })
-	})
+	m := &wire.Completion{ID: a.ID, Node: a.Node, Attempt: a.Run.Call.Attempt, Message: "dispatch: " + err.Error()}
+	d.task(func() { d.post(zonesched.Event{Kind: zonesched.EvUnsent, Completion: m}) })
 }
 
 // flush sends what has waited long enough for company.
