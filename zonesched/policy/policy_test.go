@@ -72,6 +72,30 @@ func TestRubatoClauses(t *testing.T) {
 	}
 }
 
+// Where a start of the function is under way, a second one must be clearly quicker to be begun.
+func TestSecondStarts(t *testing.T) {
+	for name, c := range map[string]struct {
+		startMs float64
+		verb    Verb
+	}{
+		"behind the first it ends sooner":         {60, Delay},
+		"about even":                              {92, Delay},
+		"the first one's end is still a long way": {110, Run},
+	} {
+		cold := cand(0, 0, 100, 200)
+		cold.Sandbox, cold.UnderWay = none, true
+		p := &Rubato{cfg: Config{DelayMax: 2 * time.Second}}
+		call := unbound()
+		if ch := p.Decide(&call, []Candidate{cold, cand(1, c.startMs, 10, 20)}, rng()); ch.Verb != c.verb || ch.Verb == Delay && ch.Take != 1 {
+			t.Errorf("%s: verb %d take %d, want %d", name, ch.Verb, ch.Take, c.verb)
+		}
+		cold.UnderWay = false
+		if ch := p.Decide(&call, []Candidate{cold, cand(1, 92, 10, 20)}, rng()); ch.Verb != Run || ch.Take != 0 {
+			t.Errorf("no start is under way: verb %d take %d", ch.Verb, ch.Take)
+		}
+	}
+}
+
 func TestEqualCostsGoToTheNearerNode(t *testing.T) {
 	p := &Rubato{cfg: DefaultConfig()}
 	for range 20 {

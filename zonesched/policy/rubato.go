@@ -65,6 +65,9 @@ func (p *Rubato) Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice {
 	if now < 0 {
 		return Choice{Verb: Queue, Clause: ClauseNoSlot, Take: best, Now: -1, WakeMs: math.Inf(1), Propensity: 1}
 	}
+	if cands[best].UnderWay {
+		best = behind(cands, best)
+	}
 	ch := p.choose(c, cands, now, best)
 	if ch.Verb == Run && p.cfg.Explore > 0 {
 		p.explore(c, cands, &ch, rng)
@@ -83,7 +86,7 @@ func (p *Rubato) choose(c *Call, cands []Candidate, now, best int) Choice {
 	if n.UnderWay && b.Sandbox == api.SandboxWarm {
 		// Both wait for a start of the same kind, and the one under way is ahead by what it has run: however wrong its
 		// estimate is, the difference is not.
-		run.ThresholdMs = thresholdBaseMs
+		run.ThresholdMs = thresholdBaseMs - evenStart(n)
 	}
 	delayMaxMs := ms(p.cfg.DelayMax)
 	switch {
@@ -111,6 +114,21 @@ func (p *Rubato) choose(c *Call, cands []Candidate, now, best int) Choice {
 		Verb: Delay, Clause: clause, Take: best, Now: now, WakeMs: math.Max(wake, minWakeMs), ThresholdMs: run.ThresholdMs, Propensity: 1,
 		Prewarm: n.Sandbox != api.SandboxWarm && prewarm(c, b.StartMs),
 	}
+}
+
+// evenStart is how much more a wait for a start under way may be predicted to cost than a second start and still be preferred: about
+// even, the second one loses. It takes a slot for as long as the first, and whoever waits can begin it any time.
+func evenStart(cold *Candidate) float64 { return thresholdShare * cold.Est.MedianMs() }
+
+// behind is the cheapest sandbox to come that is about as good as the start at cands[best], else best.
+func behind(cands []Candidate, best int) int {
+	at, least := best, cands[best].CostMs()+evenStart(&cands[best])-thresholdBaseMs
+	for i := range cands {
+		if k := &cands[i]; !k.Free && k.Sandbox == api.SandboxWarm && k.CostMs() < least {
+			at, least = i, k.CostMs()
+		}
+	}
+	return at
 }
 
 // prewarm says whether a sandbox should be brought up while calls of the function wait (the idea is CIDRE's, Liu et al.,
