@@ -189,9 +189,7 @@ func (z *Zone) estimate(now time.Time, c *call) {
 func (z *Zone) startUnderWayMs(now time.Time, h *holding) float64 {
 	longest := 0.0
 	for _, r := range h.starting {
-		// How long it has run there, not how long ago it was sent: where reports are seconds late, starts that ended long ago would
-		// be taken for ones that go on.
-		e := math.Max(ms(now.Sub(r.start))-z.linkMs.v, 0)
+		e := math.Max(z.ranMs(now, r), 0)
 		longest = math.Max(longest, e+remaining(e, r.mu, r.sigma))
 	}
 	return longest

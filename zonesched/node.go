@@ -166,11 +166,21 @@ func (n *node) freeTimes(now time.Time, h *holding, buf []float64) []float64 {
 	buf = buf[:0]
 	for _, r := range n.running {
 		if h == nil || r.h == h {
-			buf = append(buf, remaining(ms(now.Sub(r.start)), r.mu, r.sigma))
+			buf = append(buf, n.z.restMs(now, r))
 		}
 	}
 	slices.Sort(buf)
 	return buf
+}
+
+// ranMs is how long r has run on its node, not how long ago it was sent: what is known of nodes is a message old, and seconds where
+// reports are late. Below zero it has not arrived there yet.
+func (z *Zone) ranMs(now time.Time, r *running) float64 { return ms(now.Sub(r.start)) - z.linkMs.v }
+
+// restMs is the predicted time until the zone hears of r's end: only then can it use the slot.
+func (z *Zone) restMs(now time.Time, r *running) float64 {
+	e := z.ranMs(now, r)
+	return remaining(e, r.mu, r.sigma) - math.Min(e, 0)
 }
 
 // backlogMs is how long the node's link is still busy with what running calls fetch.

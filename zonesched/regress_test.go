@@ -200,3 +200,20 @@ func TestCallSentAgainToTheNodeThatRunsIt(t *testing.T) {
 		t.Fatalf("%d slots free, nothing runs", n.free())
 	}
 }
+
+// Where completions are heard of seconds late, a sandbox that seems busy is not soon free: a call is not held back for it. It was,
+// for as long as DelayMax, since the little that a call of 10 ms still needs seemed to be about to end all the time.
+func TestLateReportsMakeNobodyWait(t *testing.T) {
+	for _, late := range []float64{1, 5000} {
+		b := newBed(t, nil)
+		b.node("cold", 1, 0)
+		b.node("warm", 1, 1)
+		b.z.linkMs = ewma{w: .05, v: late, n: 100}
+		b.invoke("i1", "f")
+		b.after(5 * time.Millisecond)
+		b.invoke("i2", "f")
+		if at, want := find(b.acts, ActRun, "i2") != nil, late > 1000; at != want {
+			t.Errorf("reports late by %v ms: runs at once: %v, want %v", late, at, want)
+		}
+	}
+}
