@@ -60,7 +60,7 @@ bench-learn-ablation: build ## the forest without each of its parts, on generate
 sim: build ## compare the policies on every scenario, ten seeds each (minutes)
 	@for s in scenarios/*.yaml; do $(BIN)/rubato sim compare $$s || exit 1; done
 
-sim-vs-live: build ## how far the simulator is from a live cluster on this host (3 minutes; wants a quiet host)
+sim-vs-live: build ## how far the simulator is from a live cluster on this host (6 minutes; wants a quiet host)
 	$(BIN)/rubato bench sim-vs-live
 
 experiments: build ## docs/experiments anew: every scenario, policy and load over ten seeds (an hour; goes on where it stopped)

@@ -31,8 +31,9 @@ type SimLiveOptions struct {
 	Warmup, Measure time.Duration
 	// Alone is how many calls of each function are made alone for its law, Cold how many cold starts.
 	Alone, Cold int
-	// SimSeeds is over how many runs the simulator's figures are means.
-	SimSeeds int
+	// Repeats is how often it is measured live, each time with other arrivals and on an empty cluster, and SimSeeds over how many
+	// runs the simulator's figures are means, for the arrivals of each.
+	Repeats, SimSeeds int
 	// Use is the part of the host's cores that functions are to keep busy.
 	Use      float64
 	Seed     uint64
@@ -40,10 +41,10 @@ type SimLiveOptions struct {
 	Progress func(done, total int, doing string)
 }
 
-// DefaultSimLiveOptions takes about two and a half minutes.
+// DefaultSimLiveOptions takes about six minutes.
 func DefaultSimLiveOptions() SimLiveOptions {
 	return SimLiveOptions{
-		Policies: []string{"rubato", "least-loaded"}, Warmup: 8 * time.Second, Measure: 28 * time.Second, Alone: 20, Cold: 3, SimSeeds: 8, Use: .25, Seed: 1,
+		Policies: []string{"rubato", "least-loaded"}, Warmup: 8 * time.Second, Measure: 28 * time.Second, Alone: 20, Cold: 3, Repeats: 3, SimSeeds: 4, Use: .25, Seed: 1,
 		Log: slog.New(slog.DiscardHandler), Progress: func(int, int, string) {},
 	}
 }
@@ -58,7 +59,8 @@ func (o *SimLiveOptions) Validate() error {
 	}
 	bad(len(o.Policies) > 0, "no policy: want one or more")
 	bad(o.Warmup >= 0 && o.Measure > 0 && o.Warmup+o.Measure <= 10*time.Minute, "warm-up %v, measured %v: want the second above 0, and 10m at most together", o.Warmup, o.Measure)
-	bad(o.Alone >= 4 && o.Cold >= 1 && o.SimSeeds >= 1 && o.SimSeeds <= 1000, "%d calls alone, %d cold starts, %d seeds: want at least 4, 1 and 1", o.Alone, o.Cold, o.SimSeeds)
+	bad(o.Alone >= 4 && o.Cold >= 1 && o.Repeats >= 1 && o.Repeats <= 100 && o.SimSeeds >= 1 && o.SimSeeds <= 1000,
+		"%d calls alone, %d cold starts, %d repeats, %d seeds: want at least 4, 1, 1 and 1", o.Alone, o.Cold, o.Repeats, o.SimSeeds)
 	bad(o.Use > 0 && o.Use <= 1, "use %v of the cores: want more than 0, and at most 1", o.Use)
 	return errors.Join(errs...)
 }
@@ -121,7 +123,7 @@ func SimVsLive(ctx context.Context, o SimLiveOptions) (*Report, error) {
 		calls += l.ratePerS
 	}
 	r := &Report{Bench: "sim-vs-live", Env: environment()}
-	r.Env["seed"], r.Env["warmup_s"], r.Env["measured_s"] = o.Seed, o.Warmup.Seconds(), o.Measure.Seconds()
+	r.Env["seed"], r.Env["warmup_s"], r.Env["measured_s"], r.Env["repeats"] = o.Seed, o.Warmup.Seconds(), o.Measure.Seconds(), o.Repeats
 	r.add("host.busy_before", host.busy, "of all cores")
 	r.add("host.cores", host.cores, "cores that many calls get, in what one alone gets")
 	r.add("host.platform_ms", host.platformMs, "ms of a core a call")
@@ -133,29 +135,56 @@ func SimVsLive(ctx context.Context, o SimLiveOptions) (*Report, error) {
 		x := laws[l.function]
 		r.Notes = append(r.Notes, fmt.Sprintf("law of %s: %.2f ms + %.2f ms/MB, spread %.2f; prepare %.1f ms, start %.1f ms, spread %.2f", l.function, x.baseMs, x.perMBMs, x.spread, x.prepareMs, x.startMs, x.coldSpread))
 	}
-	arr := o.arrivals(loads)
 	o.Warmup += primeEvery * time.Duration(len(loads))
 	for i, p := range o.Policies {
-		from := 100 * (1 + i)
-		o.Progress(from, total, p+" live")
-		live, used, err := o.live(ctx, p, loads, data, arr, func(done int) { o.Progress(from+95*done/max(len(arr), 1), total, p+" live") })
-		if err != nil {
+		if err := o.beside(ctx, r, p, loads, data, laws, host, calls, func(part float64, doing string) {
+			o.Progress(100*(1+i)+int(100*part), total, p+" "+doing)
+		}); err != nil {
 			return nil, fmt.Errorf("sim-vs-live: %s: %w", p, err)
 		}
-		o.Progress(from+95, total, p+" simulated")
-		modelled, err := o.simulate(ctx, p, loads, laws, host, arr, calls)
-		if err != nil {
-			return nil, fmt.Errorf("sim-vs-live: %s: %w", p, err)
-		}
-		r.add(p+".live.host_cpu", used.host, "of all cores")
-		r.add(p+".live.others_cpu", used.others, "of all cores, by other programs")
-		if most := max(used.others, host.busy); most > quietHost {
-			r.Notes = append(r.Notes, fmt.Sprintf("%s: other programs kept %.0f %% of the host busy, which no model knows: the gaps say little, measure again on a quiet host", p, 100*most))
-		}
-		o.compare(r, p, loads, live, modelled)
 	}
 	r.add("took_s", time.Since(began).Seconds(), "s")
 	return r, nil
+}
+
+// beside measures one policy on both sides.
+func (o SimLiveOptions) beside(ctx context.Context, r *Report, policy string, loads []*load, data map[stored][]byte, laws map[string]*fnLaw, h hostLaw, callsPerS float64, progress func(part float64, doing string)) error {
+	var (
+		live     []call
+		modelled = make([]sim.Stats, len(loads))
+		used     hostUse
+		means    []float64
+	)
+	seed := o.Seed
+	for k := range o.Repeats {
+		o.Seed = seed + uint64(k)
+		arr := o.arrivals(loads)
+		from, whole := float64(k)/float64(o.Repeats), float64(o.Repeats)
+		progress(from, "live")
+		calls, u, err := o.live(ctx, policy, loads, data, arr, func(done int) { progress(from+.95*float64(done)/float64(max(len(arr), 1))/whole, "live") })
+		if err != nil {
+			return err
+		}
+		used.host, used.others = used.host+u.host/whole, math.Max(used.others, u.others)
+		live, means = append(live, calls...), append(means, liveRow(calls, "all").mean)
+		progress(from+.95/whole, "simulated")
+		sums, err := o.simulate(ctx, policy, loads, laws, h, arr, callsPerS)
+		if err != nil {
+			return err
+		}
+		for i := range sums {
+			modelled[i].Add(&sums[i])
+		}
+	}
+	r.add(policy+".live.host_cpu", used.host, "of all cores")
+	r.add(policy+".live.others_cpu", used.others, "of all cores, by other programs, at most")
+	if most := max(used.others, h.busy); most > quietHost {
+		r.Notes = append(r.Notes, fmt.Sprintf("%s: other programs kept %.0f %% of the host busy, which no model knows: the gaps say little, measure again on a quiet host", policy, 100*most))
+	}
+	r.add(policy+".live.mean_lowest", slices.Min(means), "ms, of the repeats")
+	r.add(policy+".live.mean_highest", slices.Max(means), "ms, of the repeats")
+	o.compare(r, policy, loads, live, modelled)
+	return nil
 }
 
 // primeEvery is between the first calls of the functions, one of each, before the others come: on an empty cluster the cold
@@ -164,7 +193,7 @@ const primeEvery = 1500 * time.Millisecond
 
 // arrivals are the primers, and then the calls.
 func (o *SimLiveOptions) arrivals(loads []*load) []arrival {
-	calls := arrivals(loads, 1, o.Warmup+o.Measure, o.Seed)
+	calls := arrivals(loads, 1, o.Warmup+o.Measure-primeEvery*time.Duration(len(loads)), o.Seed)
 	var out []arrival
 	for i, l := range loads {
 		k := slices.IndexFunc(calls, func(a arrival) bool { return a.load == l })
@@ -319,6 +348,9 @@ func (o *SimLiveOptions) calibrate(ctx context.Context, loads []*load, data map[
 		return a
 	}
 	one := func(l *load, k int) (call, error) {
+		if err := settle(ctx, rng); err != nil {
+			return call{}, err
+		}
 		c := invoke(ctx, b.hc, b.doors[0], b.tokens[l.tenant], ask(l, k), time.Now())
 		if !c.ok {
 			return c, fmt.Errorf("call %d of %s: %d %s", k, l.function, c.status, c.body)
@@ -391,6 +423,22 @@ func (o *SimLiveOptions) calibrate(ctx context.Context, loads []*load, data map[
 	return laws, h, err
 }
 
+// settle lets the host fall idle, as it is before most calls of the workload: called one upon the other, short functions ran in
+// three quarters of the time that they take when they are called now and then.
+func settle(ctx context.Context, rng *rand.Rand) error {
+	t := time.NewTimer(time.Duration(rng.ExpFloat64() * float64(settleMean)))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// settleMean is about what lies between two calls of the workload.
+const settleMean = 30 * time.Millisecond
+
 // measureHost finds out what many calls at once get of the host, and what the platform takes of it.
 func (o *SimLiveOptions) measureHost(ctx context.Context, b *bed, l *load, alone *fnLaw, many int, h *hostLaw) error {
 	a := &arrival{load: l, payload: `{"n":300}`} // long enough for all to run at once
@@ -437,7 +485,11 @@ func (o *SimLiveOptions) measureHost(ctx context.Context, b *bed, l *load, alone
 	h.idleCores = (cpuSeconds() - idleFrom) / time.Since(at).Seconds()
 	busyFrom, at := cpuSeconds(), time.Now()
 	const calls = 100
+	rng := rand.New(rand.NewPCG(o.Seed, 0x1d1e))
 	for range calls {
+		if err := settle(ctx, rng); err != nil {
+			return err
+		}
 		if c := invoke(ctx, b.hc, b.doors[0], b.tokens[l.tenant], &arrival{load: l, payload: `{"n":20}`}, time.Now()); !c.ok {
 			return fmt.Errorf("call of %s: %d %s", l.function, c.status, c.body)
 		}
@@ -618,7 +670,7 @@ func liveRow(calls []call, function string) simLiveRow {
 
 func (o *SimLiveOptions) simRow(s *sim.Stats) simLiveRow {
 	n := float64(max(s.Answered, 1))
-	runs := float64(o.SimSeeds)
+	runs := float64(o.SimSeeds * o.Repeats)
 	return simLiveRow{
 		mean: s.TotalMs / n, p50: s.Latency.Quantile(.5), p95: s.Latency.Quantile(.95), p99: s.Latency.Quantile(.99),
 		exec: s.ExecMs / n, delay: s.DelayMs / n, queue: s.QueueMs / n, cold: float64(s.ColdStarts) / runs, n: n / runs,
@@ -640,6 +692,7 @@ func (o *SimLiveOptions) compare(r *Report, policy string, loads []*load, live [
 			s, prefix = &modelled[i-1], policy+"."+fn+"."
 		}
 		a, b := liveRow(live, fn), o.simRow(s)
+		a.cold /= float64(o.Repeats)
 		for _, m := range []struct {
 			name           string
 			live, modelled float64
@@ -665,7 +718,7 @@ func (o *SimLiveOptions) compare(r *Report, policy string, loads []*load, live [
 		}
 		r.add(policy+".live.door_ms", mean(door), "ms before and after the zone, not compared")
 		r.add(policy+".live.failed", float64(len(live)-len(door)), "calls without a result, not compared")
-		r.add(policy+".sim.failed", float64(s.Calls-s.Answered)/float64(o.SimSeeds), "")
+		r.add(policy+".sim.failed", float64(s.Calls-s.Answered)/float64(o.SimSeeds*o.Repeats), "")
 		net := func(x simLiveRow) float64 { return x.mean - x.exec - x.delay - x.queue }
 		r.Notes = append(r.Notes, fmt.Sprintf("%s: the simulated mean is %+.1f ms off: %+.1f ms in execution, %+.1f in messages, %+.1f in delays, %+.1f in queues (%.0f calls)",
 			policy, b.mean-a.mean, b.exec-a.exec, net(b)-net(a), b.delay-a.delay, b.queue-a.queue, a.n))

@@ -51,7 +51,7 @@ func TestSimVsLiveComparesBothSides(t *testing.T) {
 	}
 	o := DefaultSimLiveOptions()
 	o.Functions, o.Policies, o.Log = dir, []string{"least-loaded"}, slog.New(slog.DiscardHandler)
-	o.Warmup, o.Measure, o.Alone, o.Cold, o.SimSeeds = 0, 4*time.Second, 4, 1, 2
+	o.Warmup, o.Measure, o.Alone, o.Cold, o.Repeats, o.SimSeeds = 0, 3*time.Second, 4, 1, 2, 2
 	r, err := SimVsLive(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)

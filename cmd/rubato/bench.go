@@ -187,7 +187,7 @@ from arrival at the zone to its answer. Other load on this host while it runs sh
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if short {
-				o.Warmup, o.Measure, o.Alone, o.Cold, o.SimSeeds = time.Second, 3*time.Second, 4, 1, 2
+				o.Warmup, o.Measure, o.Alone, o.Cold, o.Repeats, o.SimSeeds = time.Second, 3*time.Second, 4, 1, 1, 2
 			}
 			if err := o.Validate(); err != nil {
 				return usage("%v", err)
@@ -201,6 +201,7 @@ from arrival at the zone to its answer. Other load on this host while it runs sh
 	f.StringSliceVar(&o.Policies, "policies", o.Policies, "policies to compare under")
 	f.DurationVar(&o.Measure, "measure", o.Measure, "how long is measured under each policy, after the warm-up")
 	f.DurationVar(&o.Warmup, "warmup", o.Warmup, "how long calls are made before, without being counted")
+	f.IntVar(&o.Repeats, "repeats", o.Repeats, "how often is measured, each time with other arrivals on an empty cluster")
 	f.Float64Var(&o.Use, "use", o.Use, "part of the host's cores that functions are to keep busy")
 	f.BoolVar(&short, "short", false, "a few seconds only: shows that it works, not how far the model is off")
 	f.Uint64Var(&o.Seed, "seed", o.Seed, "seed of arrivals and of the simulator's luck")
