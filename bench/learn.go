@@ -86,6 +86,7 @@ func Learn(ctx context.Context, o LearnOptions) (*Report, error) {
 		us := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) / n }
 		r.add(s.name+".mae", l.mae, "target")
 		r.add(s.name+".rmse", l.rmse, "target")
+		r.add(s.name+".predict_us", us(l.predict), "us/sample")
 		r.add(s.name+".learn_us", us(l.predict+l.learn), "us/sample")
 		r.add(s.name+".build_us", us(l.grow), "us/sample")
 		r.add(s.name+".total_us", us(l.predict+l.learn+l.grow), "us/sample")

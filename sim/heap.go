@@ -29,11 +29,13 @@ const (
 	evShares                // the coordinator's table. ref: payload
 	evDigest                // a zone's digest reaches the coordinator. ref: payload
 	evPlan                  // a time that the coordinator's core asked for. gen
+	evOffer                 // a zone's trees reach the coordinator. ref: payload
+	evPool                  // the pool reaches a zone. ref: payload
 )
 
 func (k kind) hasPayload() bool {
 	switch k {
-	case evDo, evReport, evComplete, evRun, evCancel, evAck, evHello, evNode, evForward, evForwarded, evGrant, evShares, evDigest:
+	case evDo, evReport, evComplete, evRun, evCancel, evAck, evHello, evNode, evForward, evForwarded, evGrant, evShares, evDigest, evOffer, evPool:
 		return true
 	}
 	return false

@@ -57,6 +57,8 @@ type shard struct {
 	samples   uint64
 	learned   bool // something that is not published yet
 	published int64
+	offerAt   int64 // earliest time of the next offer of trees
+	offerSeq  uint64
 
 	starting  bool               // messages take no time
 	acts      []zonesched.Action // spare
@@ -206,6 +208,8 @@ func (s *shard) do(e *event) {
 		s.step(&zonesched.Event{Kind: zonesched.EvForwardDone, ID: a.ID, Answer: a})
 	case evGrant:
 		s.step(&zonesched.Event{Kind: zonesched.EvGrant, Grant: s.pay.take(e.ref).(*wire.Grant)})
+	case evPool:
+		s.adopt(s.pay.take(e.ref).(*pooled))
 	case evShares:
 		s.step(&zonesched.Event{Kind: zonesched.EvShares, Shares: s.pay.take(e.ref).([]api.Share)})
 	default:
@@ -218,6 +222,7 @@ func (s *shard) tick() {
 	if s.learned && s.now-s.published >= int64(s.cfg.Learn.Publish) {
 		s.publish()
 	}
+	s.offer()
 	if s.ticks++; s.ticks%4 == 0 && s.w.coord != nil {
 		s.digests++
 		l := s.core.Load()

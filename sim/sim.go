@@ -87,6 +87,9 @@ type Learning struct {
 	Oracle bool
 	// Noise multiplies each prediction by exp(Noise * standard normal), drawn once for each function and node.
 	Noise float64
+	// Exchange is the least time between two offers of trees by a zone, from which the coordinator makes the pool that all zones
+	// share; 0: each zone is alone.
+	Exchange time.Duration
 	// Freeze is from when on no new forest reaches the cores; 0: never.
 	Freeze time.Duration
 }
@@ -143,8 +146,8 @@ func (c *Config) Validate() error {
 		return bad("%v between zones: want 10us-1m", c.Between)
 	case c.Heartbeat < time.Millisecond:
 		return bad("heartbeat %v: want at least 1ms", c.Heartbeat)
-	case c.Learn.Every < 0 || c.Learn.Eager < 0 || c.Learn.Publish < 0:
-		return bad("learning one of %d samples, the first %d, forests every %v: want none negative", c.Learn.Every, c.Learn.Eager, c.Learn.Publish)
+	case c.Learn.Every < 0 || c.Learn.Eager < 0 || c.Learn.Publish < 0 || c.Learn.Exchange < 0:
+		return bad("learning one of %d samples, the first %d, forests every %v, offers every %v: want none negative", c.Learn.Every, c.Learn.Eager, c.Learn.Publish, c.Learn.Exchange)
 	}
 	for i := range c.Functions {
 		if err := c.Functions[i].validate(); err != nil {
@@ -509,13 +512,13 @@ func (w *World) Crash(zone, node int) { w.shards[zone].crash(int32(node)) }
 // Restart begins a new process on a node that is down.
 func (w *World) Restart(zone, node int) { w.shards[zone].restart(int32(node)) }
 
-// coord is the coordinator's core as a shard of its own, one message away from every zone. It plans shares; pools of trees are
-// not exchanged.
+// coord is the coordinator's core as a shard of its own, one message away from every zone. It plans shares and merges trees.
 type coord struct {
 	clocked
 	w       *World
 	planner *coordinator.Planner
 	gen     uint32
+	shelf   poolShelf
 }
 
 func newCoord(w *World) (*coord, error) {
@@ -523,7 +526,7 @@ func newCoord(w *World) (*coord, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &coord{w: w, planner: p}
+	c := &coord{w: w, planner: p, shelf: poolShelf{trees: map[string]*learner.Tree{}, updates: map[offerKey]learner.Update{}}}
 	names := make([]string, len(w.cfg.Zones))
 	for i := range w.cfg.Zones {
 		names[i] = w.cfg.Zones[i].Core.Zone
@@ -543,6 +546,9 @@ func (c *coord) runUntil(stop int64) {
 			d := c.pay.take(e.ref).(*api.Digest)
 			c.hash = fold(fold(c.hash, d.Seq), uint64(d.Busy)<<32|uint64(d.Queued))
 			c.step(&coordinator.Event{Kind: coordinator.DigestArrived, Digest: *d})
+		case evOffer:
+			c.executed(&e)
+			c.offer(c.pay.take(e.ref).(*offered))
 		case evPlan:
 			if e.gen == c.gen {
 				c.executed(&e)
@@ -563,6 +569,8 @@ func (c *coord) step(ev *coordinator.Event) {
 				c.hash = fold(foldString(foldString(c.hash, a.Shares[i].From), a.Shares[i].To), uint64(a.Shares[i].Permille))
 			}
 			c.step(&coordinator.Event{Kind: coordinator.SharesChanged, Shares: a.Shares})
+		case coordinator.Merge:
+			c.merge(a.MergeID, a.Updates)
 		case coordinator.Wake:
 			c.gen++
 			c.at(c.now+max(int64(a.After), 1), event{kind: evPlan, gen: c.gen})

@@ -126,9 +126,11 @@ type Learn struct {
 	Every   *int     `yaml:"every"`
 	Eager   int      `yaml:"eager"`
 	Publish Duration `yaml:"publish"`
-	Window  int      `yaml:"window"`
-	Trees   int      `yaml:"trees"`
-	Noise   float64  `yaml:"noise"`
+	// Exchange is how often zones offer trees to the pool: 30s when it is left out; 0s is never.
+	Exchange *Duration `yaml:"exchange"`
+	Window   int       `yaml:"window"`
+	Trees    int       `yaml:"trees"`
+	Noise    float64   `yaml:"noise"`
 }
 
 // Runtime is the cold start law of a runtime.
@@ -425,8 +427,15 @@ func (s *Scenario) Config(p Policy, seed uint64) (sim.Config, error) {
 	return cfg, err
 }
 
+// defaultExchange is zoned's model_every.
+const defaultExchange = 30 * time.Second
+
 func (s *Scenario) learning(p Policy) sim.Learning {
 	l := sim.Learning{Every: 1, Eager: s.Learn.Eager, Publish: time.Duration(s.Learn.Publish), Oracle: p.Oracle, Noise: s.Learn.Noise, Config: learner.DefaultConfig()}
+	l.Exchange = defaultExchange
+	if s.Learn.Exchange != nil {
+		l.Exchange = time.Duration(*s.Learn.Exchange)
+	}
 	if s.Learn.Every != nil {
 		l.Every = *s.Learn.Every
 	}
