@@ -342,7 +342,11 @@ func (d *Decision) Explain() string {
 	case d.Kind == api.DecisionDelayed.String() && now != nil && best != nil:
 		fmt.Fprintf(&b, "It was held back: it could have started at once on %s, for a cost of %.1f ms,\n", say(*now), now.CostMs)
 		fmt.Fprintf(&b, "but %s was predicted to be ready in %.1f ms, for a cost of %.1f ms in all:\n", say(*best), best.StartMs, best.CostMs)
-		fmt.Fprintf(&b, "a gain of %.1f ms, above the threshold of %.1f ms; clause %s.\n", now.CostMs-best.CostMs, d.ThresholdMs, d.Clause)
+		second := ""
+		if d.ThresholdMs < 0 {
+			second = " (a start of the function was under way: a second one must be clearly quicker)"
+		}
+		fmt.Fprintf(&b, "a gain of %.1f ms, above the threshold of %.1f ms%s; clause %s.\n", now.CostMs-best.CostMs, d.ThresholdMs, second, d.Clause)
 	case d.Clause == policy.ClauseLate.String() && d.Kind == api.DecisionRefused.String():
 		b.WriteString("It was refused at once: no node was expected to answer before its deadline.\n")
 	case d.Clause == policy.ClauseLate.String():
@@ -353,7 +357,7 @@ func (d *Decision) Explain() string {
 		fmt.Fprintf(&b, "No slot was free in the zone: it queued, hoping for %s in %.1f ms.\n", say(*best), best.StartMs)
 	case best != nil:
 		fmt.Fprintf(&b, "It ran at once on %s; clause %s.\n", say(*best), d.Clause)
-		if d.ThresholdMs > 0 {
+		if d.ThresholdMs != 0 {
 			fmt.Fprintf(&b, "Waiting for a busy node was considered; the threshold was %.1f ms.\n", d.ThresholdMs)
 		}
 	default:

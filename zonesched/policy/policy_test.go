@@ -89,6 +89,13 @@ func TestSecondStarts(t *testing.T) {
 		if ch := p.Decide(&call, []Candidate{cold, cand(1, c.startMs, 10, 20)}, rng()); ch.Verb != c.verb || ch.Verb == Delay && ch.Take != 1 {
 			t.Errorf("%s: verb %d take %d, want %d", name, ch.Verb, ch.Take, c.verb)
 		}
+		call.ColdMs, call.Alike, call.Slots, call.Free = 100, 1, 10, 5
+		if ch := p.Decide(&call, []Candidate{cold, cand(1, c.startMs, 10, 20)}, rng()); ch.Prewarm != (name == "behind the first it ends sooner") {
+			t.Errorf("%s: prewarm %v", name, ch.Prewarm)
+		}
+		if ok, _ := p.Admit(&call, &cold, c.startMs+10, 10); ok != (c.verb == Run) {
+			t.Errorf("%s: a freed slot begins a second start: %v", name, ok)
+		}
 		cold.UnderWay = false
 		if ch := p.Decide(&call, []Candidate{cold, cand(1, 92, 10, 20)}, rng()); ch.Verb != Run || ch.Take != 0 {
 			t.Errorf("no start is under way: verb %d take %d", ch.Verb, ch.Take)

@@ -83,10 +83,12 @@ func (p *Rubato) choose(c *Call, cands []Candidate, now, best int) Choice {
 		return run
 	}
 	run.ThresholdMs = threshold(c.ErrEW, n.Est.MedianMs())
+	even := false // it is a second start that is not wanted, with the call or before it
 	if n.UnderWay && b.Sandbox == api.SandboxWarm {
 		// Both wait for a start of the same kind, and the one under way is ahead by what it has run: however wrong its
 		// estimate is, the difference is not.
 		run.ThresholdMs = thresholdBaseMs - evenStart(n)
+		even = n.CostMs()-b.CostMs() <= thresholdBaseMs
 	}
 	delayMaxMs := ms(p.cfg.DelayMax)
 	switch {
@@ -112,7 +114,7 @@ func (p *Rubato) choose(c *Call, cands []Candidate, now, best int) Choice {
 	}
 	return Choice{
 		Verb: Delay, Clause: clause, Take: best, Now: now, WakeMs: math.Max(wake, minWakeMs), ThresholdMs: run.ThresholdMs, Propensity: 1,
-		Prewarm: n.Sandbox != api.SandboxWarm && prewarm(c, b.StartMs),
+		Prewarm: n.Sandbox != api.SandboxWarm && !even && prewarm(c, b.StartMs),
 	}
 }
 
@@ -203,7 +205,7 @@ func (p *Rubato) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64
 	}
 	slack := threshold(c.ErrEW, med)
 	if cand.UnderWay {
-		slack = thresholdBaseMs // as in choose: else every slot that frees would tempt a call into a second cold start
+		slack = thresholdBaseMs - evenStart(cand) // as in choose: else every slot that frees would tempt a call into a second cold start
 	}
 	if cand.CostMs() > math.Max(elsewhereMs, execBestMs)+slack {
 		return false, index
