@@ -390,6 +390,7 @@ func (z *Zone) unsent(now time.Time, m *wire.Completion, out []Action) []Action 
 	if n == nil {
 		return out
 	}
+	n.sentAt = time.Time{} // the node's reports are not behind for want of it
 	return z.completion(now, &wire.Completion{
 		ID: m.ID, Node: m.Node, Attempt: m.Attempt, Message: m.Message, Boot: n.boot, Outcome: api.OutcomeRefused, Code: api.CodeInternal, MemUsedMB: n.memUsed,
 	}, out)

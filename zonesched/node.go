@@ -321,7 +321,7 @@ func (z *Zone) adoptForeign(now time.Time, n *node, hb *wire.Heartbeat) {
 		}
 		if !known {
 			n.begin(&running{
-				id: r.ID, h: z.holdingOf(r.Function), start: now.Add(-time.Duration(r.Elapsed) * time.Millisecond),
+				id: r.ID, h: z.holdingOf(r.Function), start: now.Add(-time.Duration(r.Elapsed)*time.Millisecond - duration(z.linkMs.v)),
 				mu: math.Log(math.Max(float64(r.Elapsed), 50)), sigma: 1, foreign: true,
 			})
 		}

@@ -217,3 +217,49 @@ func TestLateReportsMakeNobodyWait(t *testing.T) {
 		}
 	}
 }
+
+// columnist checks that nodes' columns are those that it made itself, of the node as it is.
+type columnist struct {
+	times
+	t     *testing.T
+	id    uint8
+	count *int
+}
+
+func (p columnist) Columns(c *api.Candidate, to *api.NodeColumns) {
+	*p.count++
+	*to = api.NodeColumns{Class: c.Class, Link: uint8(c.LinkMbps), Residual: p.id}
+}
+
+func (p columnist) Estimate(req *api.Request, cands []api.Candidate, out []api.Estimate) {
+	for i := range cands {
+		if c := &cands[i]; *c.Columns != (api.NodeColumns{Class: c.Class, Link: uint8(c.LinkMbps), Residual: p.id}) {
+			p.t.Errorf("node %s of class %d and %v Mbit/s, model %d: columns %+v", c.Node, c.Class, c.LinkMbps, p.id, *c.Columns)
+		}
+	}
+	p.times.Estimate(req, cands, out)
+}
+
+func TestNodeColumnsAreKeptAndMadeAnew(t *testing.T) {
+	b, count := newBed(t, nil), 0
+	b.node("a", 8, 0)
+	b.node("b", 8, 0)
+	model := func(id uint8) { b.step(&Event{Kind: EvModel, Predictor: columnist{t: t, id: id, count: &count}}) }
+	say := func(class uint8, mbps float64) {
+		hb := b.report("a", 8, 0)
+		hb.Class, hb.LinkMbps, hb.SeenSeq = class, mbps, 1<<40
+		b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+	}
+	calls := 0
+	for i, step := range []struct {
+		change func()
+		made   int
+	}{{func() { model(1) }, 2}, {func() {}, 2}, {func() { model(2) }, 4}, {func() { say(3, 0) }, 5}, {func() { say(3, 7) }, 6}, {func() { say(3, 7) }, 6}} {
+		step.change()
+		calls++
+		b.invoke(strings.Repeat("i", calls), "f")
+		if count != step.made {
+			t.Errorf("step %d: columns made %d times, want %d", i, count, step.made)
+		}
+	}
+}

@@ -118,7 +118,11 @@ func (d *Daemon) set(ctx context.Context, about []string, value string) error {
 		text = strings.Join(append(about, value), " ")
 	}
 	s := &setting{value: text}
+	leads := false
 	if err := d.view(ctx, func() {
+		if leads = d.leads(); !leads {
+			return
+		}
 		if d.ahead == nil {
 			d.ahead = map[string]*setting{}
 		}
@@ -126,6 +130,9 @@ func (d *Daemon) set(ctx context.Context, about []string, value string) error {
 		d.apply()
 	}); err != nil {
 		return err
+	}
+	if !leads {
+		return fmt.Errorf("%w: zone %s has another leader now", api.ErrUnavailable, d.cfg.Zone)
 	}
 	r, err := d.control(ctx, "", catalog.Command{Kind: catalog.PutPolicy, Policy: map[string]string{key: text}})
 	if err != nil {
