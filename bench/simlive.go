@@ -157,7 +157,7 @@ func (o SimLiveOptions) beside(ctx context.Context, r *Report, policy string, lo
 	)
 	seed := o.Seed
 	for k := range o.Repeats {
-		o.Seed = seed + uint64(k)
+		o.Seed = seed + uint64(k)<<32 // no other seed's arrivals
 		arr := o.arrivals(loads)
 		from, whole := float64(k)/float64(o.Repeats), float64(o.Repeats)
 		progress(from, "live")
@@ -618,7 +618,7 @@ func (o *SimLiveOptions) simulate(ctx context.Context, policy string, loads []*l
 	}
 	sums := make([]sim.Stats, len(loads))
 	for seed := range o.SimSeeds {
-		cfg.Seed = o.Seed + uint64(seed)
+		cfg.Seed = o.Seed + uint64(seed)<<16
 		w, err := sim.New(cfg)
 		if err != nil {
 			return nil, err
@@ -717,7 +717,7 @@ func (o *SimLiveOptions) compare(r *Report, policy string, loads []*load, live [
 			}
 		}
 		r.add(policy+".live.door_ms", mean(door), "ms before and after the zone, not compared")
-		r.add(policy+".live.failed", float64(len(live)-len(door)), "calls without a result, not compared")
+		r.add(policy+".live.failed", float64(len(live)-len(door))/float64(o.Repeats), "calls without a result, not compared")
 		r.add(policy+".sim.failed", float64(s.Calls-s.Answered)/float64(o.SimSeeds*o.Repeats), "")
 		net := func(x simLiveRow) float64 { return x.mean - x.exec - x.delay - x.queue }
 		r.Notes = append(r.Notes, fmt.Sprintf("%s: the simulated mean is %+.1f ms off: %+.1f ms in execution, %+.1f in messages, %+.1f in delays, %+.1f in queues (%.0f calls)",

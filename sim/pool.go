@@ -80,8 +80,8 @@ func (c *coord) merge(id uint64, offers []coordinator.ModelUpdate) {
 	for i := range offers {
 		k := offerKey{offers[i].Zone, offers[i].Seq}
 		updates = append(updates, c.shelf.updates[k])
-		delete(c.shelf.updates, k)
 	}
+	clear(c.shelf.updates) // a merge takes all that waits; what it leaves was pushed out by newer offers
 	next := learner.MergePool(c.shelf.manifest, updates, poolLimit)
 	if next.Version > c.shelf.manifest.Version {
 		c.shelf.manifest = next
@@ -92,11 +92,6 @@ func (c *coord) merge(id uint64, offers []coordinator.ModelUpdate) {
 			t := c.shelf.trees[next.Entries[i].Digest]
 			kept[t.Digest()] = t
 			p.trees = append(p.trees, t)
-		}
-		for _, u := range c.shelf.updates { // they wait for the next merge
-			for i := range u.Trees {
-				kept[u.Trees[i].Digest] = c.shelf.trees[u.Trees[i].Digest]
-			}
 		}
 		c.shelf.trees = kept
 		for i := range c.w.shards {

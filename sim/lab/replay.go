@@ -11,6 +11,7 @@ import (
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/sim"
+	"github.com/rubato-faas/rubato/zonesched"
 )
 
 // replay is a record made into a workload: functions with laws, and calls.
@@ -56,11 +57,13 @@ func (r *Record) Replay() (*Scenario, error) {
 	for i := range r.Zones {
 		z := &r.Zones[i]
 		s.Zones = append(s.Zones, Zone{Name: z.Name, Tier: z.Tier, Region: z.Region})
+		if z.Mode != "" && z.Mode != zonesched.ModeOn {
+			s.note("zone %s was in mode %s: here the policy decides every call", z.Name, z.Mode)
+		}
 		if i == 0 {
 			if _, err := ParsePolicy(z.Policy); err == nil {
 				s.Policy = z.Policy
 			}
-			s.Scheduler.Mode = z.Mode
 		}
 	}
 	for i := range r.Nodes {

@@ -97,8 +97,8 @@ func TestReplayEstimatesTheWorld(t *testing.T) {
 	if f.Spec.Objective.Deadline != 900*time.Millisecond || f.Spec.MemoryMB != 64 {
 		t.Errorf("function %+v", f.Spec)
 	}
-	if n := &z.Nodes[1].Core; n.Arch != "arm64" || n.Tags[0] != "ssd" || n.PricePerHour != 2 || n.EnergyClass != 3 || z.Core.Mode != zonesched.ModeCanary || z.Core.Canary != .2 {
-		t.Errorf("node %+v, mode %s of %v", n, z.Core.Mode, z.Core.Canary)
+	if n := &z.Nodes[1].Core; n.Arch != "arm64" || n.Tags[0] != "ssd" || n.PricePerHour != 2 || n.EnergyClass != 3 || z.Core.Mode != zonesched.ModeOn {
+		t.Errorf("node %+v, mode %s", n, z.Core.Mode)
 	}
 	if s := &f.Spec; s.Needs.Tags[0] != "ssd" || s.MinWarm != 1 || !s.Idempotent || s.Objective.PriceWeight != 3 || s.Objective.MissWeight != 4 {
 		t.Errorf("function %+v", s)
@@ -108,7 +108,7 @@ func TestReplayEstimatesTheWorld(t *testing.T) {
 	if len(cfg.Trace) != 100 || c.At != 30*time.Millisecond || c.Call.Priority != 7 || c.Call.BudgetMs != 800 || c.Call.Inputs[0] != (api.Object{Key: "record/ab0", Bytes: 300000}) {
 		t.Errorf("call %+v, %+v", c, c.Call)
 	}
-	if !strings.Contains(strings.Join(s.notes, "\n"), `class ["idle"]`) {
+	if all := strings.Join(s.notes, "\n"); !strings.Contains(all, `class ["idle"]`) || !strings.Contains(all, "zone z was in mode canary=0.2") {
 		t.Errorf("notes %q", s.notes)
 	}
 	res, err := Compare(context.Background(), s, []Policy{p}, []uint64{1}, nil)
