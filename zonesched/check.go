@@ -45,7 +45,7 @@ func (z *Zone) Check() error {
 		for _, x := range n.slotOf {
 			idle[x.h] += x.box.idle
 			holders[x.h]++
-			if x.at >= len(x.h.nodes) || x.h.nodes[x.at] != n || z.holdings[x.h.key] != x.h {
+			if x.at >= len(x.h.nodes) || x.h.nodes[x.at] != n || x.h.boxes[x.at] != x.box || z.holdings[x.h.key] != x.h {
 				return fmt.Errorf("node %s is not where it says among the holders of %s", n.name, x.h.key)
 			}
 		}
@@ -53,6 +53,9 @@ func (z *Zone) Check() error {
 		for key, bytes := range n.objects {
 			objects[key]++
 			held += bytes
+			if n.filter.lacks(key) {
+				return fmt.Errorf("node %s holds object %x, its filter says no", n.name, key)
+			}
 		}
 		if held != n.held {
 			return fmt.Errorf("node %s holds %d bytes, counted %d", n.name, held, n.held)

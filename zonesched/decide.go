@@ -140,11 +140,14 @@ const queueWakeMs = 1000
 // warm when the function's busy sandbox there frees.
 func (z *Zone) gather(now time.Time, c *call, hope *node) {
 	z.cands, z.feats = z.cands[:0], z.feats[:0]
-	for _, n := range z.pick(now, c, hope) {
+	for _, p := range z.pick(now, c, hope) {
 		if len(z.cands) >= z.cfg.Candidates && c.fn.fitting(z.cfg.Candidates) > z.cfg.Candidates {
 			break // a node can be two candidates
 		}
-		z.nodeCandidates(now, c, n)
+		if p.box == nil {
+			p.box = p.n.sandbox(c.fn.h)
+		}
+		z.nodeCandidates(now, c, p.n, p.box)
 	}
 	z.estimate(now, c)
 }
@@ -220,10 +223,9 @@ func (z *Zone) add(now time.Time, n *node, c *call, startMs float64, sb api.Sand
 	})
 }
 
-// nodeCandidates adds the one or two ways in which n can serve c.
-func (z *Zone) nodeCandidates(now time.Time, c *call, n *node) {
+// nodeCandidates adds the one or two ways in which n, which has sb of c's function, can serve c.
+func (z *Zone) nodeCandidates(now time.Time, c *call, n *node, sb *sandboxes) {
 	var buf [64]float64
-	sb := n.sandbox(c.fn.h)
 	at := api.SandboxNone
 	idle, busy := 0, 0
 	if sb != nil {

@@ -13,9 +13,10 @@ import (
 // holding is one function version's presence in the zone.
 type holding struct {
 	key   string
-	nodes []*node // that have a sandbox of it in any state
-	idle  int     // warm sandboxes, in all
-	refs  int     // calls that run
+	nodes []*node      // that have a sandbox of it in any state
+	boxes []*sandboxes // theirs, in the same order
+	idle  int          // warm sandboxes, in all
+	refs  int          // calls that run
 	// starting are its cold starts that run now.
 	starting []*running
 }
@@ -61,7 +62,7 @@ func (n *node) sandboxFor(h *holding, memMB int) *sandboxes {
 	}
 	s := &sandboxes{h: h, memMB: memMB}
 	n.slotOf = append(n.slotOf, slotOf{h: h, at: len(h.nodes), box: s})
-	h.nodes = append(h.nodes, n)
+	h.nodes, h.boxes = append(h.nodes, n), append(h.boxes, s)
 	return s
 }
 
@@ -78,7 +79,8 @@ func (n *node) dropSandbox(i int) {
 	last := len(s.h.nodes) - 1
 	moved := s.h.nodes[last]
 	s.h.nodes[s.at], s.h.nodes[last] = moved, nil
-	s.h.nodes = s.h.nodes[:last]
+	s.h.boxes[s.at], s.h.boxes[last] = s.h.boxes[last], nil
+	s.h.nodes, s.h.boxes = s.h.nodes[:last], s.h.boxes[:last]
 	for k := range moved.slotOf {
 		if moved.slotOf[k].h == s.h {
 			moved.slotOf[k].at = s.at
@@ -148,6 +150,7 @@ func (n *node) hold(key uint64, bytes int64) {
 	old, had := n.objects[key]
 	n.held += bytes - old
 	n.objects[key] = bytes
+	n.filter.add(key)
 	if !had {
 		n.z.objects[key] = append(n.z.objects[key], n)
 	}
@@ -161,6 +164,12 @@ func (n *node) unhold(key uint64) int64 {
 	}
 	n.held -= bytes
 	delete(n.objects, key)
+	if n.filter.gone++; n.filter.gone > filterGone && n.filter.gone > len(n.objects)/4 {
+		n.filter = filter{}
+		for k := range n.objects {
+			n.filter.add(k)
+		}
+	}
 	at := n.z.objects[key]
 	for i := range at {
 		if at[i] == n {
@@ -177,6 +186,21 @@ func (n *node) unhold(key uint64) int64 {
 	}
 	return bytes
 }
+
+// filter says of most keys that a node does not hold that it does not, in one look: nearly all candidates lack a call's inputs, and
+// a map's answer to that takes several. It is a Bloom filter with one hash, made anew when much has gone; with more objects than bits it
+// says nothing any more.
+type filter struct {
+	bits [8]uint64
+	gone int // objects since it was made
+}
+
+// filterGone: a filter is not made anew for fewer.
+const filterGone = 16
+
+func (f *filter) add(key uint64) { f.bits[key>>6&7] |= 1 << (key & 63) }
+
+func (f *filter) lacks(key uint64) bool { return f.bits[key>>6&7]&(1<<(key&63)) == 0 }
 
 func (n *node) dropObjects() {
 	for key := range n.objects {
@@ -242,14 +266,14 @@ func (z *Zone) count(n *node, now sums) {
 // pick chooses which nodes are scored: all that the function fits, if they are few. Else what the rule wants; nodes that hold
 // the call's objects; nodes that hold something of its function, from a drawn place on, so that a popular function's first
 // nodes are not asked for everything; and random ones with a free slot. The cost does not depend on the number of nodes.
-func (z *Zone) pick(now time.Time, c *call, hope *node) []*node {
+func (z *Zone) pick(now time.Time, c *call, hope *node) []picked {
 	z.picked = z.picked[:0]
 	room, f := z.cfg.Candidates, c.fn
 	if f.fitting(room) <= room {
 		for _, p := range f.on {
 			for _, n := range p.nodes {
 				if n.usable(now) {
-					z.picked = append(z.picked, n)
+					z.picked = append(z.picked, picked{n: n})
 				}
 			}
 		}
@@ -257,23 +281,22 @@ func (z *Zone) pick(now time.Time, c *call, hope *node) []*node {
 	}
 	z.stamp++
 	if i := z.affine.of(c.affinity); i >= 0 {
-		z.pickOne(now, f, z.nodes[i])
+		z.pickOne(now, f, z.nodes[i], nil)
 	}
 	z.pickWanted(now, c, hope, room)
 	draws := room / drawnPart
 	for _, o := range c.inputs {
-		z.pickSome(now, f, z.objects[o.key], room/2, func(*node) bool { return true })
+		z.pickSome(now, f, z.objects[o.key], nil, room/2, false)
 	}
-	h := f.h
-	z.pickSome(now, f, h.nodes, room-draws-room/8, func(n *node) bool { s := n.sandbox(h); return s.idle > 0 && n.free() > 0 })
-	z.pickSome(now, f, h.nodes, room-draws, func(n *node) bool { return true })
+	z.pickSome(now, f, f.h.nodes, f.h.boxes, room-draws-room/8, true)
+	z.pickSome(now, f, f.h.nodes, f.h.boxes, room-draws, false)
 	// Tries are bounded: nodes drawn may be paused, or picked already.
 	open := f.openFor()
 	for try := 0; try < 4*draws && len(z.picked) < room && open > 0; try++ {
-		z.pickOne(now, f, z.drawOpen(f, open))
+		z.pickOne(now, f, z.drawOpen(f, open), nil)
 	}
 	for try := 0; try < draws && open == 0 && len(z.picked) < room; try++ {
-		z.pickOne(now, f, z.drawAny(f))
+		z.pickOne(now, f, z.drawAny(f), nil)
 	}
 	return z.picked
 }
@@ -288,7 +311,7 @@ func (z *Zone) pickWanted(now time.Time, c *call, hope *node, room int) {
 	z.wanted = p.Pick(&z.pc, room, z.rng, z.wanted[:0])
 	for _, i := range z.wanted {
 		if int(i) < len(z.nodes) && len(z.picked) < room {
-			z.pickOne(now, c.fn, z.nodes[i])
+			z.pickOne(now, c.fn, z.nodes[i], nil)
 		}
 	}
 }
@@ -299,15 +322,20 @@ const drawnPart = 4
 // pickScan bounds how many nodes of one list are looked at.
 const pickScan = 64
 
-// pickSome picks nodes of a list, up to limit picked in all.
-func (z *Zone) pickSome(now time.Time, f *function, from []*node, limit int, want func(*node) bool) {
+// pickSome picks nodes of a list, up to limit picked in all; boxes, if there are any, are what these nodes hold of the function, and
+// idle asks for a warm sandbox and a free slot.
+func (z *Zone) pickSome(now time.Time, f *function, from []*node, boxes []*sandboxes, limit int, idle bool) {
 	if len(from) == 0 || len(z.picked) >= limit {
 		return
 	}
 	at := z.rng.IntN(len(from))
 	for range min(len(from), pickScan) {
-		if n := from[at]; want(n) {
-			z.pickOne(now, f, n)
+		var box *sandboxes
+		if boxes != nil {
+			box = boxes[at]
+		}
+		if n := from[at]; !idle || box.idle > 0 && n.free() > 0 {
+			z.pickOne(now, f, n, box)
 			if len(z.picked) >= limit {
 				return
 			}
@@ -318,10 +346,16 @@ func (z *Zone) pickSome(now time.Time, f *function, from []*node, limit int, wan
 	}
 }
 
-func (z *Zone) pickOne(now time.Time, f *function, n *node) {
+// picked is a node that will be scored, and what it holds of the function where that is known already.
+type picked struct {
+	n   *node
+	box *sandboxes
+}
+
+func (z *Zone) pickOne(now time.Time, f *function, n *node, box *sandboxes) {
 	if n.stamp != z.stamp && n.fits(f) && n.usable(now) {
 		n.stamp = z.stamp
-		z.picked = append(z.picked, n)
+		z.picked = append(z.picked, picked{n, box})
 	}
 }
 

@@ -38,6 +38,7 @@ type node struct {
 	running   []*running       // changed by begin, end and endAll only
 	slotOf    []slotOf         // sandboxes: few, found by a scan, in order of first report
 	objects   map[uint64]int64 // bytes by hash of the object key; changed by hold, unhold and dropObjects only
+	filter    filter           // of objects
 	held      int64            // their sum
 	ghosts    ghosts
 	reserved  int              // waiting calls that hope for a slot here
@@ -153,7 +154,9 @@ func (n *node) setSandbox(now time.Time, r *wire.SandboxReport) {
 func (n *node) missing(c *call) int64 {
 	var b int64
 	for _, o := range c.inputs {
-		if _, ok := n.objects[o.key]; !ok {
+		if n.filter.lacks(o.key) {
+			b += o.bytes
+		} else if _, ok := n.objects[o.key]; !ok {
 			b += o.bytes
 		}
 	}

@@ -283,7 +283,7 @@ func (z *Zone) claim(now time.Time, n *node, w *call, fair float64, age bool) (c
 		return claim{}, false // its wake ends it
 	}
 	z.cands, z.feats = z.cands[:0], z.feats[:0]
-	z.nodeCandidates(now, w, n)
+	z.nodeCandidates(now, w, n, n.sandbox(w.fn.h))
 	if len(z.cands) == 0 || !z.cands[0].Free {
 		return claim{}, false
 	}

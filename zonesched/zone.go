@@ -170,7 +170,7 @@ type Zone struct {
 	cands      []policy.Candidate
 	feats      []api.Candidate
 	ests       []api.Estimate
-	picked     []*node
+	picked     []picked
 	wanted     []int32
 	considered call
 	affine     affinities
@@ -206,7 +206,7 @@ func New(cfg Config) (*Zone, error) {
 		grantsIn: map[string]*grantIn{}, given: map[string]*grantOut{}, ring: newRing(cfg.Records),
 		linkMs: ewma{w: .05, v: 1}, linkDev: ewma{w: .05, v: .5}, comeback: ewma{w: .1, v: .5, n: 2},
 		cands: make([]policy.Candidate, 0, n), feats: make([]api.Candidate, 0, n), ests: make([]api.Estimate, n),
-		picked: make([]*node, 0, cfg.Candidates), wanted: make([]int32, 0, cfg.Candidates),
+		picked: make([]picked, 0, cfg.Candidates), wanted: make([]int32, 0, cfg.Candidates),
 	}, nil
 }
 
