@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -75,7 +76,7 @@ func Open(ctx context.Context, js jetstream.JetStream, bodies objectstore.Store,
 	}
 	q := &Queue{cfg: cfg, js: js, bodies: bodies, log: log}
 	var err error
-	q.stream, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+	q.stream, err = stream(ctx, js, jetstream.StreamConfig{
 		Name: "rb_async_" + cfg.Zone, Subjects: []string{q.subject("*", "*")}, Retention: jetstream.WorkQueuePolicy,
 		Storage: jetstream.FileStorage, Replicas: cfg.Replicas, MaxMsgs: cfg.MaxPending, Discard: jetstream.DiscardNew,
 		Duplicates: 2 * time.Minute,
@@ -83,17 +84,47 @@ func Open(ctx context.Context, js jetstream.JetStream, bodies objectstore.Store,
 	if err != nil {
 		return nil, fmt.Errorf("asyncq open stream: %w", err)
 	}
-	q.records, err = js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: "rb_records_" + cfg.Zone, TTL: cfg.Keep, MaxBytes: cfg.MaxRecordBytes,
-		Storage: jetstream.FileStorage, Replicas: cfg.Replicas, History: 1,
-	})
-	if err == nil {
-		err = dropOldest(ctx, js, "KV_rb_records_"+cfg.Zone)
-	}
-	if err != nil {
+	if q.records, err = records(ctx, js, &cfg); err != nil {
 		return nil, fmt.Errorf("asyncq open records: %w", err)
 	}
 	return q, nil
+}
+
+// stream opens a stream. What is as it should be already is left alone: schedulers start while others use it.
+func stream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
+	s, err := js.Stream(ctx, want.Name)
+	if err == nil {
+		if is := &s.CachedInfo().Config; slices.Equal(is.Subjects, want.Subjects) && is.Retention == want.Retention && is.Storage == want.Storage &&
+			is.Replicas == want.Replicas && is.MaxMsgs == want.MaxMsgs && is.Discard == want.Discard && is.Duplicates == want.Duplicates {
+			return s, nil
+		}
+	}
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, err
+	}
+	return js.CreateOrUpdateStream(ctx, want)
+}
+
+// records opens the bucket of records likewise.
+func records(ctx context.Context, js jetstream.JetStream, cfg *Config) (jetstream.KeyValue, error) {
+	bucket := "rb_records_" + cfg.Zone
+	s, err := js.Stream(ctx, "KV_"+bucket)
+	if err == nil {
+		if is := &s.CachedInfo().Config; is.MaxAge == cfg.Keep && is.MaxBytes == cfg.MaxRecordBytes && is.Replicas == cfg.Replicas &&
+			is.Discard == jetstream.DiscardOld && is.MaxMsgsPerSubject == 1 {
+			return js.KeyValue(ctx, bucket)
+		}
+	}
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, err
+	}
+	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: bucket, TTL: cfg.Keep, MaxBytes: cfg.MaxRecordBytes, Storage: jetstream.FileStorage, Replicas: cfg.Replicas, History: 1,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return kv, dropOldest(ctx, js, "KV_"+bucket)
 }
 
 // dropOldest makes a full bucket forget its oldest records. As the library makes it, it refuses new ones: calls that

@@ -14,6 +14,8 @@ import (
 	"github.com/rubato-faas/rubato/internal/natstest"
 	"github.com/rubato-faas/rubato/objectstore"
 	"github.com/rubato-faas/rubato/objectstore/memstore"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 type bed struct {
@@ -369,5 +371,36 @@ func TestConfigFaultsAllAtOnce(t *testing.T) {
 func TestZoneMustBeNamed(t *testing.T) {
 	if _, err := Open(context.Background(), nil, nil, DefaultConfig(), slog.New(slog.DiscardHandler)); !errors.Is(err, api.ErrInvalid) {
 		t.Fatalf("no zone: %v", err)
+	}
+}
+
+// Schedulers start while others use the queue: what is as it should be is not configured anew, what is not is.
+func TestOpenLeavesAloneWhatIsRight(t *testing.T) {
+	b := newBed(t, nil)
+	sub, err := b.q.js.Conn().SubscribeSync("$JS.EVENT.ADVISORY.STREAM.UPDATED.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := b.q.cfg
+	for _, want := range []int{0, 2, 3} { // an update of the bucket of records is two
+		q, err := Open(b.ctx, b.q.js, memstore.New(1<<20), cfg, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.q.js.Conn().FlushWithContext(b.ctx); err != nil {
+			t.Fatal(err)
+		}
+		if n, _, err := sub.Pending(); err != nil || n != want {
+			t.Errorf("%d updates so far, want %d (%v)", n, want, err)
+		}
+		s, err := q.js.Stream(b.ctx, "KV_rb_records_z")
+		if err != nil || s.CachedInfo().Config.Discard != jetstream.DiscardOld {
+			t.Errorf("records: %v, %v", s, err)
+		}
+		if want == 0 {
+			cfg.MaxRecordBytes *= 2
+		} else {
+			cfg.MaxPending *= 2
+		}
 	}
 }
