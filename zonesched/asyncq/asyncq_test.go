@@ -9,13 +9,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
 	"github.com/rubato-faas/rubato/internal/natstest"
 	"github.com/rubato-faas/rubato/objectstore"
 	"github.com/rubato-faas/rubato/objectstore/memstore"
-
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 type bed struct {
@@ -376,31 +376,38 @@ func TestZoneMustBeNamed(t *testing.T) {
 
 // Schedulers start while others use the queue: what is as it should be is not configured anew, what is not is.
 func TestOpenLeavesAloneWhatIsRight(t *testing.T) {
-	b := newBed(t, nil)
-	sub, err := b.q.js.Conn().SubscribeSync("$JS.EVENT.ADVISORY.STREAM.UPDATED.>")
+	js := natstest.JetStream(t)
+	sub, err := js.Conn().SubscribeSync("$JS.EVENT.ADVISORY.STREAM.UPDATED.>")
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := b.q.cfg
-	for _, want := range []int{0, 2, 3} { // an update of the bucket of records is two
-		q, err := Open(b.ctx, b.q.js, memstore.New(1<<20), cfg, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	cfg := DefaultConfig()
+	cfg.Zone = "z"
+	for stage, want := range []int{1, 0, 2, 1} { // the bucket of records is made and updated, left alone, updated twice; then the stream
+		q, err := Open(ctx, js, memstore.New(1<<20), cfg, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := b.q.js.Conn().FlushWithContext(b.ctx); err != nil {
-			t.Fatal(err)
+		for range want { // advisories come after the answers
+			if _, err := sub.NextMsgWithContext(ctx); err != nil {
+				t.Fatalf("stage %d: %v", stage, err)
+			}
 		}
-		if n, _, err := sub.Pending(); err != nil || n != want {
-			t.Errorf("%d updates so far, want %d (%v)", n, want, err)
-		}
-		s, err := q.js.Stream(b.ctx, "KV_rb_records_z")
+		s, err := q.js.Stream(ctx, "KV_rb_records_z")
 		if err != nil || s.CachedInfo().Config.Discard != jetstream.DiscardOld {
 			t.Errorf("records: %v, %v", s, err)
 		}
-		if want == 0 {
+		switch stage {
+		case 1:
 			cfg.MaxRecordBytes *= 2
-		} else {
+		case 2:
 			cfg.MaxPending *= 2
 		}
+	}
+	// What was updated without need was heard in place of what was awaited, which is then left.
+	if n, _, err := sub.Pending(); err != nil || n != 0 {
+		t.Errorf("%d updates more than needed (%v)", n, err)
 	}
 }
