@@ -125,7 +125,7 @@ func (f *Forest) UsesForeign(zone string) bool {
 }
 
 // block is how many candidates are scored at a time: tree outer, candidates inner, so that a tree stays in the cache.
-const block = 64
+const block = 128
 
 // Estimate fills out[i] for cands[i]; out must be at least as long. It allocates nothing.
 func (f *Forest) Estimate(req *api.Request, cands []api.Candidate, out []api.Estimate) {

@@ -55,7 +55,7 @@ var anything = func() (s scope) {
 
 // scopeOf is the scope of candidates. Of many it is not worth the look at each.
 func scopeOf(out []api.Estimate) scope {
-	if len(out) > 2*block {
+	if len(out) > block {
 		return anything
 	}
 	var s scope
@@ -159,54 +159,56 @@ func (m *maskTree) close(in *scope) {
 // columns are the node sides of up to block candidates, feature after feature.
 type columns [nodeFeatures][block]uint8
 
-// masks finds the leaves that the first n candidates can still reach; the lowest bit is theirs.
-func (m *maskTree) masks(cols *columns, n int, to *[block]uint64) {
-	if m.uses == 0 {
-		for i := range to[:n] {
-			to[i] = 1
+// masks narrows to the leaves that candidates can reach by features u and u+1 of used.
+func (m *maskTree) masks(cols *columns, u int, to []uint64) {
+	c, t, d, v := &cols[m.used[u]], &m.tables[u], &cols[m.used[u+1]], &m.tables[u+1]
+	if u == 0 {
+		for i := range to {
+			to[i] = t[c[i]&63] & v[d[i]&63]
 		}
 		return
 	}
-	k := m.uses & 1 // features go in pairs, an odd one first
-	if k == 1 {
-		c, t := &cols[m.used[0]], &m.tables[0]
-		for i := range to[:n] {
-			to[i] = t[c[i]&63]
-		}
-	} else {
-		c, t, d, u := &cols[m.used[0]], &m.tables[0], &cols[m.used[1]], &m.tables[1]
-		for i := range to[:n] {
-			to[i] = t[c[i]&63] & u[d[i]&63]
-		}
-		k = 2
-	}
-	for ; k < m.uses; k += 2 {
-		c, t, d, u := &cols[m.used[k]], &m.tables[k], &cols[m.used[k+1]], &m.tables[k+1]
-		for i := range to[:n] {
-			to[i] &= t[c[i]&63] & u[d[i]&63]
-		}
+	for i := range to {
+		to[i] &= t[c[i]&63] & v[d[i]&63]
 	}
 }
 
 // sums are those of Forest.score.
 type sums [block]weighed
 
-func (m *maskTree) addBase(cols *columns, n int, to *sums) {
-	var masks [block]uint64
-	m.masks(cols, n, &masks)
-	for i, mask := range masks[:n] {
-		l, s := &m.said[bits.TrailingZeros64(mask)&63], &to[i]
-		s.mean += l.mean
-		s.second += l.second
+// add adds what the tree says of the first n candidates: of the leaves that one can reach, the lowest bit is its own. Features
+// are looked up two at a time, the last ones together with what the leaf says.
+func (m *maskTree) add(cols *columns, n int, to *sums, masks *[block]uint64) {
+	u := 0
+	for ; m.uses-u > 2; u += 2 {
+		m.masks(cols, u, masks[:n])
+	}
+	if u == 0 {
+		for i := range masks[:n] {
+			masks[i] = ^uint64(0)
+		}
+	}
+	switch m.uses - u {
+	case 0:
+		for i := range to[:n] {
+			to[i].add(&m.said[0])
+		}
+	case 1:
+		c, t := &cols[m.used[u]], &m.tables[u]
+		for i := range to[:n] {
+			to[i].add(&m.said[bits.TrailingZeros64(masks[i]&t[c[i]&63])&63])
+		}
+	case 2:
+		c, t, d, v := &cols[m.used[u]], &m.tables[u], &cols[m.used[u+1]], &m.tables[u+1]
+		for i := range to[:n] {
+			to[i].add(&m.said[bits.TrailingZeros64(masks[i]&t[c[i]&63]&v[d[i]&63])&63])
+		}
 	}
 }
 
-func (m *maskTree) addResidual(cols *columns, n int, to *sums) {
-	var masks [block]uint64
-	m.masks(cols, n, &masks)
-	for i, mask := range masks[:n] {
-		to[i].mean += m.said[bits.TrailingZeros64(mask)&63].mean
-	}
+func (s *weighed) add(l *weighed) {
+	s.mean += l.mean
+	s.second += l.second
 }
 
 // walk does the same for a tree of which too much remains.
@@ -256,12 +258,13 @@ func (s *special) build(f *Forest, x *row, in *scope) {
 // score is Forest.score over columns: the same sums in the same order.
 func (s *special) score(cols *columns, n int, mu, sigma *[block]float64) {
 	var all sums
+	var masks [block]uint64
 	base := s.trees[:s.base]
 	for k := range base {
 		if t := &base[k]; t.walked {
 			t.walk(&s.x, cols, n, &all, true)
 		} else {
-			t.addBase(cols, n, &all)
+			t.add(cols, n, &all, &masks)
 		}
 	}
 	for i := range mu[:n] {
@@ -272,7 +275,7 @@ func (s *special) score(cols *columns, n int, mu, sigma *[block]float64) {
 		if t := &resid[k]; t.walked {
 			t.walk(&s.x, cols, n, &all, false)
 		} else {
-			t.addResidual(cols, n, &all)
+			t.add(cols, n, &all, &masks)
 		}
 	}
 	for i := range mu[:n] {
