@@ -53,7 +53,7 @@ type arrival struct {
 func demoLoads() []*load {
 	return []*load{
 		{
-			function: "wordcount", example: "wordcount", tenant: "archive", role: roleData, ratePerS: 4.5, memoryMB: 192,
+			function: "wordcount", example: "wordcount", tenant: "archive", role: roleData, ratePerS: 7, memoryMB: 192,
 			objects: texts("books/", 14, 4<<20, 8<<20),
 		},
 		{

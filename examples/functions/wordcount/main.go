@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/aws/aws-lambda-go/lambda"
 	"github.com/aws/aws-lambda-go/lambdacontext"
@@ -36,7 +38,7 @@ func handle(ctx context.Context) (*result, error) {
 	if !ok || lc.ClientContext.Custom["rubato_input_names"] == "" {
 		return nil, fmt.Errorf("wordcount: no input objects")
 	}
-	counts := make(map[string]int)
+	counts := make(map[string]*int)
 	for name := range strings.SplitSeq(lc.ClientContext.Custom["rubato_input_names"], ",") {
 		if err := tally(counts, filepath.Join(lc.ClientContext.Custom["rubato_inputs"], name)); err != nil {
 			return nil, fmt.Errorf("wordcount: %w", err)
@@ -45,7 +47,7 @@ func handle(ctx context.Context) (*result, error) {
 	return summarise(counts), nil
 }
 
-func tally(counts map[string]int, path string) error {
+func tally(counts map[string]*int, path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -54,17 +56,36 @@ func tally(counts map[string]int, path string) error {
 	s := bufio.NewScanner(f)
 	s.Split(bufio.ScanWords)
 	for s.Scan() {
-		counts[strings.ToLower(s.Text())]++
+		w := lower(s.Bytes())
+		n := counts[string(w)] // looking up makes no string
+		if n == nil {
+			n = new(int)
+			counts[string(w)] = n
+		}
+		*n++
 	}
 	return s.Err()
 }
 
-func summarise(counts map[string]int) *result {
+// lower is w in lower case, in place where w is ASCII.
+func lower(w []byte) []byte {
+	for i, c := range w {
+		switch {
+		case c >= utf8.RuneSelf:
+			return bytes.ToLower(w)
+		case 'A' <= c && c <= 'Z':
+			w[i] = c + 'a' - 'A'
+		}
+	}
+	return w
+}
+
+func summarise(counts map[string]*int) *result {
 	r := &result{Distinct: len(counts)}
 	all := make([]word, 0, len(counts))
 	for w, n := range counts {
-		r.Total += n
-		all = append(all, word{w, n})
+		r.Total += *n
+		all = append(all, word{w, *n})
 	}
 	slices.SortFunc(all, func(a, b word) int {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Word, b.Word))
