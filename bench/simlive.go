@@ -93,6 +93,7 @@ type hostLaw struct {
 	idleCores  float64 // that the platform keeps busy without calls
 	netMs      float64 // of a dispatch, there and back
 	storeRTTMs float64
+	fetchMs    float64 // of a core, that the fetch of a MB costs
 	busy       float64 // part of the host that others kept busy before
 }
 
@@ -130,6 +131,7 @@ func SimVsLive(ctx context.Context, o SimLiveOptions) (*Report, error) {
 	r.add("host.idle_cores", host.idleCores, "cores, without calls")
 	r.add("net_ms", host.netMs, "ms")
 	r.add("store_rtt_ms", host.storeRTTMs, "ms")
+	r.add("host.fetch_ms_per_mb", host.fetchMs, "ms of a core a MB")
 	r.add("calls_per_s", calls, "1/s")
 	for _, l := range loads {
 		x := laws[l.function]
@@ -335,6 +337,7 @@ func (o *SimLiveOptions) calibrate(ctx context.Context, loads []*load, data map[
 	}
 	laws = map[string]*fnLaw{}
 	var nets, rtts []float64
+	var moved struct{ mb, calls, cpuS, tookS float64 } // by calls that found nothing on the node
 	rng := rand.New(rand.NewPCG(o.Seed, 0x51e7))
 	// Objects are gone through in order of size, whatever the workload will ask for.
 	ask := func(l *load, k int) *arrival {
@@ -394,11 +397,15 @@ func (o *SimLiveOptions) calibrate(ctx context.Context, loads []*load, data map[
 			}
 		}
 		// The first time around brings the objects to the node; only calls that find all there say how long a run takes.
+		cpu, at := cpuSeconds(), time.Now()
 		for k := range len(l.objects) {
-			if _, err := one(l, k); err != nil {
+			c, err := one(l, k)
+			if err != nil {
 				return nil, h, err
 			}
+			moved.mb, moved.calls = moved.mb+float64(c.fetched)/1e6, moved.calls+1
 		}
+		moved.cpuS, moved.tookS = moved.cpuS+cpuSeconds()-cpu, moved.tookS+time.Since(at).Seconds()
 		for k := range o.Alone {
 			c, err := one(l, k)
 			if err != nil {
@@ -420,6 +427,7 @@ func (o *SimLiveOptions) calibrate(ctx context.Context, loads []*load, data map[
 	}
 	h.netMs, h.storeRTTMs = mean(nets), median(rtts)
 	err = o.measureHost(ctx, b, loads[slices.IndexFunc(loads, func(l *load) bool { return l.function == "matmul" })], laws["matmul"], many, &h)
+	h.fetchMs = max(1000*(moved.cpuS-h.idleCores*moved.tookS)-h.platformMs*moved.calls, 0) / max(moved.mb, 1)
 	return laws, h, err
 }
 
@@ -580,7 +588,7 @@ func (o *SimLiveOptions) simulate(ctx context.Context, policy string, loads []*l
 	zone.HostCores = max(h.cores-callsPerS*h.platformMs/1000, .1)
 	nc := opts.Node.Node.Node
 	nc.Slots, nc.MemoryMB, nc.CacheBytes, nc.LinkMbps = simLiveSlots, demoMemory, demoCache, simLiveLinkMbps
-	zone.Nodes = []sim.Nodes{{Count: simLiveNodes, Core: nc, StoreRTT: time.Duration(h.storeRTTMs * 1e6)}}
+	zone.Nodes = []sim.Nodes{{Count: simLiveNodes, Core: nc, StoreRTT: time.Duration(h.storeRTTMs * 1e6), FetchPerMB: time.Duration(h.fetchMs * 1e6)}}
 	cfg := sim.Config{
 		Zones: []sim.Zone{zone}, Latency: time.Duration(h.netMs / 2 * 1e6), Heartbeat: opts.Node.Node.Heartbeat, Warmup: o.Warmup,
 		Learn: sim.Learning{Every: 1, Publish: 50 * time.Millisecond, Config: learner.DefaultConfig()},

@@ -362,10 +362,16 @@ func (s *shard) finish(n *node, ended []work) {
 			s.nodeStep(n, &nodeagent.Event{Kind: nodeagent.EvPrepared, Digest: w.key})
 		case doStart:
 			s.nodeStep(n, &nodeagent.Event{Kind: nodeagent.EvStarted, Sandbox: w.sandbox})
-		case doFetch:
-			s.fetched(n, nodeagent.Event{Kind: nodeagent.EvFetched, Key: w.key})
-		case doArtifact:
-			s.fetched(n, nodeagent.Event{Kind: nodeagent.EvArtifact, Digest: w.key})
+		case doFetch, doArtifact:
+			if c := n.copying(w.key); c != nil {
+				c.then = w.what
+			} else {
+				s.fetched(n, w.what, w.key)
+			}
+		case doCopy:
+			if w.then != doExec {
+				s.fetched(n, w.then, w.key)
+			}
 		}
 	}
 	clear(ended)
@@ -374,7 +380,21 @@ func (s *shard) finish(n *node, ended []work) {
 
 var okResult = []byte("ok")
 
-func (s *shard) fetched(n *node, ev nodeagent.Event) {
+// copying is what the fetch of key still takes of the node's cores; nil: nothing.
+func (n *node) copying(key string) *work {
+	for i := range n.cpu.jobs {
+		if w := &n.cpu.jobs[i]; w.what == doCopy && w.key == key {
+			return w
+		}
+	}
+	return nil
+}
+
+func (s *shard) fetched(n *node, what what, key string) {
+	ev := nodeagent.Event{Kind: nodeagent.EvFetched, Key: key}
+	if what == doArtifact {
+		ev = nodeagent.Event{Kind: nodeagent.EvArtifact, Digest: key}
+	}
 	if n.group.StoreRTT > 0 {
 		s.later(n, int64(n.group.StoreRTT), &ev)
 		return
@@ -468,6 +488,9 @@ func (s *shard) plan(n *node, r *shared, rates *[kernels]float64, k kind) {
 
 // transfer begins to bring something over the node's link. Transfers share it fairly.
 func (s *shard) transfer(n *node, w work) {
+	if per := n.group.FetchPerMB; per > 0 && w.left > 0 {
+		s.compute(n, work{left: w.left / 1e6 * ms(int64(per)), what: doCopy, key: w.key})
+	}
 	rates := n.linkRates()
 	n.link.advance(s.now, &rates)
 	n.link.jobs = append(n.link.jobs, w)

@@ -36,11 +36,11 @@ func (o *oracle) Estimate(req *api.Request, cands []api.Candidate, out []api.Est
 	for i := range cands {
 		c := &cands[i]
 		speed := 1.0
-		var mbps, rtt float64
+		var mbps, rtt, perMB float64
 		if c.Node != "" {
 			n := &s.nodes[nodeOf(c.Node)]
 			speed = n.speed[l.kernel]
-			mbps, rtt = n.group.Core.LinkMbps, ms(int64(n.group.StoreRTT))
+			mbps, rtt, perMB = n.group.Core.LinkMbps, ms(int64(n.group.StoreRTT)), ms(int64(n.group.FetchPerMB))
 			if d := n.group.Drift; d > 0 {
 				speed *= math.Exp(d * math.Sin(n.phase+2*math.Pi*float64(s.now)/float64(n.group.DriftPeriod)))
 			}
@@ -59,10 +59,11 @@ func (o *oracle) Estimate(req *api.Request, cands []api.Candidate, out []api.Est
 			}
 		}
 		if fetch > 0 {
-			exec += rtt
+			move := float64(fetch) / 1e6 * perMB
 			if mbps > 0 {
-				exec += float64(fetch) * 8 / (mbps * 1000)
+				move = max(move, float64(fetch)*8/(mbps*1000))
 			}
+			exec += rtt + move
 		}
 		mu := math.Log(max(exec, 1e-3))
 		sigma := max(l.spread, .01)

@@ -11,6 +11,7 @@ type work struct {
 	serial  uint64 // of the run, for executions
 	sandbox uint64
 	key     string // of the object or the artifact
+	then    what   // of a copy: what has come over the link and waits for it; doExec: nothing yet
 }
 
 type what uint8
@@ -21,6 +22,7 @@ const (
 	doStart
 	doFetch
 	doArtifact
+	doCopy // what a fetch takes of the cores
 )
 
 // shared is a resource under processor sharing. Rates hold between two changes, so one event for the first end suffices; it

@@ -54,6 +54,8 @@ type Nodes struct {
 	// transfer itself.
 	Distance time.Duration
 	StoreRTT time.Duration
+	// FetchPerMB is what a fetch takes of a core for each MB (10^6 bytes), while it comes over the link or after.
+	FetchPerMB time.Duration
 	// Serial lets the link carry one thing after another instead of all at once in fair shares.
 	Serial bool
 	// MTBF is the mean time between a node's crashes (exponential; 0: none), Repair how long it is away then.
@@ -201,7 +203,7 @@ func (z *Zone) validate() error {
 	for i := range z.Nodes {
 		g := &z.Nodes[i]
 		count += max(g.Count, 0)
-		ok := g.Count >= 0 && g.Cores >= 0 && g.Drift >= 0 && g.Drift <= 2 && g.Distance >= 0 && g.StoreRTT >= 0 && g.MTBF >= 0 && g.Repair >= 0 &&
+		ok := g.Count >= 0 && g.Cores >= 0 && g.Drift >= 0 && g.Drift <= 2 && g.Distance >= 0 && g.StoreRTT >= 0 && g.FetchPerMB >= 0 && g.MTBF >= 0 && g.Repair >= 0 &&
 			(g.Drift == 0 || g.DriftPeriod > 0) && (g.MTBF == 0 || g.MTBF >= time.Millisecond)
 		for _, v := range g.Speed {
 			ok = ok && (v == 0 || v >= .01 && v <= 100)

@@ -263,6 +263,12 @@ func TestTheLinkIsShared(t *testing.T) {
 	if _, got := result(t, cfg, mb("a", 10)); !near(got[0], 130) {
 		t.Errorf("with a round trip of 30 ms: %v ms, want 130", got)
 	}
+	for per, want := range map[time.Duration]float64{time.Millisecond: 130, 20 * time.Millisecond: 230} { // a core has 10 or 200 ms to do meanwhile
+		cfg.Zones[0].Nodes[0].FetchPerMB = per
+		if _, got := result(t, cfg, mb("a", 10)); !near(got[0], want) {
+			t.Errorf("with %v of a core for each MB: %v ms, want %v", per, got, want)
+		}
+	}
 }
 
 // Traffic is as much as was asked for, in bursts too.

@@ -107,7 +107,7 @@ func runExperiment(cmd *cobra.Command, p *lab.Plan, e *lab.Experiment, scenario,
 	}
 	var cells, fresh []*lab.Cell
 	for _, load := range e.Loads {
-		path := cached(cache, "%s %s %v %d %d %v", program, inputs, load, p.FirstSeed, p.Seeds, p.PoliciesOf(e))
+		path := cached(cache, "%s %s %v %v %d %d %v", program, inputs, time.Duration(e.Late), load, p.FirstSeed, p.Seeds, p.PoliciesOf(e))
 		var c *lab.Cell
 		if b, err := os.ReadFile(path); err == nil && json.Unmarshal(b, &c) == nil {
 			cells = append(cells, c)

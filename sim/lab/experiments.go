@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -39,10 +40,12 @@ type Short struct {
 type Experiment struct {
 	Name     string `yaml:"name"`
 	Question string `yaml:"question"`
-	// Family groups experiments for the targets (Targets): data, init, mixed, light, deadlines, slack, no-gain, drift.
+	// Family groups experiments for the targets (Targets): data, init, mixed, light, deadlines, slack, no-gain, drift, crowd.
 	Family   string    `yaml:"family"`
 	Scenario string    `yaml:"scenario"`
 	Loads    []float64 `yaml:"loads"`
+	// Late is added to all that nodes tell their zone, instead of the scenario's.
+	Late Duration `yaml:"late"`
 	// Policies are instead of the plan's, if there are any.
 	Policies []string `yaml:"policies"`
 }
@@ -54,7 +57,7 @@ const (
 	maxLoad      = 4
 )
 
-var families = []string{"data", "init", "mixed", "light", "deadlines", "slack", "no-gain", "drift"}
+var families = []string{"data", "init", "mixed", "light", "deadlines", "slack", "no-gain", "drift", "crowd"}
 
 // ReadPlan reads and checks a plan; keys that are not known are refused.
 func ReadPlan(r io.Reader) (*Plan, error) {
@@ -95,6 +98,7 @@ func ReadPlan(r io.Reader) (*Plan, error) {
 		bad(e.Scenario != "", "experiment %s: no scenario", e.Name)
 		bad(slices.Contains(families, e.Family), "experiment %s: family %.60q: want %s", e.Name, e.Family, strings.Join(families, ", "))
 		loads(e.Name, e.Loads)
+		bad(e.Late >= 0, "experiment %s: late %v: want 0s or more", e.Name, time.Duration(e.Late))
 		if len(e.Policies) > 0 {
 			policies(e.Policies)
 			bad(len(e.Policies) > 0 && len(p.Policies) > 0 && e.Policies[0] == p.Policies[0], "experiment %s: want the plan's first policy first", e.Name)
@@ -168,6 +172,9 @@ func RunCell(ctx context.Context, s *Scenario, p *Plan, e *Experiment, load floa
 	}
 	scaled := *s
 	scaled.Rate = 1
+	if e.Late > 0 {
+		scaled.Network.Late = e.Late
+	}
 	base, err := scaled.Config(policies[0], 1)
 	if err != nil {
 		return nil, err

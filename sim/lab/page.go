@@ -13,6 +13,9 @@ func WriteMarkdown(w io.Writer, e *Experiment, s *Scenario, p *Plan, cells []*Ce
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s\n\n%s\n\n## Setup\n%s: %s. %v, %v of them not counted; each policy sees the same arrivals and each call has the same luck. Seeds %d-%d.\n",
 		e.Name, e.Question, s.Name, s.About, time.Duration(s.Duration), time.Duration(s.Warmup), p.FirstSeed, p.FirstSeed+uint64(p.Seeds)-1)
+	if e.Late > 0 {
+		fmt.Fprintf(&b, "All that nodes tell their zone is %v late.\n", time.Duration(e.Late))
+	}
 	fmt.Fprintf(&b, `Load is the work of warm calls with cached inputs over slots: cold starts and fetches come on top. Times are in ms, from arrival to
 answer, means over seeds of each seed's figure, with 95 %% confidence intervals; counts are sums over seeds. A refused or failed
 call with a deadline is a miss. %s: parts of the same rule, or what it could do, not baselines (docs/baselines.md).

@@ -227,6 +227,7 @@ type Nodes struct {
 	DriftPeriod Duration           `yaml:"drift_period"`
 	Distance    Duration           `yaml:"distance"`
 	StoreRTT    Duration           `yaml:"store_rtt"`
+	FetchPerMB  Duration           `yaml:"fetch_per_mb"`
 	Serial      bool               `yaml:"serial_link"`
 	MTBF        Duration           `yaml:"mtbf"`
 	Repair      Duration           `yaml:"repair"`
@@ -521,7 +522,7 @@ func (n *Nodes) group() (sim.Nodes, error) {
 	c.Arch, c.Accelerator, c.Tags, c.KeepAlive = n.Arch, n.Accelerator, n.Tags, time.Duration(or(n.KeepAlive, Duration(c.KeepAlive)))
 	g := sim.Nodes{
 		Count: n.Count, Core: c, Cores: n.Cores, Drift: n.Drift, DriftPeriod: time.Duration(or(n.DriftPeriod, Duration(time.Minute))), Distance: time.Duration(n.Distance),
-		StoreRTT: time.Duration(n.StoreRTT), Serial: n.Serial, MTBF: time.Duration(n.MTBF), Repair: time.Duration(or(n.Repair, Duration(10*time.Second))),
+		StoreRTT: time.Duration(n.StoreRTT), FetchPerMB: time.Duration(n.FetchPerMB), Serial: n.Serial, MTBF: time.Duration(n.MTBF), Repair: time.Duration(or(n.Repair, Duration(10*time.Second))),
 	}
 	for name, v := range n.Speed {
 		k, err := sim.ParseKernel(name)
