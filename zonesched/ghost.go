@@ -49,9 +49,9 @@ func (g *ghosts) fetched(key uint64, comeback *ewma) {
 // fetching it once. Up to four times that much sent calls into cold starts, where they push out just as much: with heavy
 // inputs mean times were 10 % and 99th percentiles 22 % higher.
 func (z *Zone) pushOutMs(n *node, missing int64) float64 {
-	limit := n.cacheMax
-	if limit == 0 {
-		limit = n.ghosts.limit
+	limit := n.ghosts.limit
+	if n.cacheMax > 0 {
+		limit = n.cacheMax - max(n.unlisted, 0)
 	}
 	if missing == 0 || limit == 0 || n.held+missing <= limit {
 		return 0

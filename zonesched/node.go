@@ -31,6 +31,7 @@ type node struct {
 	memUsed  int
 	linkMbps float64
 	cacheMax int64
+	unlisted int64 // bytes of the cache that hold what is not reported by name: small objects
 	sentSeq  uint64
 	sentAt   time.Time // of the last dispatch
 
@@ -287,6 +288,10 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 		n.columnsOf = 0
 	}
 	n.memMB, n.linkMbps, n.class, n.clsName, n.cacheMax = hb.MemMB, hb.LinkMbps, hb.Class, hb.ClassName, hb.CacheMax
+	n.unlisted = hb.CacheBytes
+	for i := range hb.Objects {
+		n.unlisted -= hb.Objects[i].Bytes
+	}
 	n.price, n.energy = 0, min(hb.EnergyClass, api.MaxEnergyClass)
 	if hb.PricePerHour >= 0 && hb.PricePerHour <= api.MaxPrice {
 		n.price = hb.PricePerHour

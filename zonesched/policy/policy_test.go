@@ -40,6 +40,35 @@ const none, prepared, warm = api.SandboxNone, api.SandboxPrepared, api.SandboxWa
 // unbound is a call that has not been bound to a node and has no deadline.
 func unbound() Call { return Call{Hope: -1, DeadlineMs: math.Inf(1)} }
 
+// In a saturated zone what is in place goes first: what is local, and what is nowhere much better off. Who has to bring up a
+// sandbox, or would fetch what another node has, comes behind.
+func TestSaturatedOrder(t *testing.T) {
+	p := &Rubato{DefaultConfig()}
+	call := Call{WaitedMs: 100, DeadlineMs: math.Inf(1), Alike: 1, Load: Load{Slots: 8, Waiting: 8}}
+	fetches := func(execMs float64, sb api.SandboxState) Candidate {
+		c := timed(0, 0, execMs, sb)
+		c.MissingBytes = 1 << 20
+		return c
+	}
+	for name, c := range map[string]struct {
+		cand   Candidate
+		bestMs float64
+		first  bool
+	}{
+		"local":                         {timed(0, 0, 10, warm), 10, true},
+		"no node has its input":         {fetches(100, warm), 100, true},
+		"another node is hardly better": {fetches(102, warm), 99, true},
+		"another node has its input":    {fetches(100, warm), 20, false},
+		"it needs a sandbox as well":    {fetches(100, prepared), 100, false},
+		"it needs a sandbox, and so on": {timed(0, 0, 100, none), 100, false},
+		"what it pushes out is dear":    {func() Candidate { k := fetches(100, warm); k.EvictMs = 80; return k }(), 100, false},
+	} {
+		if ok, index := p.Admit(&call, &c.cand, 1000, c.bestMs); !ok || (index >= localFirst) != c.first {
+			t.Errorf("%s: admitted %v with index %v, want first %v", name, ok, index, c.first)
+		}
+	}
+}
+
 func TestRubatoClauses(t *testing.T) {
 	inf := math.Inf(1)
 	for name, c := range map[string]struct {

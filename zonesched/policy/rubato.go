@@ -25,6 +25,7 @@ const (
 	sharedCold        = 8 // waiting calls that a cold start is divided among at most
 	agedWaits         = 4 // times DelayMax, from which on a call is old
 	localFirst        = 1e9
+	nearlyBest        = .5 // of the threshold that a call may be above its best place and still count as in place
 	agedFirst         = 1e12
 	spareSlots        = 10 // one slot in so many must be free for prewarming
 	prewarmShare      = .3
@@ -190,6 +191,7 @@ func (p *Rubato) explore(c *Call, cands []Candidate, ch *Choice, rng *rand.Rand)
 // those that lose nothing by taking it.
 func (p *Rubato) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64) (bool, float64) {
 	med := cand.Est.MedianMs()
+	slack := threshold(c.ErrEW, med)
 	// Who waits alike shares the cold start.
 	ea := math.Max(med-c.ColdMs+c.ColdMs/float64(min(max(c.Alike, 1), sharedCold))+cand.EvictMs, .01)
 	index := (c.WaitedMs + ea) / ea
@@ -201,9 +203,11 @@ func (p *Rubato) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64
 			return true, agedFirst + c.WaitedMs
 		case cand.Local():
 			return true, localFirst + index
+		case cand.Sandbox == api.SandboxWarm && cand.LinkMs+med+cand.ExtraMs() <= execBestMs+nearlyBest*slack:
+			// What no node has, or none that is as good, must be fetched wherever the call runs: it would wait for nothing.
+			return true, localFirst + index
 		}
 	}
-	slack := threshold(c.ErrEW, med)
 	if cand.UnderWay {
 		slack = thresholdBaseMs - evenStart(cand) // as in choose: else every slot that frees would tempt a call into a second cold start
 	}
