@@ -212,17 +212,14 @@ func (s *weighed) add(l *weighed) {
 }
 
 // walk does the same for a tree of which too much remains.
-func (m *maskTree) walk(x *row, cols *columns, n int, to *sums, base bool) {
+func (m *maskTree) walk(x *row, cols *columns, n int, to *sums) {
 	y := *x
 	for i := range to[:n] {
 		for k := range nodeFeatures {
 			y[int(api.FirstNodeFeature)+k] = cols[k][i]
 		}
 		l := m.whole.leaf[walk(m.whole.shape, &y)].weighed(m.whole.weight)
-		to[i].mean += l.mean
-		if base {
-			to[i].second += l.second
-		}
+		to[i].add(&l)
 	}
 }
 
@@ -262,7 +259,7 @@ func (s *special) score(cols *columns, n int, mu, sigma *[block]float64) {
 	base := s.trees[:s.base]
 	for k := range base {
 		if t := &base[k]; t.walked {
-			t.walk(&s.x, cols, n, &all, true)
+			t.walk(&s.x, cols, n, &all)
 		} else {
 			t.add(cols, n, &all, &masks)
 		}
@@ -273,7 +270,7 @@ func (s *special) score(cols *columns, n int, mu, sigma *[block]float64) {
 	resid := s.trees[s.base:]
 	for k := range resid {
 		if t := &resid[k]; t.walked {
-			t.walk(&s.x, cols, n, &all, false)
+			t.walk(&s.x, cols, n, &all)
 		} else {
 			t.add(cols, n, &all, &masks)
 		}
