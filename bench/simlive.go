@@ -88,13 +88,13 @@ type fnLaw struct {
 
 // hostLaw is what calibration found out about the host and the platform.
 type hostLaw struct {
-	cores      float64 // that functions get when many run, 1 being what a call alone gets
-	platformMs float64 // of a core, that a call costs beside the function
-	idleCores  float64 // that the platform keeps busy without calls
-	netMs      float64 // of a dispatch, there and back
-	storeRTTMs float64
-	fetchMs    float64 // of a core, that the fetch of a MB costs
-	busy       float64 // part of the host that others kept busy before
+	cores        float64 // that functions get when many run, 1 being what a call alone gets
+	platformMs   float64 // of a core, that a call costs beside the function
+	idleCores    float64 // that the platform keeps busy without calls
+	netMs        float64 // of a dispatch, there and back
+	storeRTTMs   float64
+	fetchMsPerMB float64 // of a core, that fetching costs
+	busy         float64 // part of the host that others kept busy before
 }
 
 // SimVsLive runs one workload on a live cluster and in the simulator and says how far apart they are. Laws of functions, cold
@@ -131,7 +131,7 @@ func SimVsLive(ctx context.Context, o SimLiveOptions) (*Report, error) {
 	r.add("host.idle_cores", host.idleCores, "cores, without calls")
 	r.add("net_ms", host.netMs, "ms")
 	r.add("store_rtt_ms", host.storeRTTMs, "ms")
-	r.add("host.fetch_ms_per_mb", host.fetchMs, "ms of a core a MB")
+	r.add("host.fetch_ms_per_mb", host.fetchMsPerMB, "ms of a core a MB")
 	r.add("calls_per_s", calls, "1/s")
 	for _, l := range loads {
 		x := laws[l.function]
@@ -337,7 +337,7 @@ func (o *SimLiveOptions) calibrate(ctx context.Context, loads []*load, data map[
 	}
 	laws = map[string]*fnLaw{}
 	var nets, rtts []float64
-	var moved struct{ mb, calls, cpuS, tookS float64 } // by calls that found nothing on the node
+	var moved struct{ mb, calls, cpuS, tookS float64 } // while inputs were brought to the node
 	rng := rand.New(rand.NewPCG(o.Seed, 0x51e7))
 	// Objects are gone through in order of size, whatever the workload will ask for.
 	ask := func(l *load, k int) *arrival {
@@ -427,7 +427,7 @@ func (o *SimLiveOptions) calibrate(ctx context.Context, loads []*load, data map[
 	}
 	h.netMs, h.storeRTTMs = mean(nets), median(rtts)
 	err = o.measureHost(ctx, b, loads[slices.IndexFunc(loads, func(l *load) bool { return l.function == "matmul" })], laws["matmul"], many, &h)
-	h.fetchMs = max(1000*(moved.cpuS-h.idleCores*moved.tookS)-h.platformMs*moved.calls, 0) / max(moved.mb, 1)
+	h.fetchMsPerMB = max(1000*(moved.cpuS-h.idleCores*moved.tookS)-h.platformMs*moved.calls, 0) / max(moved.mb, 1)
 	return laws, h, err
 }
 
@@ -486,7 +486,7 @@ func (o *SimLiveOptions) measureHost(ctx context.Context, b *bed, l *load, alone
 	// process.
 	idleFrom, at := cpuSeconds(), time.Now()
 	select {
-	case <-time.After(1500 * time.Millisecond):
+	case <-time.After(3 * time.Second): // processor time comes in steps of ten milliseconds
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -588,7 +588,7 @@ func (o *SimLiveOptions) simulate(ctx context.Context, policy string, loads []*l
 	zone.HostCores = max(h.cores-callsPerS*h.platformMs/1000, .1)
 	nc := opts.Node.Node.Node
 	nc.Slots, nc.MemoryMB, nc.CacheBytes, nc.LinkMbps = simLiveSlots, demoMemory, demoCache, simLiveLinkMbps
-	zone.Nodes = []sim.Nodes{{Count: simLiveNodes, Core: nc, StoreRTT: time.Duration(h.storeRTTMs * 1e6), FetchPerMB: time.Duration(h.fetchMs * 1e6)}}
+	zone.Nodes = []sim.Nodes{{Count: simLiveNodes, Core: nc, StoreRTT: time.Duration(h.storeRTTMs * 1e6), FetchPerMB: time.Duration(h.fetchMsPerMB * 1e6)}}
 	cfg := sim.Config{
 		Zones: []sim.Zone{zone}, Latency: time.Duration(h.netMs / 2 * 1e6), Heartbeat: opts.Node.Node.Heartbeat, Warmup: o.Warmup,
 		Learn: sim.Learning{Every: 1, Publish: 50 * time.Millisecond, Config: learner.DefaultConfig()},

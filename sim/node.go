@@ -486,7 +486,7 @@ func (s *shard) plan(n *node, r *shared, rates *[kernels]float64, k kind) {
 	}
 }
 
-// transfer begins to bring something over the node's link. Transfers share it fairly.
+// transfer begins to bring something over the node's link, and what that takes of its cores. Transfers share the link fairly.
 func (s *shard) transfer(n *node, w work) {
 	if per := n.group.FetchPerMB; per > 0 && w.left > 0 {
 		s.compute(n, work{left: w.left / 1e6 * ms(int64(per)), what: doCopy, key: w.key})

@@ -40,10 +40,12 @@ func (o *oracle) Estimate(req *api.Request, cands []api.Candidate, out []api.Est
 		if c.Node != "" {
 			n := &s.nodes[nodeOf(c.Node)]
 			speed = n.speed[l.kernel]
-			mbps, rtt, perMB = n.group.Core.LinkMbps, ms(int64(n.group.StoreRTT)), ms(int64(n.group.FetchPerMB))
+			drift := 1.0
 			if d := n.group.Drift; d > 0 {
-				speed *= math.Exp(d * math.Sin(n.phase+2*math.Pi*float64(s.now)/float64(n.group.DriftPeriod)))
+				drift = math.Exp(d * math.Sin(n.phase+2*math.Pi*float64(s.now)/float64(n.group.DriftPeriod)))
 			}
+			speed *= drift
+			mbps, rtt, perMB = n.group.Core.LinkMbps, ms(int64(n.group.StoreRTT)), ms(int64(n.group.FetchPerMB))/(n.speed[KernelCPU]*drift)
 		} else {
 			mbps = c.LinkMbps
 		}

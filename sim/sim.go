@@ -54,7 +54,7 @@ type Nodes struct {
 	// transfer itself.
 	Distance time.Duration
 	StoreRTT time.Duration
-	// FetchPerMB is what a fetch takes of a core for each MB (10^6 bytes), while it comes over the link or after.
+	// FetchPerMB is what a fetch takes of a core of speed 1 for each MB (10^6 bytes), beside the transfer, from when it is asked for.
 	FetchPerMB time.Duration
 	// Serial lets the link carry one thing after another instead of all at once in fair shares.
 	Serial bool

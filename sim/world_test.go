@@ -52,7 +52,7 @@ func several(seed uint64) Config {
 		g.Cores, g.Speed = 1.5, [kernels]float64{1, .8, 1.2}
 		slow := nodesOf(2, 2)
 		slow.Core.Class, slow.Speed, slow.Drift, slow.DriftPeriod = "old", [kernels]float64{.5, .5, .5}, .1, 7*time.Second
-		slow.MTBF, slow.Repair = 4*time.Second, 3500*time.Millisecond
+		slow.MTBF, slow.Repair, slow.FetchPerMB = 4*time.Second, 3500*time.Millisecond, 4*time.Millisecond
 		cfg.Zones = append(cfg.Zones, zoneOf(fmt.Sprintf("z%d", z), "rubato", g, slow))
 		for f := range 3 {
 			st := Stream{Function: f, Zone: z, PerS: 25, Objects: -1, Burst: 4, BurstFor: 300 * time.Millisecond, BurstEvery: 3 * time.Second, Async: .2}
@@ -263,11 +263,18 @@ func TestTheLinkIsShared(t *testing.T) {
 	if _, got := result(t, cfg, mb("a", 10)); !near(got[0], 130) {
 		t.Errorf("with a round trip of 30 ms: %v ms, want 130", got)
 	}
+	cfg.Zones[0].Nodes[0].Cores = 1
 	for per, want := range map[time.Duration]float64{time.Millisecond: 130, 20 * time.Millisecond: 230} { // a core has 10 or 200 ms to do meanwhile
 		cfg.Zones[0].Nodes[0].FetchPerMB = per
 		if _, got := result(t, cfg, mb("a", 10)); !near(got[0], want) {
 			t.Errorf("with %v of a core for each MB: %v ms, want %v", per, got, want)
 		}
+	}
+	// A call of 100 ms beside it begins after 30 ms, has half of the only core until the 50 ms are done at 70, all of it until the
+	// other call begins at 130, and half of it again.
+	cfg.Zones[0].Nodes[0].FetchPerMB = 5 * time.Millisecond
+	if run, got := result(t, cfg, &api.Invocation{}, mb("a", 10)); !near(run[0], 140) || !near(got[1], 130) {
+		t.Errorf("beside a fetch that takes 50 ms of the core a call ran for %v ms, and the fetch for %v: want 140 and 130", run, got)
 	}
 }
 

@@ -40,11 +40,11 @@ type Short struct {
 type Experiment struct {
 	Name     string `yaml:"name"`
 	Question string `yaml:"question"`
-	// Family groups experiments for the targets (Targets): data, init, mixed, light, deadlines, slack, no-gain, drift, crowd.
+	// Family groups experiments for what they are held to (verdict.go): data, init, mixed, light, deadlines, slack, no-gain, drift, crowd.
 	Family   string    `yaml:"family"`
 	Scenario string    `yaml:"scenario"`
 	Loads    []float64 `yaml:"loads"`
-	// Late is added to all that nodes tell their zone, instead of the scenario's.
+	// Late is added to all that nodes tell their zone; 0: as the scenario has it.
 	Late Duration `yaml:"late"`
 	// Policies are instead of the plan's, if there are any.
 	Policies []string `yaml:"policies"`
@@ -55,6 +55,7 @@ const (
 	maxPlanBytes = 1 << 20
 	maxLoads     = 32
 	maxLoad      = 4
+	maxLate      = Duration(time.Minute)
 )
 
 var families = []string{"data", "init", "mixed", "light", "deadlines", "slack", "no-gain", "drift", "crowd"}
@@ -93,12 +94,15 @@ func ReadPlan(r io.Reader) (*Plan, error) {
 	}
 	loads("short", p.Short.Loads)
 	bad(p.Disasters == "" || api.CheckName("folder", p.Disasters) == nil, "folder of disasters %.60q: want a name", p.Disasters)
+	names := map[string]bool{}
 	for _, e := range p.Experiments {
 		bad(api.CheckName("experiment", e.Name) == nil, "experiment %.60q: want a name", e.Name)
 		bad(e.Scenario != "", "experiment %s: no scenario", e.Name)
 		bad(slices.Contains(families, e.Family), "experiment %s: family %.60q: want %s", e.Name, e.Family, strings.Join(families, ", "))
 		loads(e.Name, e.Loads)
-		bad(e.Late >= 0, "experiment %s: late %v: want 0s or more", e.Name, time.Duration(e.Late))
+		bad(e.Late <= maxLate, "experiment %s: late %v: want at most %v", e.Name, time.Duration(e.Late), time.Duration(maxLate))
+		bad(!names[e.Name], "two experiments are called %s", e.Name)
+		names[e.Name] = true
 		if len(e.Policies) > 0 {
 			policies(e.Policies)
 			bad(len(e.Policies) > 0 && len(p.Policies) > 0 && e.Policies[0] == p.Policies[0], "experiment %s: want the plan's first policy first", e.Name)
@@ -115,7 +119,10 @@ func (p *Plan) Brief() *Plan {
 	b := *p
 	b.Seeds, b.Policies, b.Experiments = p.Short.Seeds, p.Short.Policies, nil
 	for _, e := range p.Experiments {
-		e.Loads, e.Policies = p.Short.Loads, nil
+		e.Policies = nil
+		if len(e.Loads) > 1 { // a load of its own is part of the question
+			e.Loads = p.Short.Loads
+		}
 		b.Experiments = append(b.Experiments, e)
 	}
 	return &b

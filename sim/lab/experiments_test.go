@@ -3,8 +3,11 @@ package lab
 import (
 	"bytes"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rubato-faas/rubato/api"
 )
@@ -91,6 +94,55 @@ func TestExperiment(t *testing.T) {
 	}
 }
 
+// The plan that the project ships can be read, and so can all of its scenarios.
+func TestShippedPlan(t *testing.T) {
+	f, err := os.Open("../../experiments/plan.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	p, err := ReadPlan(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range p.Experiments {
+		e := &p.Experiments[i]
+		f, err := os.Open(filepath.Join("../../scenarios", e.Scenario))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Read(f); err != nil {
+			t.Errorf("%s: %v", e.Name, err)
+		}
+		f.Close()
+	}
+}
+
+// An experiment's late reaches its world: with every word of a node half a second late, calls that find the slots busy wait longer.
+func TestExperimentIsLate(t *testing.T) {
+	p, err := ReadPlan(strings.NewReader(tinyPlan))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Read(strings.NewReader(tinyScenario))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := p.Experiments[0]
+	var got [2]float64
+	for i := range got {
+		e.Late = Duration(i) * Duration(500*time.Millisecond)
+		c, err := RunCell(t.Context(), s, p, &e, .3, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[i] = c.Series[0].Figures[0].MeanMs
+	}
+	if got[1] < 2*got[0] || s.Network.Late != 0 {
+		t.Errorf("means of %v ms, and the scenario's late is %v", got, s.Network.Late)
+	}
+}
+
 func TestPlanRefusesNonsense(t *testing.T) {
 	for name, change := range map[string][2]string{
 		"an unknown key":  {"seeds: 3", "sedes: 3"},
@@ -102,6 +154,8 @@ func TestPlanRefusesNonsense(t *testing.T) {
 		"no such family":  {"family: data", "family: friends"},
 		"a bad folder":    {"seeds: 3", "seeds: 3\ndisasters: ../.."},
 		"a bad name":      {"name: tiny", "name: \"../tiny\""},
+		"too late":        {"family: data", "family: data, late: 2m"},
+		"one name twice":  {"experiments:", "experiments:\n  - {name: tiny, question: \"Again?\", family: data, scenario: tiny.yaml, loads: [.3]}"},
 	} {
 		if _, err := ReadPlan(strings.NewReader(strings.Replace(tinyPlan, change[0], change[1], 1))); !errors.Is(err, api.ErrInvalid) {
 			t.Errorf("%s: %v, want invalid", name, err)
