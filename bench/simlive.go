@@ -426,6 +426,9 @@ func (o *SimLiveOptions) calibrate(ctx context.Context, loads []*load, data map[
 		progress(.8 * float64(i+1) / float64(len(loads)))
 	}
 	h.netMs, h.storeRTTMs = mean(nets), median(rtts)
+	for _, x := range laws {
+		x.prepareMs = max(x.prepareMs-float64(x.artifactBytes)*8/(simLiveLinkMbps*1000)-h.storeRTTMs, 0)
+	}
 	err = o.measureHost(ctx, b, loads[slices.IndexFunc(loads, func(l *load) bool { return l.function == "matmul" })], laws["matmul"], many, &h)
 	h.fetchMsPerMB = max(1000*(moved.cpuS-h.idleCores*moved.tookS)-h.platformMs*moved.calls, 0) / max(moved.mb, 1)
 	return laws, h, err
@@ -571,7 +574,7 @@ func (x *fnLaw) fit() error {
 	x.perMBMs *= math.Exp(mid)
 	cold := median(x.coldMs)
 	x.startMs = min(median(x.preparedMs), cold)
-	x.prepareMs = cold - x.startMs
+	x.prepareMs = cold - x.startMs // with the artifact's transfer, until what a fetch waits for is known
 	for _, v := range x.coldMs {
 		x.coldSpread += math.Pow(math.Log(max(v, .01)/max(cold, .01)), 2) / float64(len(x.coldMs))
 	}
