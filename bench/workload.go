@@ -54,7 +54,7 @@ func demoLoads() []*load {
 	return []*load{
 		{
 			function: "wordcount", example: "wordcount", tenant: "archive", role: roleData, ratePerS: 7, memoryMB: 192,
-			objects: texts("books/", 14, 4<<20, 8<<20),
+			objects: texts("books/", 14, 3<<20, 5<<20),
 		},
 		{
 			function: "gzip", example: "gzip", tenant: "archive", role: roleData, ratePerS: 1.5, deadline: 1500 * time.Millisecond, memoryMB: 192,
