@@ -33,7 +33,8 @@ zones:
   - {name: z, nodes: [{class: a, count: 2, slots: 2, cores: 2, memory_mb: 1024, cache: 10MB}]}
 `
 
-func TestExperiment(t *testing.T) {
+func tinyExperiments(t *testing.T) (*Plan, *Scenario) {
+	t.Helper()
 	p, err := ReadPlan(strings.NewReader(tinyPlan))
 	if err != nil {
 		t.Fatal(err)
@@ -42,6 +43,11 @@ func TestExperiment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return p, s
+}
+
+func TestExperiment(t *testing.T) {
+	p, s := tinyExperiments(t)
 	var cells []*Cell
 	for _, load := range p.Experiments[0].Loads {
 		c, err := RunCell(t.Context(), s, p, &p.Experiments[0], load, nil)
@@ -120,14 +126,7 @@ func TestShippedPlan(t *testing.T) {
 
 // An experiment's late reaches its world: with every word of a node half a second late, calls that find the slots busy wait longer.
 func TestExperimentIsLate(t *testing.T) {
-	p, err := ReadPlan(strings.NewReader(tinyPlan))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := Read(strings.NewReader(tinyScenario))
-	if err != nil {
-		t.Fatal(err)
-	}
+	p, s := tinyExperiments(t)
 	e := p.Experiments[0]
 	var got [2]float64
 	for i := range got {
