@@ -51,7 +51,7 @@ func (g *ghosts) fetched(key uint64, comeback *ewma) {
 func (z *Zone) pushOutMs(n *node, missing int64) float64 {
 	limit := n.ghosts.limit
 	if n.cacheMax > 0 {
-		limit = n.cacheMax - max(n.unlisted, 0)
+		limit = max(n.cacheMax-max(n.unlisted, 0), 1) // whatever a node reports, a price is never below zero
 	}
 	if missing == 0 || limit == 0 || n.held+missing <= limit {
 		return 0

@@ -1,6 +1,7 @@
 package zonesched
 
 import (
+	"math"
 	"testing"
 
 	"github.com/rubato-faas/rubato/api"
@@ -21,7 +22,9 @@ func TestPushOut(t *testing.T) {
 		"full of small objects beside":       {func(hb *wire.Heartbeat) { hb.CacheMax, hb.CacheBytes = 40*mb, 35*mb }, false, true},
 		"its size unknown, never pushed out": {func(*wire.Heartbeat) {}, false, false},
 		"its size unknown, and pushed out":   {func(*wire.Heartbeat) {}, true, true},
-		"nonsense":                           {func(hb *wire.Heartbeat) { hb.CacheMax, hb.CacheBytes = 40*mb, -1<<62 }, false, false},
+		"less than nothing in it":            {func(hb *wire.Heartbeat) { hb.CacheMax, hb.CacheBytes = 40*mb, -1<<62 }, false, false},
+		"more in it than there can be":       {func(hb *wire.Heartbeat) { hb.CacheMax, hb.CacheBytes = 1, math.MaxInt64 }, false, true},
+		"a part of one object in it":         {func(hb *wire.Heartbeat) { hb.CacheMax, hb.CacheBytes = 1, 20*mb }, false, true},
 	} {
 		b := newBed(t, nil)
 		hb := b.report("a", 2, 1, api.Object{Key: "t/x", Bytes: 10 * mb}, api.Object{Key: "t/y", Bytes: 10 * mb})
@@ -34,7 +37,7 @@ func TestPushOut(t *testing.T) {
 			b.done("c", "a", func(m *wire.Completion) { m.Evicted = []string{"t/x"} })
 		}
 		all := n.transferMs(10 * mb)
-		if ms := b.z.pushOutMs(n, 10*mb); (ms > 0) != c.priced || ms > all {
+		if ms := b.z.pushOutMs(n, 10*mb); (ms > 0) != c.priced || ms < 0 || ms > all {
 			t.Errorf("%s: pushing out for 10 MB costs %v ms, want any %v, at most %v", name, ms, c.priced, all)
 		}
 		if ms := b.z.pushOutMs(n, 0); ms != 0 {
