@@ -1,6 +1,6 @@
 // Package wire is the encoding of what travels on the bus: one version byte, then msgpack. Every message of
 // docs/protocol.md has its struct here. Decoders accept this version and the one before, refuse more than
-// MaxMessageBytes, and never panic on bytes from outside (fuzzed). It holds no subjects' logic and no I/O.
+// MaxMessageBytes and what Bounded refuses, and never panic on bytes from outside (fuzzed). It holds no subjects' logic and no I/O.
 package wire
 
 import (
@@ -54,6 +54,9 @@ func Decode(b []byte, v any) (err error) {
 	}
 	if b[0] < MinVersion || b[0] > Version {
 		return fmt.Errorf("%w %d: this program reads %d-%d", ErrVersion, b[0], MinVersion, Version)
+	}
+	if err := Bounded(b[1:]); err != nil {
+		return err
 	}
 	dec := msgpack.GetDecoder()
 	defer msgpack.PutDecoder(dec)

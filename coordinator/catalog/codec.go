@@ -7,6 +7,7 @@ import (
 	"github.com/vmihailenco/msgpack/v5"
 
 	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/api/wire"
 )
 
 // commandVersion is written in front of every command. A reader takes this version and the one before it
@@ -56,8 +57,11 @@ func marshal(v any) ([]byte, error) {
 	return buf.Bytes(), nil
 }
 
-// unmarshal decodes exactly one value. The decoder's own limit on allocation ahead of data stays on.
+// unmarshal decodes exactly one value.
 func unmarshal(data []byte, v any) error {
+	if err := wire.Bounded(data); err != nil {
+		return err
+	}
 	r := bytes.NewReader(data)
 	dec := msgpack.NewDecoder(r)
 	dec.DisallowUnknownFields(true)
