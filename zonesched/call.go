@@ -287,8 +287,11 @@ func (z *Zone) cancel(now time.Time, id, reason string, out []Action) []Action {
 	if c == nil {
 		return out
 	}
-	if c.state == callRunning {
+	switch c.state {
+	case callRunning:
 		out = z.stopAll(c, out)
+	case callForwarded:
+		out = append(out, Action{Kind: ActCancelForward, ID: id, To: c.asked[len(c.asked)-1]})
 	}
 	return z.answerError(now, c, api.CodeCanceled, reason, out)
 }

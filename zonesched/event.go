@@ -125,6 +125,8 @@ const (
 	ActAnswer
 	// ActCancelRun: tell Node to stop ID.
 	ActCancelRun
+	// ActCancelForward: tell zone To, which works on ID, that nobody waits for it.
+	ActCancelForward
 	// ActAck: tell Node that its completion of ID arrived.
 	ActAck
 	// ActSample: append Sample to the zone's sample stream.
@@ -141,7 +143,7 @@ const (
 	ActFenced
 )
 
-var actionNames = [...]string{"run", "wake", "answer", "cancel_run", "ack", "sample", "forward", "grant", "hello", "node_lost", "fenced"}
+var actionNames = [...]string{"run", "wake", "answer", "cancel_run", "cancel_forward", "ack", "sample", "forward", "grant", "hello", "node_lost", "fenced"}
 
 // Action is one output of Step.
 type Action struct {
@@ -176,6 +178,8 @@ func (a *Action) String() string {
 		return fmt.Sprintf("%s %s on %s", name, a.ID, a.Node)
 	case ActSample:
 		return fmt.Sprintf("%s %s on %s %.3fms", name, a.Sample.Echo.Function, a.Sample.Echo.Node, a.Sample.ExecMs())
+	case ActCancelForward:
+		return fmt.Sprintf("%s %s to %s", name, a.ID, a.To)
 	case ActForward:
 		return fmt.Sprintf("%s %s to %s grant=%d", name, a.ID, a.To, a.GrantID)
 	case ActGrant:

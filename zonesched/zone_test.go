@@ -377,6 +377,34 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// A call that another zone works on is canceled there, too.
+func TestCancelFollowsAForward(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 1, 1)
+	b.invoke("i0", "f")
+	b.done("i0", "a", func(c *wire.Completion) { c.RunMs = 1000 })
+	b.invoke("i1", "f")
+	for i := range 30 { // a long queue
+		b.invoke(fmt.Sprint("q", i), "f")
+	}
+	b.step(&Event{Kind: EvGrant, Grant: &wire.Grant{ID: 3, From: "core", To: "z", Epoch: api.Epoch{Generation: 1, Revision: 9}, Slots: 1, TTLMs: 1000, MeanMs: 10}})
+	b.step(&Event{Kind: EvModel, Predictor: nearby{}})
+	b.invoke("i2", "f")
+	const id = "i2"
+	if find(b.acts, ActForward, id) == nil {
+		t.Fatalf("not forwarded: %v", text(b.acts))
+	}
+	b.step(&Event{Kind: EvCancel, ID: id, Reason: "its caller left"})
+	if a := find(b.acts, ActCancelForward, id); a == nil || a.To != "core" {
+		t.Fatalf("the other zone is not told: %v", text(b.acts))
+	}
+	b.answered(id, api.CodeCanceled)
+	b.step(&Event{Kind: EvForwardDone, ID: id, Answer: &wire.Answer{ID: id, Code: api.CodeCanceled}})
+	if find(b.acts, ActAnswer, id) != nil {
+		t.Fatal("answered twice")
+	}
+}
+
 func TestForwardsUnderAGrantOnceOnly(t *testing.T) {
 	b := newBed(t, nil)
 	b.node("a", 1, 1)

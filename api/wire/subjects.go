@@ -27,6 +27,9 @@ func SubjectLeader(zone, kind string) string { return "rb.z." + zone + ".leader.
 // SubjectForward is where the leader takes calls of other zones under its grants.
 func SubjectForward(zone string) string { return "rb.x." + zone + ".forward" }
 
+// SubjectForwardCancel is where the leader hears of calls of other zones that nobody waits for any more.
+func SubjectForwardCancel(zone string) string { return "rb.x." + zone + ".cancel" }
+
 // SubjectGrants is where a zone hears what others grant it.
 func SubjectGrants(zone string) string { return "rb.x." + zone + ".grants" }
 

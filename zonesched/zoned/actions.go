@@ -23,6 +23,8 @@ func (d *Daemon) carryOut(now time.Time, a *zonesched.Action) {
 		d.answered(a.ID, a.Answer)
 	case zonesched.ActCancelRun:
 		d.send(wire.SubjectNode(d.cfg.Zone, a.Node, "cancel"), &wire.Cancel{Epoch: d.core.Epoch(), ID: a.ID})
+	case zonesched.ActCancelForward:
+		d.send(wire.SubjectForwardCancel(a.To), &wire.Cancel{ID: a.ID})
 	case zonesched.ActAck:
 		if _, ok := d.acks[a.Node]; !ok {
 			d.ackers = append(d.ackers, a.Node)
@@ -112,17 +114,25 @@ func (d *Daemon) flushSamples() {
 func (d *Daemon) forward(a *zonesched.Action) {
 	m := wire.Invoke{Call: *a.Call, GrantID: a.GrantID, GrantEpoch: a.Epoch}
 	id, to := a.ID, a.To
-	timeout := api.MaxTimeout
-	if m.Call.BudgetMs > 0 {
-		timeout = time.Duration(m.Call.BudgetMs) * time.Millisecond
-	}
 	d.task(func() {
-		ctx, cancel := context.WithTimeout(d.ctx, timeout)
+		ctx, cancel := context.WithTimeout(d.ctx, answerWithin(&m.Call))
 		defer cancel()
 		ans := d.request(ctx, wire.SubjectForward(to), &m)
 		d.post(zonesched.Event{Kind: zonesched.EvForwardDone, ID: id, Answer: ans})
 	})
 }
+
+// answerWithin is when a leader has surely answered a call that it was sent: it answers calls at the end of their budgets, and
+// those without one after the longest wait and the longest run.
+func answerWithin(inv *api.Invocation) time.Duration {
+	if inv.BudgetMs > 0 {
+		return time.Duration(inv.BudgetMs)*time.Millisecond + answerGrace
+	}
+	return 2*api.MaxTimeout + answerGrace
+}
+
+// answerGrace is for the answer's way back.
+const answerGrace = time.Second
 
 // request sends a call to a leader and waits for its answer; every failure is an answer too.
 func (d *Daemon) request(ctx context.Context, subject string, m *wire.Invoke) *wire.Answer {

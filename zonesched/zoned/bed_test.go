@@ -34,10 +34,12 @@ type bed struct {
 	quiet func() // the coordinator falls silent
 }
 
-func newBed(t *testing.T) *bed {
+func newBed(t *testing.T) *bed { return newBedOn(t, membus.DefaultConfig()) }
+
+func newBedOn(t *testing.T, bus membus.Config) *bed {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	t.Cleanup(cancel)
-	hub, err := membus.NewHub(membus.DefaultConfig())
+	hub, err := membus.NewHub(bus)
 	if err != nil {
 		t.Fatal(err)
 	}

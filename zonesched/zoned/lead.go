@@ -127,6 +127,7 @@ func (d *Daemon) lead(epoch api.Epoch, seq uint64) {
 		{wire.SubjectLeader(d.cfg.Zone, "query"), d.onQuery},
 		{wire.SubjectLeader(d.cfg.Zone, "checkpoint"), d.learn.onCheckpoint},
 		{wire.SubjectForward(d.cfg.Zone), d.onInvoke},
+		{wire.SubjectForwardCancel(d.cfg.Zone), d.onCancel},
 	})
 	if err != nil {
 		d.deps.Log.Error("leader cannot subscribe", "zone", d.cfg.Zone, "err", err)

@@ -145,7 +145,9 @@ func (d *Daemon) invokeAtLeader(caller context.Context, r *role, inv *api.Invoca
 	if r.nobody() {
 		return refusal(inv.ID, api.CodeUnavailable, "zone "+d.cfg.Zone+" has no leader", 500)
 	}
-	ctx, cancel := context.WithCancelCause(caller)
+	within, cancelWithin := context.WithTimeout(caller, answerWithin(inv))
+	defer cancelWithin()
+	ctx, cancel := context.WithCancelCause(within)
 	defer cancel(nil)
 	stop, ended := make(chan struct{}), make(chan struct{})
 	defer func() { close(stop); <-ended }()
@@ -168,7 +170,7 @@ func (d *Daemon) invokeAtLeader(caller context.Context, r *role, inv *api.Invoca
 			return refusal(inv.ID, api.CodeUnavailable, "the zone's leader changed", 100)
 		}
 		return &wire.Answer{ID: inv.ID, Code: api.CodeUnavailable, Message: "the zone's leader was lost while it worked on the call; it may or may not have run", RetryMs: 100}
-	case caller.Err() != nil && ans.Code != api.CodeOK: // not for a lost leader: the next one would stop the repetition
+	case within.Err() != nil && ans.Code != api.CodeOK: // not for a lost leader: the next one would stop the repetition
 		d.send(wire.SubjectLeader(d.cfg.Zone, "cancel"), &wire.Cancel{ID: inv.ID})
 	}
 	return ans

@@ -17,6 +17,7 @@ import (
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
 	"github.com/rubato-faas/rubato/internal/natstest"
+	"github.com/rubato-faas/rubato/messaging/membus"
 	"github.com/rubato-faas/rubato/zonesched"
 	"github.com/rubato-faas/rubato/zonesched/asyncq"
 )
@@ -170,6 +171,42 @@ func TestCallerWhoLeavesCancels(t *testing.T) {
 		}
 		b.until(id+" is stopped on its node", func() bool { return strings.Contains(strings.Join(w.canceled(), " "), id) })
 	}
+}
+
+// What bounds requests of control must not bound a call that a follower's door brings to the leader: that one has its own time.
+func TestLongCallThroughAFollower(t *testing.T) {
+	cfg := membus.DefaultConfig()
+	cfg.RequestTimeout = 100 * time.Millisecond
+	b := newBedOn(t, cfg)
+	lead, follow := b.scheduler("a", nil), b.scheduler("b", nil)
+	w := b.worker("n1", 4, lead, follow)
+	w.holdAll()
+	got := b.ask(b.ctx, follow, invocation("i1"))
+	b.until("it runs", func() bool { return len(w.ran()) == 1 })
+	select {
+	case a := <-got:
+		t.Fatalf("answered before it was done: %+v", a)
+	case <-time.After(3 * cfg.RequestTimeout):
+	}
+	w.finish("i1")
+	if a := b.answer(got); a.Code != api.CodeOK {
+		t.Fatalf("%+v", a)
+	}
+}
+
+// Another zone says that nobody waits for what it forwarded.
+func TestForwardedCallIsCanceledFromElsewhere(t *testing.T) {
+	b := newBed(t)
+	lead := b.scheduler("a", nil)
+	w := b.worker("n1", 4, lead)
+	w.holdAll()
+	got := b.ask(b.ctx, lead, invocation("i1"))
+	b.until("it runs", func() bool { return len(w.ran()) == 1 })
+	b.send(b.bus, wire.SubjectForwardCancel("z"), &wire.Cancel{ID: "i1"})
+	if a := b.answer(got); a.Code != api.CodeCanceled {
+		t.Fatalf("%+v", a)
+	}
+	b.until("it is stopped on its node", func() bool { return slices.Contains(w.canceled(), "i1") })
 }
 
 func TestGracefulStopAnswersEverybody(t *testing.T) {
