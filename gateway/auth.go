@@ -91,7 +91,7 @@ func loadTokens(path string) ([]Token, error) {
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("gateway tokens: %w", err)
+		return nil, fmt.Errorf("%w: gateway tokens: %w", api.ErrInvalid, err)
 	}
 	var list []struct {
 		Token    string `yaml:"token"`

@@ -85,7 +85,13 @@ func (c Config) Validate() error {
 	bad(c.Auth == "on" || c.Auth == "off", "auth %q: want on or off", c.Auth)
 	bad(c.MaxInFlight > 0 && c.MaxTenantInFlight > 0, "max_in_flight and max_tenant_in_flight: want more than 0")
 	bad(c.MaxObjectBytes > 0, "max_object_bytes %d: want more than 0", c.MaxObjectBytes)
-	for i, t := range c.Tokens {
+	tokens, err := loadTokens(c.TokensFile)
+	errs = append(errs, err)
+	owner := map[string]string{}
+	for i, t := range append(append([]Token(nil), c.Tokens...), tokens...) {
+		was, twice := owner[t.Token]
+		bad(!twice, "token %d of tenant %s is tenant %s's, too: want each token once", i, t.Tenant, was)
+		owner[t.Token] = t.Tenant
 		bad(len(t.Token) >= minToken, "token %d of tenant %s: want at least %d characters", i, t.Tenant, minToken)
 		errs = append(errs, api.CheckName("tenant", t.Tenant))
 	}
@@ -122,7 +128,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg.Tokens = append(append([]Token(nil), cfg.Tokens...), tokens...)
+	cfg.Tokens, cfg.TokensFile = append(append([]Token(nil), cfg.Tokens...), tokens...), ""
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}

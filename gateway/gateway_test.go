@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -485,5 +487,29 @@ func BenchmarkInvoke(b *testing.B) {
 			b.Fatal(w.Code)
 		}
 		d.z.seen = d.z.seen[:0]
+	}
+}
+
+// A token is one tenant's; where two share it, nobody can say whom it speaks for.
+func TestTokensAreOneTenantsEach(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tokens.yaml")
+	const a, b = "0123456789abcdef", "fedcba9876543210"
+	for text, want := range map[string]string{
+		"[{token: " + a + ", tenant: x}, {token: " + b + ", tenant: y}]": "",
+		"[{token: " + a + ", tenant: x}, {token: " + a + ", tenant: y}]": "is tenant x's, too",
+		"[{token: short, tenant: x}]":                                    "16 characters",
+		"[{token: " + a + ", tennant: x}]":                               "tennant",
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cfg := DefaultConfig()
+		cfg.TokensFile = file
+		switch err := cfg.Validate(); {
+		case want == "" && err != nil:
+			t.Errorf("%s: %v", text, err)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
 	}
 }
