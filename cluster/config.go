@@ -9,7 +9,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"strings"
 	"time"
 
@@ -40,12 +42,23 @@ type LogConfig struct {
 	Format string `koanf:"format" doc:"text or json"`
 }
 
+func (c LogConfig) validate() error {
+	if _, err := ops.NewLogger(io.Discard, c.Level, c.Format); err != nil {
+		return fmt.Errorf("%w: log: %w", api.ErrInvalid, err)
+	}
+	return nil
+}
+
 // StoreConfig names the buckets: what tenants put, large results, and what the model is made of.
 type StoreConfig struct {
 	Objects jsstore.Config `koanf:"objects"`
 	// Results drops a result by its age, so that none is left behind, whoever dies when.
 	Results jsstore.Config `koanf:"results"`
 	Models  jsstore.Config `koanf:"models"`
+}
+
+func (c *StoreConfig) validate() error {
+	return errors.Join(c.Objects.Validate(), c.Results.Validate(), c.Models.Validate())
 }
 
 func defaultStores() StoreConfig {
@@ -81,10 +94,67 @@ type EtcdConfig struct {
 	Generation uint64 `koanf:"generation" doc:"raise it after etcd was restored from a backup"`
 }
 
+func (c *EtcdConfig) validate() error {
+	var errs []error
+	if len(c.Endpoints) == 0 {
+		errs = append(errs, fmt.Errorf("%w: etcd.endpoints: want at least one", api.ErrInvalid))
+	}
+	for _, e := range c.Endpoints {
+		// The client would drop TLS without a word.
+		if c.TLS.Enabled() && strings.HasPrefix(e, "http://") {
+			errs = append(errs, fmt.Errorf("%w: etcd.endpoints: %s with etcd.tls: want https://", api.ErrInvalid, e))
+		}
+	}
+	if c.TTL < time.Second || c.TTL%time.Second != 0 {
+		errs = append(errs, fmt.Errorf("%w: etcd.ttl %v: want whole seconds, at least one", api.ErrInvalid, c.TTL))
+	}
+	if c.Generation < 1 {
+		errs = append(errs, fmt.Errorf("%w: etcd.generation: want at least 1", api.ErrInvalid))
+	}
+	if err := c.TLS.Validate(false); err != nil {
+		errs = append(errs, fmt.Errorf("%w: etcd.tls: %w", api.ErrInvalid, err))
+	}
+	return errors.Join(errs...)
+}
+
 // HTTPConfig is a daemon's listening side.
 type HTTPConfig struct {
 	Listen string       `koanf:"listen" doc:"address to listen on, host:port"`
 	TLS    ops.TLSFiles `koanf:"tls"`
+	// MaxConns bounds open connections; further clients wait unheard, so a front door wants more than gateway.max_in_flight.
+	MaxConns int `koanf:"max_conns" doc:"open connections at most; further clients wait unheard"`
+	// Linger keeps the door open, but not ready, before a stop: balancers that ask /readyz take it out meanwhile.
+	Linger time.Duration `koanf:"linger" doc:"how long the door stays open, and not ready, before it closes for good"`
+}
+
+func (c HTTPConfig) validate() error {
+	var errs []error
+	if c.Listen != "" {
+		if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+			errs = append(errs, fmt.Errorf("%w: http.listen %q: want host:port", api.ErrInvalid, c.Listen))
+		}
+	}
+	if c.MaxConns < 1 {
+		errs = append(errs, fmt.Errorf("%w: http.max_conns %d: want at least 1", api.ErrInvalid, c.MaxConns))
+	}
+	if c.Linger < 0 || c.Linger > time.Hour {
+		errs = append(errs, fmt.Errorf("%w: http.linger %v: want 0-1h", api.ErrInvalid, c.Linger))
+	}
+	if err := c.TLS.Validate(true); err != nil {
+		errs = append(errs, fmt.Errorf("%w: http.tls: %w", api.ErrInvalid, err))
+	}
+	return errors.Join(errs...)
+}
+
+// limits are those of the server.
+func (c HTTPConfig) limits() (ops.Limits, error) {
+	l := ops.DefaultLimits()
+	l.MaxConns = c.MaxConns
+	var err error
+	if c.TLS.Enabled() {
+		l.TLS, err = c.TLS.Server()
+	}
+	return l, err
 }
 
 // ZoneConfig is the file of rubato-zone.
@@ -103,9 +173,11 @@ type ZoneConfig struct {
 func DefaultZoneConfig() ZoneConfig {
 	return ZoneConfig{
 		Log: LogConfig{"info", "text"}, NATS: natsbus.DefaultConfig(), Etcd: defaultEtcd(), Store: defaultStores(),
-		Async: asyncq.DefaultConfig(), HTTP: HTTPConfig{Listen: "127.0.0.1:7070"}, Gateway: gateway.DefaultConfig(), Zone: zoned.DefaultConfig(),
+		Async: asyncq.DefaultConfig(), HTTP: defaultHTTP("127.0.0.1:7070"), Gateway: gateway.DefaultConfig(), Zone: zoned.DefaultConfig(),
 	}
 }
+
+func defaultHTTP(listen string) HTTPConfig { return HTTPConfig{Listen: listen, MaxConns: 20000} }
 
 func defaultEtcd() EtcdConfig {
 	return EtcdConfig{Endpoints: []string{"http://127.0.0.1:2379"}, TTL: 2 * time.Second, Generation: 1}
@@ -114,17 +186,12 @@ func defaultEtcd() EtcdConfig {
 // Validate reports all faults.
 func (c *ZoneConfig) Validate() error {
 	errs := []error{
-		c.NATS.Validate(), c.Store.Objects.Validate(), c.Store.Results.Validate(), c.Store.Models.Validate(), c.Async.Validate(),
+		c.Log.validate(), c.NATS.Validate(), c.Store.validate(), c.Etcd.validate(), c.HTTP.validate(), c.Async.Validate(),
 		c.Zone.Validate(), c.Gateway.Validate(), checkResults(c.Store.Results.TTL, c.Async.Keep),
 	}
-	if len(c.Etcd.Endpoints) == 0 {
-		errs = append(errs, fmt.Errorf("%w: etcd.endpoints: want at least one", api.ErrInvalid))
-	}
-	for _, e := range c.Etcd.Endpoints {
-		// The client would drop TLS without a word.
-		if c.Etcd.TLS.Enabled() && strings.HasPrefix(e, "http://") {
-			errs = append(errs, fmt.Errorf("%w: etcd.endpoints: %s with etcd.tls: want https://", api.ErrInvalid, e))
-		}
+	if int64(c.HTTP.MaxConns) <= c.Gateway.MaxInFlight {
+		errs = append(errs, fmt.Errorf("%w: http.max_conns %d: want more than gateway.max_in_flight (%d), or a full door cannot even say so",
+			api.ErrInvalid, c.HTTP.MaxConns, c.Gateway.MaxInFlight))
 	}
 	return errors.Join(errs...)
 }
@@ -144,13 +211,17 @@ type NodeConfig struct {
 func DefaultNodeConfig() NodeConfig {
 	return NodeConfig{
 		Log: LogConfig{"info", "text"}, NATS: natsbus.DefaultConfig(), Store: defaultStores(),
-		HTTP: HTTPConfig{Listen: "127.0.0.1:7090"}, Node: noded.DefaultConfig(), CompileWorkers: wasm.DefaultConfig().CompileWorkers,
+		HTTP: defaultHTTP("127.0.0.1:7090"), Node: noded.DefaultConfig(), CompileWorkers: wasm.DefaultConfig().CompileWorkers,
 	}
 }
 
 // Validate reports all faults.
 func (c *NodeConfig) Validate() error {
-	return errors.Join(c.NATS.Validate(), c.Store.Objects.Validate(), c.Store.Results.Validate(), c.Node.Validate())
+	errs := []error{c.Log.validate(), c.NATS.Validate(), c.Store.validate(), c.HTTP.validate(), c.Node.Validate()}
+	if c.CompileWorkers < 1 {
+		errs = append(errs, fmt.Errorf("%w: compile_workers %d: want at least 1", api.ErrInvalid, c.CompileWorkers))
+	}
+	return errors.Join(errs...)
 }
 
 // RaftConfig says who this coordinator replica is.
@@ -181,7 +252,7 @@ type GlobalConfig struct {
 func DefaultGlobalConfig() GlobalConfig {
 	g := globald.DefaultConfig()
 	return GlobalConfig{
-		Log: LogConfig{"info", "text"}, NATS: natsbus.DefaultConfig(), Store: defaultStores(), HTTP: HTTPConfig{Listen: "127.0.0.1:7080"},
+		Log: LogConfig{"info", "text"}, NATS: natsbus.DefaultConfig(), Store: defaultStores(), HTTP: defaultHTTP("127.0.0.1:7080"),
 		Raft:      RaftConfig{Heartbeat: g.Raft.Heartbeat, Election: g.Raft.Election, Lease: g.Raft.Lease, Bind: "127.0.0.1:7081"},
 		PoolLimit: g.PoolLimit, PlanEvery: g.Planner.PlanEvery, MergeEvery: g.Planner.MergeEvery,
 	}
@@ -201,7 +272,11 @@ func (c *GlobalConfig) daemon() globald.Config {
 // Validate reports all faults.
 func (c *GlobalConfig) Validate() error {
 	g := c.daemon()
-	return errors.Join(c.NATS.Validate(), c.Store.Models.Validate(), g.Validate())
+	errs := []error{c.Log.validate(), c.NATS.Validate(), c.Store.validate(), c.HTTP.validate(), g.Validate()}
+	if err := c.Raft.TLS.Validate(true); err != nil {
+		errs = append(errs, fmt.Errorf("%w: raft.tls: %w", api.ErrInvalid, err))
+	}
+	return errors.Join(errs...)
 }
 
 // connection is a daemon's bus and what is built on it.

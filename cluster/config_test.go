@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/internal/conf"
 	"github.com/rubato-faas/rubato/internal/natstest"
 	"github.com/rubato-faas/rubato/messaging/natsbus"
 )
@@ -62,5 +63,85 @@ func TestBucketOfResultsThatForgetsEarlyIsRefused(t *testing.T) {
 	cfg.Zone.Zone, cfg.Zone.Name = "z", "s1"
 	if _, err := NewZone(ctx, cfg, quiet, Hooks{}); !errors.Is(err, api.ErrInvalid) || !strings.Contains(text(err), "store.results") {
 		t.Fatalf("a scheduler over it: %v", err)
+	}
+}
+
+// What would stop a daemon at its start, or be silently something else, is a fault of its configuration.
+func TestFaultsOfConfigurations(t *testing.T) {
+	zone := func(change func(*ZoneConfig)) error {
+		c := DefaultZoneConfig()
+		c.Zone.Zone, c.Zone.Name, c.Zone.Region, c.Zone.Tier, c.Zone.Dir = "z", "a", "r", "edge", "x"
+		change(&c)
+		return c.Validate()
+	}
+	node := func(change func(*NodeConfig)) error {
+		c := DefaultNodeConfig()
+		c.Node.Zone, c.Node.Name, c.Node.Dir = "z", "n", "x"
+		change(&c)
+		return c.Validate()
+	}
+	global := func(change func(*GlobalConfig)) error {
+		c := DefaultGlobalConfig()
+		c.Raft.ID, c.Raft.Dir, c.Raft.Peers = "g1", "x", map[string]string{"g1": "127.0.0.1:7081"}
+		change(&c)
+		return c.Validate()
+	}
+	if err := zone(func(*ZoneConfig) {}); err != nil {
+		t.Errorf("a good zone: %v", err)
+	}
+	if err := node(func(*NodeConfig) {}); err != nil {
+		t.Errorf("a good node: %v", err)
+	}
+	if err := global(func(*GlobalConfig) {}); err != nil {
+		t.Errorf("a good coordinator: %v", err)
+	}
+	for want, err := range map[string]error{
+		`level "loud"`:     zone(func(c *ZoneConfig) { c.Log.Level = "loud" }),
+		`format "xml"`:     zone(func(c *ZoneConfig) { c.Log.Format = "xml" }),
+		"etcd.ttl 100ms":   zone(func(c *ZoneConfig) { c.Etcd.TTL = 100 * time.Millisecond }),
+		"etcd.ttl 1.5s":    zone(func(c *ZoneConfig) { c.Etcd.TTL = 1500 * time.Millisecond }),
+		"etcd.generation":  zone(func(c *ZoneConfig) { c.Etcd.Generation = 0 }),
+		"http.listen":      zone(func(c *ZoneConfig) { c.HTTP.Listen = "nonsense" }),
+		"http.tls":         zone(func(c *ZoneConfig) { c.HTTP.TLS.Cert, c.HTTP.TLS.Key = "no-such.pem", "no-such.key" }),
+		"gateway tokens":   zone(func(c *ZoneConfig) { c.Gateway.TokensFile = "no-such.yaml" }),
+		"drain_timeout":    zone(func(c *ZoneConfig) { c.Zone.DrainTimeout = -time.Second }),
+		"http.linger":      zone(func(c *ZoneConfig) { c.HTTP.Linger = -time.Second }),
+		"a full door":      zone(func(c *ZoneConfig) { c.HTTP.MaxConns = int(c.Gateway.MaxInFlight) }),
+		"compile_workers":  node(func(c *NodeConfig) { c.CompileWorkers = -3 }),
+		"max_bytes -4":     node(func(c *NodeConfig) { c.Store.Models.MaxBytes = -4 }),
+		"http.max_conns 0": node(func(c *NodeConfig) { c.HTTP.MaxConns = 0 }),
+		"max_bytes -1":     global(func(c *GlobalConfig) { c.Store.Objects.MaxBytes = -1 }),
+		"raft.tls":         global(func(c *GlobalConfig) { c.Raft.TLS.Cert = "only-a-cert.pem" }),
+	} {
+		if !errors.Is(err, api.ErrInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("want a fault that names %s, got %v", want, err)
+		}
+	}
+}
+
+// The files that are shipped as examples are valid, and all three keep what a model is made of alike.
+func TestShippedConfigurations(t *testing.T) {
+	zone, node, global := DefaultZoneConfig(), DefaultNodeConfig(), DefaultGlobalConfig()
+	for file, cfg := range map[string]any{"zone": &zone, "node": &node, "global": &global} {
+		opts := conf.Options{File: "../deploy/config/" + file + ".yaml"}
+		var err error
+		switch c := cfg.(type) {
+		case *ZoneConfig:
+			err = conf.Load(c, opts)
+		case *NodeConfig:
+			err = conf.Load(c, opts)
+		case *GlobalConfig:
+			err = conf.Load(c, opts)
+		}
+		var faults *conf.Faults
+		if err != nil && !errors.As(err, &faults) {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+	if zone.Store != node.Store || zone.Store != global.Store {
+		t.Errorf("daemons open the same buckets by other settings:\nzone   %+v\nnode   %+v\nglobal %+v", zone.Store, node.Store, global.Store)
+	}
+	if zone.Store.Models.TTL != 0 {
+		t.Error("the model's bucket drops trees by age, while the pool's manifest may still name them")
 	}
 }

@@ -2,7 +2,7 @@ package cluster
 
 import (
 	"context"
-	"crypto/tls"
+
 	"errors"
 	"fmt"
 	"log/slog"
@@ -39,6 +39,7 @@ type Zone struct {
 	conn    *connection
 	etcd    *clientv3.Client
 	ln      net.Listener
+	limits  ops.Limits
 	handler http.Handler
 	log     *slog.Logger
 }
@@ -99,40 +100,49 @@ func NewZone(ctx context.Context, cfg ZoneConfig, log *slog.Logger, hooks Hooks)
 	mux.Handle("/v1/", gw.Handler())
 	mux.Handle("/", ops.Handler(reg, z.Daemon.Ready))
 	z.handler = mux
-	if z.ln, err = listen(cfg.HTTP); err != nil {
+	if z.ln, z.limits, err = listen(cfg.HTTP); err != nil {
 		return nil, err
 	}
+	z.limits.Grace = cfg.Zone.DrainTimeout
 	z.Addr = z.ln.Addr().String()
 	return z, nil
 }
 
-func listen(cfg HTTPConfig) (net.Listener, error) {
+func listen(cfg HTTPConfig) (net.Listener, ops.Limits, error) {
+	limits, err := cfg.limits()
+	if err != nil {
+		return nil, limits, err
+	}
 	ln, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
-		return nil, fmt.Errorf("cluster listen: %w", err)
+		return nil, limits, fmt.Errorf("cluster listen: %w", err)
 	}
-	if !cfg.TLS.Enabled() {
-		return ln, nil
-	}
-	t, err := cfg.TLS.Server()
-	if err != nil {
-		return nil, errors.Join(err, ln.Close())
-	}
-	return tls.NewListener(ln, t), nil
+	return ln, limits, nil
 }
 
-// Run serves until ctx ends: the door refuses new calls and finishes running ones, then the scheduler drains, resigns
-// and closes its connections.
+// Run serves until ctx ends: the door says that it is not ready and refuses new calls (http.linger), closes and finishes running
+// ones (zone.drain_timeout), then the scheduler drains, resigns and closes its connections.
 func (z *Zone) Run(ctx context.Context) error {
 	daemonCtx, stopDaemon := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopDaemon()
-	doorCtx, closeDoor := context.WithCancel(ctx)
+	doorCtx, closeDoor := context.WithCancel(context.WithoutCancel(ctx))
 	defer closeDoor()
 	door := make(chan error, 1)
 	go func() {
-		err := ops.Serve(doorCtx, z.ln, z.handler, ops.DefaultLimits())
+		err := ops.Serve(doorCtx, z.ln, z.handler, z.limits)
 		stopDaemon()
 		door <- err
+	}()
+	go func() {
+		select {
+		case <-ctx.Done():
+			z.Daemon.Refuse()
+			linger, stop := context.WithTimeout(doorCtx, z.cfg.HTTP.Linger)
+			defer stop()
+			<-linger.Done()
+		case <-doorCtx.Done():
+		}
+		closeDoor()
 	}()
 	err := z.Daemon.Run(daemonCtx)
 	closeDoor()
@@ -233,6 +243,7 @@ type Node struct {
 	runtimes []sandbox.Runtime
 	conn     *connection
 	ln       net.Listener
+	limits   ops.Limits
 	reg      *prometheus.Registry
 	log      *slog.Logger
 }
@@ -271,7 +282,7 @@ func NewNode(ctx context.Context, cfg NodeConfig, log *slog.Logger) (*Node, erro
 		return nil, err
 	}
 	if cfg.HTTP.Listen != "" {
-		if n.ln, err = listen(cfg.HTTP); err != nil {
+		if n.ln, n.limits, err = listen(cfg.HTTP); err != nil {
 			return nil, err
 		}
 	}
@@ -280,9 +291,17 @@ func NewNode(ctx context.Context, cfg NodeConfig, log *slog.Logger) (*Node, erro
 
 // Run serves until ctx ends, then drains.
 func (n *Node) Run(ctx context.Context) error {
-	err := beside(ctx, n.ln, ops.Handler(n.reg, func() error { return nil }), n.Daemon.Run)
+	err := beside(ctx, n.ln, n.limits, ops.Handler(n.reg, n.ready), n.Daemon.Run)
 	n.close()
 	return err
+}
+
+// ready: a node that lost the bus takes no calls, and can give nobody its results.
+func (n *Node) ready() error {
+	if !n.conn.bus.Conn().IsConnected() {
+		return fmt.Errorf("%w: not connected to NATS (%s)", api.ErrUnavailable, n.conn.bus.Conn().Status())
+	}
+	return n.Daemon.Ready()
 }
 
 func (n *Node) close() {
@@ -299,14 +318,14 @@ func (n *Node) close() {
 }
 
 // beside runs a daemon with its operators' endpoints (none without a listener) for as long as the daemon lives.
-func beside(ctx context.Context, ln net.Listener, h http.Handler, run func(context.Context) error) error {
+func beside(ctx context.Context, ln net.Listener, limits ops.Limits, h http.Handler, run func(context.Context) error) error {
 	if ln == nil {
 		return run(ctx)
 	}
 	opsCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	served := make(chan error, 1)
-	go func() { served <- ops.Serve(opsCtx, ln, h, ops.DefaultLimits()) }()
+	go func() { served <- ops.Serve(opsCtx, ln, h, limits) }()
 	err := run(ctx)
 	stop()
 	return errors.Join(err, <-served)
@@ -317,6 +336,7 @@ type Global struct {
 	Daemon *globald.Daemon
 	conn   *connection
 	ln     net.Listener
+	limits ops.Limits
 	reg    *prometheus.Registry
 	log    *slog.Logger
 }
@@ -353,7 +373,7 @@ func NewGlobal(ctx context.Context, cfg GlobalConfig, log *slog.Logger, raftLn n
 		return nil, err
 	}
 	if cfg.HTTP.Listen != "" {
-		if g.ln, err = listen(cfg.HTTP); err != nil {
+		if g.ln, g.limits, err = listen(cfg.HTTP); err != nil {
 			return nil, err
 		}
 	}
@@ -362,7 +382,7 @@ func NewGlobal(ctx context.Context, cfg GlobalConfig, log *slog.Logger, raftLn n
 
 // Run serves until ctx ends.
 func (g *Global) Run(ctx context.Context) error {
-	err := beside(ctx, g.ln, ops.Handler(g.reg, g.Daemon.Ready), g.Daemon.Run)
+	err := beside(ctx, g.ln, g.limits, ops.Handler(g.reg, g.Daemon.Ready), g.Daemon.Run)
 	g.close()
 	return err
 }

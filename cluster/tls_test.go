@@ -48,7 +48,7 @@ func newSecured(t *testing.T) *secured {
 	s.cfg.NATS.URLs, s.cfg.NATS.User, s.cfg.NATS.Password = []string{nats.ClientURL()}, "u", "right"
 	s.cfg.NATS.TLS = natsbus.TLSFiles(files)
 	s.cfg.Etcd.Endpoints, s.cfg.Etcd.TLS = []string{etcd}, files
-	s.cfg.HTTP = HTTPConfig{Listen: "127.0.0.1:0", TLS: files}
+	s.cfg.HTTP.Listen, s.cfg.HTTP.TLS = "127.0.0.1:0", files
 	s.cfg.Gateway.Auth = "off"
 	s.cfg.Zone.Zone, s.cfg.Zone.Name, s.cfg.Zone.Dir = "z", "s1", t.TempDir()
 	return s
@@ -118,6 +118,54 @@ func TestZoneOverTLS(t *testing.T) {
 		t.Errorf("objects: %d %q, %v", status, body, err)
 	}
 	s.refused(z.Addr)
+}
+
+// Told to stop, a door first says that it is not ready and takes no more calls, while it still listens.
+func TestDoorLingersBeforeItCloses(t *testing.T) {
+	s := newSecured(t)
+	s.cfg.HTTP.Linger = 10 * time.Second
+	z, err := NewZone(s.ctx, s.cfg, quiet, Hooks{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(s.ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- z.Run(ctx) }()
+	ours := ops.TLSFiles{CA: s.ca.File, Cert: s.cert, Key: s.key}
+	until := func(want int) {
+		t.Helper()
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			status, body, err := s.get("https://"+z.Addr+"/readyz", ours)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if status == want {
+				return
+			}
+			select {
+			case <-tick.C:
+			case <-s.ctx.Done():
+				t.Fatalf("status %d %s, want %d", status, body, want)
+			}
+		}
+	}
+	until(http.StatusOK)
+	stop()
+	until(http.StatusServiceUnavailable)
+	if a := z.Daemon.Invoke(s.ctx, &api.Invocation{ID: "i", Tenant: "t", Function: "f"}); a.Code != api.CodeUnavailable || !strings.Contains(a.Message, "stopping") {
+		t.Errorf("a call on a door that stops: %+v", a)
+	}
+	select {
+	case err := <-ended:
+		t.Fatalf("it did not linger: %v", err)
+	default:
+	}
+	z.Daemon.Kill() // the rest of ten seconds is of no interest
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
 }
 
 // refused are clients that the door must not serve.

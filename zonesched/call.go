@@ -48,6 +48,8 @@ type call struct {
 	asked    []string // zones that it was forwarded to; all but the last have refused it
 	judged   bool     // whether it can be in time was looked at
 	shadowed bool     // it is counted among those beside which the rule was asked
+	// heldBy is the clause by which it was first held back, once kind says that it was: its record may be overwritten before it ends.
+	heldBy policy.Clause
 
 	// While running.
 	node       *node

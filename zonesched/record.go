@@ -181,6 +181,9 @@ func (z *Zone) recordEnd(now time.Time, c *call, a *wire.Answer) {
 // remember writes the decision just taken into the ring. Once a delay is recorded, a later decision of the same call
 // only adds its clause: the delay is what needs explaining.
 func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choice) {
+	if ch.Verb == policy.Delay && c.kind != api.DecisionDelayed {
+		c.heldBy = ch.Clause
+	}
 	d := z.ring.at(c.rec)
 	if d == nil {
 		d = z.record(c)
@@ -255,8 +258,14 @@ func (d *Decision) clone() Decision {
 	return cp
 }
 
-// DelayedBy is the clause by which a call was held back, empty when it was not or its record is gone.
+// DelayedBy is the clause by which a call was first held back, empty when it was not, or when it has ended and its record is gone.
 func (z *Zone) DelayedBy(id string) string {
+	if c := z.calls[id]; c != nil {
+		if c.kind == api.DecisionDelayed {
+			return c.heldBy.String()
+		}
+		return ""
+	}
 	if d := z.ring.at(z.ring.byID[id]); d != nil && d.ID == id && d.Kind == api.DecisionDelayed.String() {
 		return d.Clause
 	}

@@ -81,11 +81,19 @@ func Load[T any](dst *T, opts Options) error {
 	}
 	if v, ok := any(dst).(interface{ Validate() error }); ok {
 		if err := v.Validate(); err != nil {
-			return fmt.Errorf("conf load: %w", err)
+			return &Faults{err}
 		}
 	}
 	return nil
 }
+
+// Faults is the error of settings that could be read, all of them, and are not valid together.
+type Faults struct{ Err error }
+
+func (f *Faults) Error() string { return "conf load: " + f.Err.Error() }
+
+// Unwrap gives what Validate said.
+func (f *Faults) Unwrap() error { return f.Err }
 
 func loadFile(ko *koanf.Koanf, file string, leaves []leaf) error {
 	if st, err := os.Stat(file); err == nil && st.Size() > MaxFileBytes {

@@ -62,8 +62,15 @@ func command[T any](spec Spec[T], stdout, stderr io.Writer, soft, hard context.C
 		cfg := spec.Default
 		err := conf.Load(&cfg, conf.Options{File: file, EnvPrefix: spec.Prefix, Flags: flags})
 		if print { // also of a configuration with faults: it is how one finds out what there is to set
+			var faults *conf.Faults
+			if err != nil && !errors.As(err, &faults) { // but not of one that could not be read
+				return fmt.Errorf("%w: configuration: %w", errUsage, err)
+			}
 			if perr := conf.WriteYAML(stdout, &cfg); perr != nil {
 				return perr
+			}
+			if faults != nil && file != "" {
+				fmt.Fprintf(stderr, "%s: the configuration has faults: %v\n", spec.Name, faults)
 			}
 			return nil
 		}

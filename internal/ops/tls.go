@@ -21,6 +21,19 @@ type TLSFiles struct {
 // Enabled reports whether anything is set.
 func (f TLSFiles) Enabled() bool { return f != TLSFiles{} }
 
+// Validate reads the files as a server or, else, as a client would.
+func (f TLSFiles) Validate(server bool) error {
+	if !f.Enabled() {
+		return nil
+	}
+	use := f.Client
+	if server {
+		use = f.Server
+	}
+	_, err := use()
+	return err
+}
+
 // Server makes the configuration of a server: TLS 1.3, and with a CA only clients that it signed.
 func (f TLSFiles) Server() (*tls.Config, error) {
 	if f.Cert == "" {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -91,6 +92,7 @@ type Daemon struct {
 
 	// Owned by the loop.
 	boxes   map[uint64]*box
+	serving atomic.Bool
 	cancels map[string]context.CancelCauseFunc
 	acts    []nodeagent.Action
 	timers  map[string]*time.Timer
@@ -151,6 +153,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 	beat := time.NewTicker(d.cfg.Heartbeat)
 	defer beat.Stop()
 	d.step(nodeagent.Event{Kind: nodeagent.EvTick})
+	d.serving.Store(true)
+	defer d.serving.Store(false)
 	d.deps.Log.Info("node up", "zone", d.cfg.Zone, "node", d.cfg.Name, "slots", d.cfg.Node.Slots)
 	done := ctx.Done()
 	var give <-chan time.Time
@@ -164,6 +168,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 			f(d.core)
 		case <-done:
 			done = nil
+			d.serving.Store(false)
 			d.step(nodeagent.Event{Kind: nodeagent.EvDrain})
 			t := time.NewTimer(d.cfg.DrainTimeout)
 			defer t.Stop()
@@ -181,6 +186,14 @@ func (d *Daemon) Run(ctx context.Context) error {
 			return d.failed // when it could not keep the epoch while it drained
 		}
 	}
+}
+
+// Ready is nil while Run takes calls: not before, and not once it drains.
+func (d *Daemon) Ready() error {
+	if !d.serving.Load() {
+		return fmt.Errorf("%w: not serving (starting or stopping)", api.ErrUnavailable)
+	}
+	return nil
 }
 
 // Kill ends the daemon at once, as a crash would: no drain, no farewell. For chaos tests.

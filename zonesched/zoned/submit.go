@@ -73,7 +73,7 @@ func (a *answers) trim(now time.Time) {
 // Invoke runs a call to its end: here when this scheduler leads, else at the leader. Every failure is an answer with a
 // code. When ctx ends first, the call is canceled down to its sandbox.
 func (d *Daemon) Invoke(ctx context.Context, inv *api.Invocation) *wire.Answer {
-	if !d.ready.Load() {
+	if !d.takes() {
 		return refusal(inv.ID, api.CodeUnavailable, "the scheduler is starting or stopping", 500)
 	}
 	for try := 0; ; try++ {
@@ -85,7 +85,7 @@ func (d *Daemon) Invoke(ctx context.Context, inv *api.Invocation) *wire.Answer {
 			ans = d.invokeAtLeader(ctx, r, inv)
 		}
 		// Only what certainly did not run is tried again, once leadership has changed or soon.
-		if !ans.Refused || ans.Code != api.CodeUnavailable || try >= maxLeaderTries || !d.ready.Load() || d.ctx.Err() != nil {
+		if !ans.Refused || ans.Code != api.CodeUnavailable || try >= maxLeaderTries || !d.takes() || d.ctx.Err() != nil {
 			return ans
 		}
 		if !waitRole(ctx, r) {

@@ -65,6 +65,9 @@ func (c Config) Validate() error {
 			errs = append(errs, fmt.Errorf("%w: %s %v: want at least 1ms", api.ErrInvalid, name, d))
 		}
 	}
+	if c.DrainTimeout < 0 {
+		errs = append(errs, fmt.Errorf("%w: drain_timeout %v: want at least 0", api.ErrInvalid, c.DrainTimeout))
+	}
 	return errors.Join(errs...)
 }
 
@@ -107,7 +110,9 @@ type Daemon struct {
 	catalog *catalogCopy
 	known   atomic.Pointer[map[string]api.Function] // for doors, by "tenant/name"
 	ready   atomic.Bool
-	figures atomic.Pointer[Figures]
+	// stopping: Refuse was called.
+	stopping atomic.Bool
+	figures  atomic.Pointer[Figures]
 
 	// Owned by the loop.
 	core    *zonesched.Zone
@@ -193,6 +198,12 @@ func (d *Daemon) Run(ctx context.Context) error {
 	return nil
 }
 
+// Refuse makes Ready an error and Invoke refuse from now on, ahead of Run's end; calls that were taken go on.
+func (d *Daemon) Refuse() { d.stopping.Store(true) }
+
+// takes reports whether new calls are taken at this scheduler's door.
+func (d *Daemon) takes() bool { return d.ready.Load() && !d.stopping.Load() }
+
 // Kill ends the scheduler at once, as a crash would: nothing is drained and nobody told. For chaos tests.
 func (d *Daemon) Kill() { d.stop() }
 
@@ -226,7 +237,7 @@ func (d *Daemon) loop(ctx context.Context) {
 			d.sendDigest()
 		case <-done:
 			done, d.drain = nil, true
-			d.ready.Store(false)
+			d.Refuse()
 			t := time.NewTimer(d.cfg.DrainTimeout)
 			defer t.Stop()
 			give = t.C
@@ -301,7 +312,7 @@ func (d *Daemon) task(f func()) {
 
 // Ready reports why the scheduler cannot serve calls now, nil when it can.
 func (d *Daemon) Ready() error {
-	if !d.ready.Load() {
+	if !d.takes() {
 		return fmt.Errorf("%w: not serving (starting or stopping)", api.ErrUnavailable)
 	}
 	if r := d.role.Load(); r.nobody() {
