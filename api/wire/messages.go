@@ -275,7 +275,8 @@ type CatalogChanges struct {
 	PolicyRev uint64            `msgpack:"pr,omitempty"`
 }
 
-// Query asks a zone's leader for a look at its state; QueryReply answers, also those who ask the coordinator for its status.
+// Query asks a zone's leader for a look at its state, or for a checkpoint of its learner, and the coordinator for its status;
+// QueryReply answers, a Checkpoint in the second case.
 type Query struct {
 	Kind string `msgpack:"k"`
 	Arg  string `msgpack:"a"`
@@ -285,7 +286,9 @@ type Query struct {
 type QueryReply struct {
 	Code    api.Code `msgpack:"c"`
 	Message string   `msgpack:"m"`
-	Data    []byte   `msgpack:"d"`
+	Data    []byte   `msgpack:"d"` // read it by JSON
+	// Zipped: Data is gzip.
+	Zipped bool `msgpack:"z,omitempty"`
 }
 
 // LogsPull asks a node for captured output; Logs answers.

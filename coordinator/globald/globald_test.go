@@ -391,7 +391,11 @@ func TestOffersOfTwoZonesBecomeOnePool(t *testing.T) {
 		_, zones := b.newest()
 		return zones["x"] > 0 && zones["y"] > 0
 	})
-	raw, err := b.bus.Request(b.ctx, wire.SubjectStatus, nil)
+	ask, err := wire.Encode(&wire.Query{Kind: "status"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := b.bus.Request(b.ctx, wire.SubjectStatus, ask)
 	var r wire.QueryReply
 	var s Status
 	if err := errors.Join(err, wire.Decode(raw, &r), json.Unmarshal(r.Data, &s)); err != nil {

@@ -175,6 +175,11 @@ func (d *Daemon) onStatus(m *messaging.Msg) {
 	if m.Reply == "" {
 		return
 	}
+	var q wire.Query
+	if err := wire.Decode(m.Data, &q); err != nil {
+		d.deps.Log.Warn("message refused", "subject", m.Subject, "err", err)
+		return
+	}
 	reply := m.Reply
 	d.call(func() {
 		s := Status{Leader: d.cfg.Raft.ID, Zones: d.core.Status(time.Now()), Merges: d.merges}
@@ -185,8 +190,7 @@ func (d *Daemon) onStatus(m *messaging.Msg) {
 		b, jerr := json.Marshal(s)
 		if err = firstErr(err, jerr); err != nil {
 			d.deps.Log.Warn("answer status", "err", err)
-			return
 		}
-		d.send(reply, &wire.QueryReply{Data: b})
+		d.send(reply, wire.NewQueryReply(b, err))
 	})
 }

@@ -90,8 +90,11 @@ func pause(ctx context.Context, dur time.Duration) bool {
 func (d *Daemon) Zones(ctx context.Context) (json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	b, err := d.deps.Bus.Request(ctx, wire.SubjectStatus, nil)
+	b, err := wire.Encode(&wire.Query{Kind: "status"})
 	if err != nil {
+		return nil, err
+	}
+	if b, err = d.deps.Bus.Request(ctx, wire.SubjectStatus, b); err != nil {
 		return nil, fmt.Errorf("%w: coordinator: %w", api.ErrUnavailable, err)
 	}
 	return queryData(b)

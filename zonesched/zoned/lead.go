@@ -184,10 +184,6 @@ func (d *Daemon) onQuery(m *messaging.Msg) {
 	}
 	d.task(func() {
 		b, err := d.queryHere(d.ctx, q.Kind, q.Arg)
-		out := wire.QueryReply{Data: b}
-		if err != nil {
-			out.Code, out.Message = api.CodeOf(err), err.Error()
-		}
-		d.send(reply, &out)
+		d.send(reply, wire.NewQueryReply(b, err))
 	})
 }

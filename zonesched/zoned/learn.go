@@ -279,7 +279,11 @@ func (g *learning) catchUp(b *wire.Batch) bool {
 }
 
 func (g *learning) checkpoint(ctx context.Context) (*learner.Learner, error) {
-	reply, err := g.d.deps.Bus.Request(ctx, wire.SubjectLeader(g.d.cfg.Zone, "checkpoint"), nil)
+	ask, err := wire.Encode(&wire.Query{Kind: "checkpoint"})
+	if err != nil {
+		return nil, err
+	}
+	reply, err := g.d.deps.Bus.Request(ctx, wire.SubjectLeader(g.d.cfg.Zone, "checkpoint"), ask)
 	if err != nil {
 		return nil, err
 	}
@@ -302,6 +306,9 @@ func (g *learning) checkpoint(ctx context.Context) (*learner.Learner, error) {
 // onCheckpoint answers a standby that joined late or lost something.
 func (g *learning) onCheckpoint(m *messaging.Msg) {
 	if m.Reply == "" {
+		return
+	}
+	if _, ok := decode[wire.Query](g.d, m); !ok {
 		return
 	}
 	reply := m.Reply

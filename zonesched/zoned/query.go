@@ -91,7 +91,7 @@ func queryData(reply []byte) (json.RawMessage, error) {
 	if err := wire.Decode(reply, &r); err != nil {
 		return nil, fmt.Errorf("zoned query: %w", err)
 	}
-	return r.Data, r.Code.Err(r.Message)
+	return r.JSON()
 }
 
 func (d *Daemon) queryHere(ctx context.Context, kind, arg string) (json.RawMessage, error) {
