@@ -164,9 +164,23 @@ func (q *Queue) Accept(ctx context.Context, inv *api.Invocation) error {
 // Item is one call handed out. Exactly one of Ended (by saying so), Done and Return ends it; until then Extend must be
 // called more often than AckWait.
 type Item struct {
+	// Call as it was accepted, but for its budget: what is left of it now.
 	Call *api.Invocation
+	// Late: nothing is left of the budget. Such a call must not run.
+	Late bool
 	q    *Queue
 	msg  jetstream.Msg
+}
+
+// spend takes from the call's budget what it has waited in the queue, by the clock of the server that stored it: a caller's time
+// goes on while nobody leads.
+func (i *Item) spend(now time.Time) {
+	md, err := i.msg.Metadata()
+	if err != nil || i.Call.BudgetMs <= 0 {
+		return
+	}
+	left := i.Call.BudgetMs - max(now.Sub(md.Timestamp).Milliseconds(), 0)
+	i.Late, i.Call.BudgetMs = left <= 0, max(left, 1)
 }
 
 // Serve hands out calls, one after another per fetch, until ctx ends. What is not ended is handed out again later, to
@@ -207,7 +221,9 @@ func (q *Queue) Serve(ctx context.Context, handle func(*Item)) error {
 			}
 			continue
 		}
-		handle(&Item{Call: &m.Call, q: q, msg: msg})
+		item := &Item{Call: &m.Call, q: q, msg: msg}
+		item.spend(time.Now())
+		handle(item)
 	}
 }
 

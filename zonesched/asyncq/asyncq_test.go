@@ -411,3 +411,47 @@ func TestOpenLeavesAloneWhatIsRight(t *testing.T) {
 		t.Errorf("%d updates more than needed (%v)", n, err)
 	}
 }
+
+// A caller's time goes on while its call waits in the queue, and from one handing out to the next.
+func TestBudgetIsSpentInTheQueue(t *testing.T) {
+	b := newBed(t, nil)
+	for id, budget := range map[string]int64{"short": 1, "long": 60_000, "none": 0} {
+		c := call(id)
+		c.BudgetMs = budget
+		if err := b.q.Accept(b.ctx, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	items, stop := b.serve()
+	defer stop()
+	for seen := 0; seen < 4; { // "long" comes twice
+		it := b.next(items)
+		switch it.Call.ID {
+		case "short":
+			if !it.Late { // handed out within its millisecond
+				it.Return(2 * time.Millisecond)
+				continue
+			}
+		case "long":
+			if it.Late || it.Call.BudgetMs > 60_000 || it.Call.BudgetMs < 1 {
+				t.Errorf("long: late %v, %d ms left", it.Late, it.Call.BudgetMs)
+			}
+			if md, err := it.msg.Metadata(); err != nil {
+				t.Fatal(err)
+			} else if md.NumDelivered == 1 {
+				it.Return(30 * time.Millisecond)
+				seen++
+				continue
+			}
+			if it.Call.BudgetMs > 60_000-30 {
+				t.Errorf("long: %d ms are left after 30 ms", it.Call.BudgetMs)
+			}
+		case "none":
+			if it.Late || it.Call.BudgetMs != 0 {
+				t.Errorf("none: late %v, %d ms left", it.Late, it.Call.BudgetMs)
+			}
+		}
+		it.ack()
+		seen++
+	}
+}

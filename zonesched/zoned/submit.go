@@ -333,6 +333,10 @@ func (d *Daemon) lookedUp(it *asyncq.Item, tell func(*wire.Answer)) {
 		tell(&wire.Answer{ID: it.Call.ID, Code: api.CodeCanceled, Message: onRequest})
 		return
 	}
+	if it.Late {
+		tell(&wire.Answer{ID: it.Call.ID, Code: api.CodeDeadline, Message: "the caller's time ran out while the call waited in the queue"})
+		return
+	}
 	d.accept(it.Call, 0, api.Epoch{}, true, tell)
 }
 
