@@ -18,13 +18,11 @@ var ErrNoResponders = errors.New("no responders")
 // ErrClosed: the bus was closed.
 var ErrClosed = errors.New("bus closed")
 
-// Msg is one message. Data and Header are owned by the receiver's handler until it returns.
+// Msg is one message. Data is owned by the receiver's handler until it returns.
 type Msg struct {
 	Subject string
 	// Reply is the subject for an answer; empty when none is wanted.
 	Reply string
-	// Trace is the W3C traceparent that came with the message, if any.
-	Trace string
 	Data  []byte
 }
 
@@ -36,8 +34,6 @@ type Handler func(*Msg)
 type Bus interface {
 	// Publish sends data to every present subscriber of subject. A nil error means handed to the bus, no more.
 	Publish(subject string, data []byte) error
-	// PublishMsg is Publish with a reply subject and trace context.
-	PublishMsg(m *Msg) error
 	// Request publishes and waits for one answer. It fails at once with ErrNoResponders when nobody listens.
 	Request(ctx context.Context, subject string, data []byte) ([]byte, error)
 	// Subscribe delivers messages whose subject matches the pattern (* one token, > the rest). With a group,

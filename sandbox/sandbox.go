@@ -40,12 +40,12 @@ type Call struct {
 	Inputs  []Input
 	// Deadline is when the function will be stopped.
 	Deadline time.Time
-	Trace    string
-	ARN      string // function name as the Lambda dialect wants it
+	// Trace is the call's W3C traceparent; runtimes without a place for it (wasm) drop it.
+	Trace string
+	ARN   string // function name as the Lambda dialect wants it
 }
 
-// Result is what a function answered. Err is set when the function itself failed: the sandbox is still good
-// unless Broken.
+// Result is what a function answered. One that failed by its own word answers, too: its sandbox is still good.
 type Result struct {
 	Payload []byte
 	// FunctionError is the error document of a function that failed by its own word ({"errorMessage","errorType"}).

@@ -100,12 +100,7 @@ var _ messaging.Bus = (*Bus)(nil)
 
 // Publish implements messaging.Bus. The data is copied once for each receiver.
 func (b *Bus) Publish(subject string, data []byte) error {
-	return b.PublishMsg(&messaging.Msg{Subject: subject, Data: data})
-}
-
-// PublishMsg implements messaging.Bus.
-func (b *Bus) PublishMsg(m *messaging.Msg) error {
-	_, err := b.publish(m)
+	_, err := b.publish(&messaging.Msg{Subject: subject, Data: data})
 	return err
 }
 

@@ -27,9 +27,6 @@ import (
 	"github.com/rubato-faas/rubato/messaging"
 )
 
-// traceHeader carries the W3C trace context, spelled as OpenTelemetry's NATS propagators do.
-const traceHeader = "traceparent"
-
 // Bus is one connection. Safe for concurrent use.
 type Bus struct {
 	nc   *nats.Conn
@@ -102,26 +99,6 @@ func (b *Bus) Done() <-chan struct{} { return b.done }
 func (b *Bus) Publish(subject string, data []byte) error {
 	if err := b.nc.Publish(subject, data); err != nil {
 		return wrap("publish", subject, err)
-	}
-	return nil
-}
-
-// PublishMsg implements messaging.Bus.
-func (b *Bus) PublishMsg(m *messaging.Msg) error {
-	var err error
-	switch {
-	case m.Trace != "":
-		err = b.nc.PublishMsg(&nats.Msg{
-			Subject: m.Subject, Reply: m.Reply, Data: m.Data,
-			Header: nats.Header{traceHeader: []string{m.Trace}},
-		})
-	case m.Reply != "":
-		err = b.nc.PublishRequest(m.Subject, m.Reply, m.Data)
-	default:
-		err = b.nc.Publish(m.Subject, m.Data)
-	}
-	if err != nil {
-		return wrap("publish", m.Subject, err)
 	}
 	return nil
 }

@@ -11,12 +11,6 @@ import (
 	"github.com/rubato-faas/rubato/messaging"
 )
 
-// The server answers a publish that asks for a reply and finds no subscriber with an empty message of this status.
-const (
-	statusHeader       = "Status"
-	noRespondersStatus = "503"
-)
-
 type subscription struct {
 	bus     *Bus
 	sub     *nats.Subscription
@@ -36,14 +30,7 @@ func (b *Bus) Subscribe(pattern, group string, h messaging.Handler) (messaging.S
 		return nil, fmt.Errorf("natsbus subscribe %s: %w", pattern, messaging.ErrClosed)
 	}
 	ns, err := b.nc.QueueSubscribe(pattern, group, func(m *nats.Msg) {
-		msg := messaging.Msg{Subject: m.Subject, Reply: m.Reply, Data: m.Data}
-		if m.Header != nil {
-			if len(m.Data) == 0 && m.Header.Get(statusHeader) == noRespondersStatus {
-				return // the server's remark to a publisher, not a message
-			}
-			msg.Trace = m.Header.Get(traceHeader)
-		}
-		h(&msg)
+		h(&messaging.Msg{Subject: m.Subject, Reply: m.Reply, Data: m.Data})
 	})
 	if err != nil {
 		return nil, wrap("subscribe", pattern, err)

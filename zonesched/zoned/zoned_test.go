@@ -39,6 +39,26 @@ func TestInvokeThroughLeaderAndFollower(t *testing.T) {
 	}
 }
 
+// A call's trace goes with it to its node, by whichever door it came.
+func TestTraceReachesTheNode(t *testing.T) {
+	b := newBed(t)
+	lead, follow := b.scheduler("a", nil), b.scheduler("b", nil)
+	w := b.worker("n1", 2, lead, follow)
+	traces := make(chan string, 2)
+	w.mu.Lock()
+	w.hold = func(r *wire.Run) bool { traces <- r.Call.Trace; return false }
+	w.mu.Unlock()
+	const trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	for i, s := range []*scheduler{lead, follow} {
+		if a := s.Invoke(b.ctx, invocation(fmt.Sprint("i", i), func(i *api.Invocation) { i.Trace = trace })); a.Code != api.CodeOK {
+			t.Fatalf("%+v", a)
+		}
+		if got := <-traces; got != trace {
+			t.Errorf("the node got %q", got)
+		}
+	}
+}
+
 func TestLeaderLostInTheMiddle(t *testing.T) {
 	b := newBed(t)
 	lead, follow := b.scheduler("a", nil), b.scheduler("b", nil)
