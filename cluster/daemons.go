@@ -97,8 +97,10 @@ func NewZone(ctx context.Context, cfg ZoneConfig, log *slog.Logger, hooks Hooks)
 		return nil, err
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/v1/", gw.Handler())
-	mux.Handle("/", ops.Handler(reg, z.Daemon.Ready))
+	mux.Handle("/", gw.Handler())
+	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
+		mux.Handle(path, ops.Handler(reg, z.Daemon.Ready))
+	}
 	z.handler = mux
 	if z.ln, z.limits, err = listen(cfg.HTTP); err != nil {
 		return nil, err

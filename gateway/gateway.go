@@ -165,12 +165,14 @@ func (g *Gateway) routes() {
 	operator("GET /v1/zones", g.zones)
 	operator("POST /v1/policy", g.setPolicy)
 	operator("POST /v1/flush", g.query("flush"))
-	g.mux.HandleFunc("/v1/", func(w http.ResponseWriter, r *http.Request) {
-		writeError(w, newID(), fmt.Errorf("%w: no route %s %s (docs/http.md lists them)", api.ErrNotFound, r.Method, r.URL.Path))
+	g.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		id := newID()
+		w.Header().Set("X-Request-Id", id)
+		writeError(w, id, fmt.Errorf("%w: no route %s %s (docs/http.md lists them)", api.ErrNotFound, r.Method, r.URL.Path))
 	})
 }
 
-// Handler serves the door's routes, all under /v1/.
+// Handler serves the door's routes, all under /v1/, and a JSON error for whatever is none.
 func (g *Gateway) Handler() http.Handler { return g.mux }
 
 // caller is who knocks.

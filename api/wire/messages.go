@@ -225,7 +225,6 @@ type Announce struct {
 	CatalogRev     uint64      `msgpack:"cr"`
 	PoolVersion    uint64      `msgpack:"pv"`
 	PoolDigest     string      `msgpack:"pd"`
-	Pool           []byte      `msgpack:"p,omitempty"` // the manifest, when asked for by PoolGet
 	Shares         []api.Share `msgpack:"sh"`
 	CoordinatorSeq uint64      `msgpack:"s"`
 }
