@@ -41,7 +41,8 @@ fmt: ## fail on files that gofmt would change
 vet: ## go vet
 	$(GO) vet ./...
 
-lint: fmt vet law ## formatting, vet and law tests; golangci-lint too where it is installed
+lint: fmt vet law ## formatting, vet, staticcheck and law tests; golangci-lint too where it is installed
+	$(GO) tool staticcheck ./...
 	@if command -v golangci-lint >/dev/null 2>&1; then golangci-lint run; else echo "golangci-lint is not installed: its checks (.golangci.yml) were left out"; fi
 
 fuzz: ## every fuzz target for ten seconds

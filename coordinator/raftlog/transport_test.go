@@ -56,7 +56,8 @@ func heartbeat(t *testing.T, wrap bool) (fast bool) {
 		}
 	}()
 	req := raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, Addr: []byte("leader")}, Term: 2}
-	req.Leader = req.Addr //nolint:staticcheck // part of what makes it a heartbeat
+	//lint:ignore SA1019 part of what makes it a heartbeat
+	req.Leader = req.Addr
 	var resp raft.AppendEntriesResponse
 	if err := from.AppendEntries("to", to.LocalAddr(), &req, &resp); err != nil {
 		t.Fatal(err)

@@ -238,7 +238,28 @@ func technologies(files []*file) []string {
 	return out
 }
 
-// directRequirements: go.mod names each technology as direct, as long as somebody imports it at all.
+// prescribed: each technology is what the product stands on, not a line in go.mod.
+func prescribed(files []*file) []string {
+	used := map[string]bool{}
+	for _, f := range files {
+		for _, i := range f.imports() {
+			for _, t := range technology {
+				if !f.test && (i.path == t.module || strings.HasPrefix(i.path, t.module+"/")) {
+					used[t.module] = true
+				}
+			}
+		}
+	}
+	var out []string
+	for _, t := range technology {
+		if !used[t.module] {
+			out = append(out, fmt.Sprintf("%s is imported by no package of the product: use it in %s, because it is a prescribed part", t.module, strings.Join(t.by, ", ")))
+		}
+	}
+	return out
+}
+
+// directRequirements: go.mod names each technology as direct.
 func directRequirements(gomod string) []string {
 	var out []string
 	for _, t := range technology {

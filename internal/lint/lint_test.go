@@ -13,6 +13,7 @@ func TestCoresArePure(t *testing.T)                 { obey(t, purity) }
 func TestOnlyMainEndsTheProcess(t *testing.T)       { obey(t, exits) }
 func TestNoTestSleeps(t *testing.T)                 { obey(t, sleeps) }
 func TestTechnologiesStayWhereTheyAre(t *testing.T) { obey(t, technologies) }
+func TestPrescribedModulesAreUsed(t *testing.T)     { obey(t, prescribed) }
 func TestPrescribedModulesAreDirect(t *testing.T) {
 	root, err := moduleRoot()
 	if err != nil {
@@ -134,6 +135,24 @@ func TestTwoCommentsAreABreach(t *testing.T) {
 	}
 	if got := packageComments(files); len(got) != 1 || !strings.Contains(got[0], "api/a.go and api/b.go") {
 		t.Errorf("says %q", got)
+	}
+}
+
+func TestUnusedIsNotPrescribed(t *testing.T) {
+	var files []*file
+	for i, m := range technology {
+		name := "learner/a.go"
+		if i == 0 {
+			name = "learner/a_test.go"
+		}
+		f, err := parse(name, "package learner\nimport _ \""+m.module+"/sub\"")
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, f)
+	}
+	if got := prescribed(files); len(got) != 1 || !strings.Contains(got[0], technology[0].module+" is imported by no package") {
+		t.Errorf("says %q where a test alone imports the first", got)
 	}
 }
 
