@@ -95,6 +95,8 @@ type Fairness struct {
 	FixedMeansMs []float64          `json:"fixed_means_ms"`
 	BestWaitMs   float64            `json:"best_wait_ms"`
 	Notes        []string           `json:"notes"`
+	// Breaches are what keeps this comparison from being fair; none on a quiet machine.
+	Breaches []string `json:"breaches"`
 }
 
 // DemoResult is the demo's document.

@@ -46,6 +46,7 @@ func summarise(res *DemoResult, runs []*run, loads []*load, cal calibration) {
 		}
 	}
 	f.RemoteRatio = remoteRatios(runs, loads)
+	f.Breaches = f.breaches(loads)
 	f.Notes = []string{
 		"arrivals are open-loop (Poisson, ramping up over five seconds, the same for every policy) and every call is timed from its scheduled arrival",
 		"every run has a cluster of its own that starts empty: no sandbox, no cached object, no compiled module, no model",
@@ -54,6 +55,31 @@ func summarise(res *DemoResult, runs []*run, loads []*load, cal calibration) {
 		"all policies see both zones, and all may forward between them",
 		"half the functions have deadlines",
 	}
+}
+
+// What a fair comparison keeps to: a machine with time to spare, or the baselines measure its scheduler; and locality that is worth no
+// more than it was ever measured to be.
+const (
+	maxHostCPU     = .70
+	maxRemoteRatio = 3.5
+)
+
+func (f *Fairness) breaches(loads []*load) []string {
+	out := []string{}
+	if c, ran := f.HostCPU["least-loaded"]; ran && c > maxHostCPU {
+		out = append(out, fmt.Sprintf("host CPU in the least-loaded run is %.0f %%, limit %.0f %%: run it on a quieter machine, or with a lower --rate", 100*c, 100*maxHostCPU))
+	}
+	for _, l := range loads {
+		r, measured := f.RemoteRatio[l.function]
+		switch {
+		case len(l.objects) == 0:
+		case !measured:
+			out = append(out, fmt.Sprintf("%s: too few calls alone on a node to measure remote over local execution: run it for longer", l.function))
+		case r > maxRemoteRatio:
+			out = append(out, fmt.Sprintf("%s: remote over local execution is %.1fx, limit %.1fx", l.function, r, maxRemoteRatio))
+		}
+	}
+	return out
 }
 
 func row(r *run, function string, loads []*load) PolicyRow {
@@ -189,6 +215,9 @@ func (res *DemoResult) WriteText(w io.Writer) error {
 	p("  - host CPU in use:")
 	for _, k := range sortedKeys(f.HostCPU) {
 		p(" %s %.0f %%;", k, 100*f.HostCPU[k])
+	}
+	for _, b := range f.Breaches {
+		p("\n  - NOT FAIR: %s", b)
 	}
 	p("\n\nThe model's life (rubato run)\n  %d samples learned; the coordinator merged %d versions of the pool (trees by zone of origin: %s)\n",
 		res.Model.Samples, res.Model.MergedVersions, counts(res.Model.PoolTrees))

@@ -101,7 +101,8 @@ func Sim(ctx context.Context, o SimOptions) (*Report, error) {
 	r.add(n+".cpu_us_per_call", l.cpu*1e6/float64(max(l.calls, 1)), "us")
 	r.add(m+".cpu_us_per_call", s.cpu*1e6/float64(max(s.calls, 1)), "us")
 	r.add("cost_ratio_"+n+"_"+m, cost(&l)/cost(&s), "")
-	r.Notes = append(r.Notes, fmt.Sprintf("trace hash %016x; cost is CPU time an event", l.hash))
+	r.Notes = append(r.Notes, fmt.Sprintf("trace hash %016x; cost is CPU time an event", l.hash),
+		fmt.Sprintf("learners train on one in k = %d samples, but on all of a zone's first %d", o.Learn, simEager))
 	return r, nil
 }
 
@@ -136,12 +137,15 @@ func simulate(ctx context.Context, o *SimOptions, from, total int) (simRun, erro
 	return r, nil
 }
 
+// simEager is how many samples of a zone are all learned before one in SimOptions.Learn is.
+const simEager = 8192
+
 // SimWorld is the benchmark's world: functions with figures like those of public clouds (popularity after Zipf, log-normal run
 // times and inputs), half of them with objects, on four kinds of nodes that are about half busy.
 func SimWorld(o *SimOptions) sim.Config {
 	cfg := sim.Config{
 		Seed: o.Seed, Latency: 200 * time.Microsecond, Between: 25 * time.Millisecond, Heartbeat: 2 * time.Second,
-		Learn: sim.Learning{Every: o.Learn, Eager: 8192, Publish: time.Second},
+		Learn: sim.Learning{Every: o.Learn, Eager: simEager, Publish: time.Second},
 	}
 	rng := rand.New(rand.NewPCG(o.Seed, 0xd1342543de82ef95))
 	const meanMs = 120

@@ -60,6 +60,23 @@ func TestNewVersionWhileACallWaits(t *testing.T) {
 	}
 }
 
+// A call that runs when its function is deployed again is not dropped: it ends as what it began as.
+func TestNewVersionWhileACallRuns(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 1, 1)
+	b.invoke("i1", "f")
+	next, _ := b.z.Function("t/f")
+	next.Version = 2
+	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{next}})
+	if find(b.acts, ActCancelRun, "i1") != nil || find(b.acts, ActAnswer, "i1") != nil {
+		t.Fatalf("it is dropped: %v", text(b.acts))
+	}
+	b.done("i1", "a")
+	if ans := b.answered("i1", api.CodeOK); ans.Timing.Version != 1 {
+		t.Fatalf("ran version 1, reported %d", ans.Timing.Version)
+	}
+}
+
 // The new life of a node gets nothing that was decided from what its last one held.
 func TestRestartedNode(t *testing.T) {
 	b := newBed(t, nil)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -162,10 +163,14 @@ func checkDemo(w io.Writer, path string) error {
 	if res.Model.Samples == 0 || res.Model.MergedVersions == 0 {
 		errs = append(errs, fmt.Errorf("%d samples learned, %d versions merged: want some of both", res.Model.Samples, res.Model.MergedVersions))
 	}
-	for _, z := range res.Model.Zones {
-		if z.Version == 0 {
-			errs = append(errs, fmt.Errorf("zone %s does not use a merged model", z.Zone))
+	for _, zone := range []string{"edge", "core"} {
+		i := slices.IndexFunc(res.Model.Zones, func(z bench.ZoneModel) bool { return z.Zone == zone })
+		if i < 0 || res.Model.Zones[i].Version == 0 || len(res.Model.Zones[i].Trees) == 0 {
+			errs = append(errs, fmt.Errorf("zone %s does not predict with a merged model", zone))
 		}
+	}
+	if res.Explain == "" {
+		errs = append(errs, errors.New("no call is explained"))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
