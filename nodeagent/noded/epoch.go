@@ -31,13 +31,20 @@ func loadEpoch(path string) (api.Epoch, error) {
 	if err != nil {
 		return api.Epoch{}, fmt.Errorf("noded read epoch: %w", err)
 	}
-	var r epochRecord
-	err = json.Unmarshal(b, &r)
-	if err == nil && r.Version != epochVersion {
-		err = fmt.Errorf("version %d, this program reads %d", r.Version, epochVersion)
-	}
+	e, err := parseEpoch(b)
 	if err != nil {
-		return api.Epoch{}, fmt.Errorf("noded read epoch %s: %w: %w (remove the file only if no older leader can still be alive)", path, api.ErrInvalid, err)
+		return e, fmt.Errorf("noded read epoch %s: %w: %w (remove the file only if no older leader can still be alive)", path, api.ErrInvalid, err)
+	}
+	return e, nil
+}
+
+func parseEpoch(b []byte) (api.Epoch, error) {
+	var r epochRecord
+	if err := json.Unmarshal(b, &r); err != nil {
+		return api.Epoch{}, err
+	}
+	if r.Version != epochVersion {
+		return api.Epoch{}, fmt.Errorf("version %d, this program reads %d", r.Version, epochVersion)
 	}
 	return r.Epoch, nil
 }

@@ -45,6 +45,7 @@ type bed struct {
 	done    chan *wire.Completion
 	beats   chan *wire.Heartbeat
 	noAck   bool
+	boot    uint64 // of the node's newest life
 }
 
 func newBed(t *testing.T, answer func(*api.Function, *sandbox.Call) (*sandbox.Result, error)) *bed {
@@ -155,7 +156,11 @@ func (b *bed) start() (stop, kill func() error) {
 			b.t.Error(err)
 		}
 	})
-	b.beat() // it is up
+	hb := b.beat()
+	for hb.Boot == b.boot { // still under way from the node's last life
+		hb = b.beat()
+	}
+	b.boot = hb.Boot // it is up
 	return func() error { cancel(); return wait() }, func() error { d.Kill(); return wait() }
 }
 
