@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -475,6 +476,43 @@ func FuzzInvoke(f *testing.F) {
 		d.h.ServeHTTP(w, r)
 		if w.Code >= 500 && w.Code != 504 {
 			t.Fatalf("answered %d: %s", w.Code, w.Body.String())
+		}
+	})
+}
+
+// Every route, whatever stands in its path, query and body: an answer below 500, in JSON where it is an error.
+func FuzzRoutes(f *testing.F) {
+	digest := strings.Repeat("0f", 32)
+	for _, seed := range []struct{ method, path, body string }{
+		{"GET", "/v1/functions", ""}, {"GET", "/v1/functions/f", ""}, {"PUT", "/v1/functions/g", `{"runtime":"wasm","artifact":"` + digest + `","memory_mb":64}`},
+		{"PUT", "/v1/functions/g", `{"env":{"":""},"tags":[""],"timeout_ms":-1,"objective_share":2}`}, {"DELETE", "/v1/functions/f?request_id=x", ""},
+		{"GET", "/v1/functions/f/logs?last=-1", ""}, {"POST", "/v1/functions/f/prewarm", `{"count":1e9}`}, {"GET", "/v1/invocations/x", ""},
+		{"DELETE", "/v1/invocations/x", ""}, {"GET", "/v1/invocations/x/explain", ""}, {"PUT", "/v1/artifacts/" + digest, "bytes"}, {"GET", "/v1/artifacts/xyz", ""},
+		{"GET", "/v1/objects?prefix=a&limit=-3&after=%00", ""}, {"PUT", "/v1/objects/a/b%2f..%2fc", "x"}, {"GET", "/v1/objects/a/b", ""}, {"DELETE", "/v1/objects/", ""},
+		{"GET", "/v1/decisions?since=-1", ""}, {"GET", "/v1/nodes?zone=..", ""}, {"GET", "/v1/zone", ""}, {"GET", "/v1/calls?since=x", ""}, {"GET", "/v1/model?here=2", ""},
+		{"GET", "/v1/zones", ""}, {"POST", "/v1/policy", `{"policy":"x","wait_ms":-1}`}, {"POST", "/v1/flush", ""}, {"PATCH", "/", ""},
+	} {
+		f.Add(seed.method, seed.path, "t", []byte(seed.body))
+	}
+	d := newDoor(f, "off")
+	f.Fuzz(func(t *testing.T, method, path, tenant string, body []byte) {
+		u, err := url.ParseRequestURI(path)
+		if err != nil || !strings.HasPrefix(path, "/") {
+			t.Skip("no client can send it")
+		}
+		if _, err := http.NewRequest(method, "http://x/", nil); err != nil {
+			t.Skip("no client can send it")
+		}
+		r := httptest.NewRequest("GET", "/", strings.NewReader(string(body)))
+		r.Method, r.URL, r.RequestURI = method, u, path
+		r.Header.Set("X-Tenant", tenant)
+		w := httptest.NewRecorder()
+		d.h.ServeHTTP(w, r)
+		if w.Code >= 500 && w.Code != 504 {
+			t.Fatalf("%s %s answered %d: %s", method, path, w.Code, w.Body.String())
+		}
+		if w.Code >= 400 && method != "HEAD" && !json.Valid(w.Body.Bytes()) {
+			t.Fatalf("%s %s answered %d without JSON: %q", method, path, w.Code, w.Body.String())
 		}
 	})
 }

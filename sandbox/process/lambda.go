@@ -62,14 +62,18 @@ func newLambda(limit int64) (*lambda, error) {
 		limit: limit, listener: ln, served: make(chan struct{}), stop: make(chan struct{}),
 		polled: make(chan struct{}, 1), work: make(chan *invocation), failed: make(chan []byte, 1),
 	}
+	l.server = &http.Server{Handler: l.counted(l.routes()), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 2 << 20}
+	go l.serve()
+	return l, nil
+}
+
+func (l *lambda) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /2018-06-01/runtime/invocation/next", l.next)
 	mux.HandleFunc("POST /2018-06-01/runtime/invocation/{id}/response", l.response)
 	mux.HandleFunc("POST /2018-06-01/runtime/invocation/{id}/error", l.invocationError)
 	mux.HandleFunc("POST /2018-06-01/runtime/init/error", l.initError)
-	l.server = &http.Server{Handler: l.counted(mux), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 2 << 20}
-	go l.serve()
-	return l, nil
+	return mux
 }
 
 func (l *lambda) serve() {

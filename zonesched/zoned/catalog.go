@@ -76,14 +76,26 @@ func (c *catalogCopy) read() (f catalogFile, err error) {
 	if err != nil {
 		return f, fmt.Errorf("zoned read catalogue: %w", err)
 	}
-	err = json.Unmarshal(b, &f)
-	if err == nil && f.Version != catalogVersion {
-		err = fmt.Errorf("version %d, this program reads %d", f.Version, catalogVersion)
-	}
-	if err != nil {
+	if f, err = parseCatalog(b); err != nil {
 		// It is only a copy: without it the zone waits for the coordinator.
 		c.d.deps.Log.Warn("copy of the catalogue unreadable, ignored", "path", c.path(), "err", err)
 		return catalogFile{}, nil
+	}
+	return f, nil
+}
+
+// parseCatalog reads a copy. Functions that cannot be are a fault of the whole: it was not this program that wrote them.
+func parseCatalog(b []byte) (f catalogFile, err error) {
+	if err := json.Unmarshal(b, &f); err != nil {
+		return f, err
+	}
+	if f.Version != catalogVersion {
+		return f, fmt.Errorf("version %d, this program reads %d", f.Version, catalogVersion)
+	}
+	for i := range f.Functions {
+		if err := f.Functions[i].Validate(); err != nil {
+			return f, err
+		}
 	}
 	return f, nil
 }
