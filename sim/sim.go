@@ -109,7 +109,7 @@ type Config struct {
 	// Latency is the mean one-way time of a message within a zone (exponential), Loss the share of messages lost.
 	Latency time.Duration
 	Loss    float64
-	// Late is added to all that nodes tell their scheduler: reports and completions.
+	// Late is added to all that nodes tell their scheduler: reports and completions. Stats leave out that an answer is late by it.
 	Late time.Duration
 	// Between is the one-way time of a message between zones, which none of them lose. It is what windows are long by.
 	Between time.Duration

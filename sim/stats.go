@@ -60,16 +60,19 @@ type Stats struct {
 	// Calls is how many arrived (after the warm-up). Each was Answered (it ran to its end), Refused at the door, or Failed.
 	// Those that are none of these yet are Open, OpenDue of them with a deadline.
 	Calls, Answered, Refused, Failed, Open, OpenDue uint64
-	// Deadlines is how many of them had a deadline, Misses how many of those got no result before it; a refused call is one.
+	// Deadlines is how many of them had a deadline, or had none and were refused; Misses how many of those got no result in time.
+	// A refused call is always one: a rule that refuses must not look as if it kept what it was asked for.
 	Deadlines, Misses uint64
+	// Undue are the refused ones without a deadline among Deadlines.
+	Undue uint64
 	// ColdStarts did not find a warm sandbox. Delayed were held back though a slot was free. Forwarded went to another zone.
 	ColdStarts, Delayed, Forwarded uint64
 	// SafeWaits were held back because even the bound of the node that they could have had left time before the deadline;
 	// SafeWaitMisses are those among them that missed it.
 	SafeWaits, SafeWaitMisses uint64
 	FetchedBytes              int64
-	// TotalMs is from arrival to answer, ExecMs what the node spent (fetch, start, run), DelayMs the time held back, QueueMs
-	// the time without a free slot.
+	// TotalMs is from arrival to answer, less Config.Late; ExecMs what the node spent (fetch, start, run), DelayMs the time held
+	// back, QueueMs the time without a free slot.
 	TotalMs, ExecMs, DelayMs, QueueMs float64
 	Latency                           Hist
 }
@@ -89,6 +92,7 @@ func (s *Stats) Add(o *Stats) {
 	s.Forwarded += o.Forwarded
 	s.SafeWaits += o.SafeWaits
 	s.SafeWaitMisses += o.SafeWaitMisses
+	s.Undue += o.Undue
 	s.FetchedBytes += o.FetchedBytes
 	s.TotalMs += o.TotalMs
 	s.ExecMs += o.ExecMs

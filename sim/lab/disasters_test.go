@@ -11,7 +11,7 @@ import (
 // TestDisasters: in every disaster, with every seed, the naive rule fails and the product's holds. Seeds and margins are not
 // tuned: the scenarios' parameters follow from what they are to show.
 func TestDisasters(t *testing.T) {
-	seeds := []uint64{1, 2, 3, 4, 5}
+	seeds := disasterSeeds
 	if testing.Short() || underRace {
 		seeds = seeds[:1]
 	}
@@ -44,8 +44,14 @@ func TestDisasters(t *testing.T) {
 		})
 	}
 	var page bytes.Buffer
-	if err := WriteDisasters(&page, scenarios, faced); err != nil {
+	p, _ := tinyExperiments(t)
+	if err := WriteDisasters(&page, p, scenarios, faced); err != nil {
 		t.Fatal(err)
+	}
+	for _, want := range []string{"each of seeds 1-5 by a test", "Seeds 1001-1003 are published; seeds 1-1000 were looked at"} {
+		if !strings.Contains(page.String(), want) {
+			t.Errorf("the page lacks %q", want)
+		}
 	}
 	for i := range Disasters() {
 		if d := &Disasters()[i]; !strings.Contains(page.String(), "## "+d.Name+"\n"+d.Question) || strings.Contains(page.String(), "NaN") {

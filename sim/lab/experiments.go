@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,10 +19,14 @@ import (
 
 // Plan is a set of experiments.
 type Plan struct {
-	FirstSeed uint64   `yaml:"first_seed"`
-	Seeds     int      `yaml:"seeds"`
-	Policies  []string `yaml:"policies"`
-	Short     Short    `yaml:"short"`
+	// The seeds that are published: Seeds many, from FirstSeed on.
+	FirstSeed uint64 `yaml:"first_seed"`
+	Seeds     int    `yaml:"seeds"`
+	// TunedOn says which seeds were looked at while the rules were tuned. Every page says so: figures of such seeds flatter.
+	TunedOn string `yaml:"tuned_on"`
+
+	Policies []string `yaml:"policies"`
+	Short    Short    `yaml:"short"`
 	// Aside are policies that are shown but are no baselines: the same rule with something else.
 	Aside       []string     `yaml:"aside"`
 	Experiments []Experiment `yaml:"experiments"`
@@ -56,7 +61,13 @@ const (
 	maxLoads     = 32
 	maxLoad      = 4
 	maxLate      = Duration(time.Minute)
+	maxTunedOn   = 200 // bytes
 )
+
+// ownPages are written beside the experiments', which cannot be called like them.
+var ownPages = []string{"readme", throughputPage, forestPage, disastersPage}
+
+const throughputPage, forestPage, disastersPage = "throughput", "forest", "disasters"
 
 var families = []string{"data", "init", "mixed", "light", "deadlines", "slack", "no-gain", "drift", "crowd"}
 
@@ -76,6 +87,8 @@ func ReadPlan(r io.Reader) (*Plan, error) {
 	}
 	bad(p.Seeds >= 1 && p.Seeds <= 1000, "%d seeds: want 1-1000", p.Seeds)
 	bad(p.Short.Seeds >= 1 && p.Short.Seeds <= 1000, "%d seeds of the short form: want 1-1000", p.Short.Seeds)
+	bad(p.TunedOn != "" && len(p.TunedOn) <= maxTunedOn && !strings.ContainsAny(p.TunedOn, "\r\n"),
+		"tuned_on %.60q: want the seeds that were looked at while tuning, in a line of at most %d bytes", p.TunedOn, maxTunedOn)
 	bad(len(p.Experiments) > 0, "no experiments")
 	policies := func(list []string) {
 		bad(len(list) >= 2, "%d policies: want the one in question and at least one other", len(list))
@@ -97,6 +110,7 @@ func ReadPlan(r io.Reader) (*Plan, error) {
 	names := map[string]bool{}
 	for _, e := range p.Experiments {
 		bad(api.CheckName("experiment", e.Name) == nil, "experiment %.60q: want a name", e.Name)
+		bad(!slices.Contains(ownPages, e.Name), "experiment %s: that page is another one's", e.Name)
 		bad(e.Scenario != "", "experiment %s: no scenario", e.Name)
 		bad(slices.Contains(families, e.Family), "experiment %s: family %.60q: want %s", e.Name, e.Family, strings.Join(families, ", "))
 		loads(e.Name, e.Loads)
@@ -128,6 +142,11 @@ func (p *Plan) Brief() *Plan {
 	return &b
 }
 
+// seeds says which seeds are published, and which not to trust.
+func (p *Plan) seeds() string {
+	return fmt.Sprintf("Seeds %d-%d are published; seeds %s were looked at while the rules were tuned.", p.FirstSeed, p.FirstSeed+uint64(p.Seeds)-1, p.TunedOn)
+}
+
 // PoliciesOf are those that an experiment compares.
 func (p *Plan) PoliciesOf(e *Experiment) []string {
 	if len(e.Policies) > 0 {
@@ -144,6 +163,21 @@ type Cell struct {
 	Result *Result `json:"result"`
 	// Series are by policy, in the plan's order.
 	Series []Series `json:"series"`
+	// Curves are Result's, which its own JSON leaves out: a cell that was kept can be drawn.
+	Curves []Curve `json:"curves"`
+}
+
+// ReadCell reads a cell that was kept as JSON.
+func ReadCell(b []byte) (*Cell, error) {
+	c := &Cell{}
+	if err := json.Unmarshal(b, c); err != nil {
+		return nil, err
+	}
+	if c.Result == nil || len(c.Series) == 0 || len(c.Curves) != len(c.Series) {
+		return nil, fmt.Errorf("%w: a cell with %d series and %d curves", api.ErrInvalid, len(c.Series), len(c.Curves))
+	}
+	c.Result.curves = c.Curves
+	return c, nil
 }
 
 // Series is one policy's figures, seed by seed.
@@ -158,11 +192,14 @@ type Figure struct {
 	P99Ms  float64 `json:"p99_ms"`
 	// ExecMs is the mean of fetch, init and run.
 	ExecMs float64 `json:"exec_ms"`
-	// Misses is the share of calls with a deadline that missed it; refused and failed ones did. Late is how many.
+	// Misses is the share of calls with a deadline, or refused, that got no result in time; refused and failed ones did not. Late is
+	// how many.
 	Misses float64 `json:"misses"`
 	Late   uint64  `json:"late"`
-	// SafeMisses is the share of calls that were held back within their deadline's bound and then missed it.
+	// SafeMisses is the share of calls that were held back within their deadline's bound and then missed it, SafeWaits how many
+	// were held back so.
 	SafeMisses float64 `json:"safe_misses"`
+	SafeWaits  uint64  `json:"safe_waits"`
 	// Lost is the share of calls without a result.
 	Lost float64 `json:"lost"`
 }
@@ -202,6 +239,7 @@ func RunCell(ctx context.Context, s *Scenario, p *Plan, e *Experiment, load floa
 		}
 		c.Series = append(c.Series, x)
 	}
+	c.Curves = c.Result.curves
 	return c, nil
 }
 
@@ -210,17 +248,16 @@ func (r *Run) figure() Figure {
 	for i := range r.stats {
 		all.Add(&r.stats[i])
 	}
-	n, late := float64(max(all.Answered, 1)), all.Misses+all.OpenDue
+	n := float64(max(all.Answered, 1))
 	return Figure{
-		MeanMs: all.TotalMs / n, P99Ms: all.Latency.Quantile(.99), ExecMs: all.ExecMs / n, Late: late,
-		Misses:     float64(late) / float64(max(all.Deadlines, 1)),
-		SafeMisses: float64(all.SafeWaitMisses) / float64(max(all.SafeWaits, 1)),
-		Lost:       float64(all.Calls-all.Answered) / float64(max(all.Calls, 1)),
+		MeanMs: all.TotalMs / n, P99Ms: all.Latency.Quantile(.99), ExecMs: all.ExecMs / n, Misses: missShare(&all), Late: misses(&all),
+		SafeMisses: float64(all.SafeWaitMisses) / float64(max(all.SafeWaits, 1)), SafeWaits: all.SafeWaits,
+		Lost: float64(all.Calls-all.Answered) / float64(max(all.Calls, 1)),
 	}
 }
 
 // blind are policies that do not look at what a node holds.
-var blind = []string{"random", "round-robin", "least-loaded"}
+var blind = []string{"random", "power-of-two", "round-robin", "least-loaded"}
 
 // Ratio compares one figure of the first policy with another policy's, paired by seed: below 1 the first is better.
 type Ratio struct {
@@ -234,10 +271,13 @@ func p99Ms(f *Figure) float64  { return f.P99Ms }
 func execMs(f *Figure) float64 { return f.ExecMs }
 
 // over compares with the k-th policy.
-func (c *Cell) over(k int, of func(*Figure) float64) Ratio {
+func (c *Cell) over(k int, of func(*Figure) float64) Ratio { return c.ratio(0, k, of) }
+
+// ratio compares the j-th policy with the k-th.
+func (c *Cell) ratio(j, k int, of func(*Figure) float64) Ratio {
 	var all []float64
-	for i := range c.Series[0].Figures {
-		all = append(all, of(&c.Series[0].Figures[i])/math.Max(of(&c.Series[k].Figures[i]), 1e-9))
+	for i := range c.Series[j].Figures {
+		all = append(all, of(&c.Series[j].Figures[i])/math.Max(of(&c.Series[k].Figures[i]), 1e-9))
 	}
 	r := Ratio{Policy: c.Series[k].Policy}
 	r.Mean, r.CI = meanCI(all)
@@ -249,12 +289,25 @@ func (c *Cell) over(k int, of func(*Figure) float64) Ratio {
 
 // find is over for a policy by name.
 func (c *Cell) find(policy string, of func(*Figure) float64) (Ratio, bool) {
-	for k := range c.Series {
-		if c.Series[k].Policy == policy {
-			return c.over(k, of), true
-		}
+	k := c.at(policy)
+	if k < 0 {
+		return Ratio{}, false
 	}
-	return Ratio{}, false
+	return c.over(k, of), true
+}
+
+// at is where a policy stands among the series, -1 for nowhere.
+func (c *Cell) at(policy string) int {
+	return slices.IndexFunc(c.Series, func(s Series) bool { return s.Policy == policy })
+}
+
+// mean is the mean over seeds of the k-th policy's figure.
+func (c *Cell) mean(k int, of func(*Figure) float64) float64 {
+	sum := 0.
+	for i := range c.Series[k].Figures {
+		sum += of(&c.Series[k].Figures[i]) / float64(len(c.Series[k].Figures))
+	}
+	return sum
 }
 
 // best is the comparison with whoever did best in the cell, chosen afterwards among those that count.

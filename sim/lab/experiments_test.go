@@ -2,7 +2,10 @@ package lab
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +17,7 @@ import (
 
 const tinyPlan = `
 first_seed: 1001
+tuned_on: 1-1000
 seeds: 3
 policies: [rubato, least-loaded, oracle]
 aside: [oracle, averages, rubato=0s]
@@ -90,7 +94,7 @@ func TestExperiment(t *testing.T) {
 	if err := WriteMarkdown(&page, &p.Experiments[0], s, p, cells, []string{"tiny-mean.svg"}); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"# tiny", "Does it run?", "Seeds 1001-1003", "| least-loaded |", "### Load 0.3", "![tiny-mean.svg]", "best by p99"} {
+	for _, want := range []string{"# tiny", "Does it run?", "Seeds 1001-1003 are published; seeds 1-1000 were looked at while the rules were tuned.", "and all refused calls", "| least-loaded |", "### Load 0.3", "![tiny-mean.svg]", "best by p99"} {
 		if !strings.Contains(page.String(), want) {
 			t.Errorf("the page lacks %q:\n%s", want, page.String())
 		}
@@ -124,7 +128,8 @@ func TestShippedPlan(t *testing.T) {
 	}
 }
 
-// An experiment's late reaches its world: with every word of a node half a second late, calls that find the slots busy wait longer.
+// An experiment's late reaches its world: with every word of a node half a second late, calls that find the slots busy wait longer,
+// beyond what the answer itself is late by.
 func TestExperimentIsLate(t *testing.T) {
 	p, s := tinyExperiments(t)
 	e := p.Experiments[0]
@@ -142,19 +147,227 @@ func TestExperimentIsLate(t *testing.T) {
 	}
 }
 
+// Where answers are late, tables and ratios tell rules apart all the same; the page says that the lateness is left out, and what the
+// guard did.
+func TestLateAnswersHideNothing(t *testing.T) {
+	p, err := ReadPlan(strings.NewReader(strings.NewReplacer("[rubato, least-loaded, oracle]", "[rubato, rubato=0s, random, oracle]", "family: data", "family: no-gain, late: 20s", "loads: [.3, .6]", "loads: [.0005]").Replace(tinyPlan)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Read(strings.NewReader(strings.NewReplacer("duration: 4s", "duration: 60s\nscheduler: {node_timeout: 30s}", "slots: 2, cores: 2", "slots: 64, cores: 64, speed: {cpu: .5}", "memory_mb: 1024", "memory_mb: 16384").Replace(tinyScenario)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &p.Experiments[0]
+	c, err := RunCell(t.Context(), s, p, e, .0005, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k, r := range c.Result.Rows { // a call waits, runs, and has a message each way
+		if over := r.MeanMs - r.ExecMeanMs - r.DelayMeanMs - r.QueueMeanMs; over < 0 || over > 5 || c.Series[k].Figures[0].MeanMs > 10_000 {
+			t.Errorf("%s: a mean of %v ms, %v beyond waiting and running; figures %+v", r.Policy, r.MeanMs, over, c.Series[k].Figures)
+		}
+	}
+	if r := c.Result.Rows[2]; r.Policy != "random" || r.MeanMs > 100 || r.P99Ms > 1000 {
+		t.Errorf("%s: mean %v ms, p99 %v, want about 20 and a cold start", r.Policy, r.MeanMs, r.P99Ms)
+	}
+	for i, r := range []Run{{WaitingStopped: 1, WaitsJudged: 3}, {WaitingStopped: 2, WaitingResumed: 2, WaitsJudged: 40}, {WaitsJudged: 50}} {
+		r.Policy = "rubato"
+		c.Result.Runs[i] = r
+	}
+	c.Result.Rows[0].Delayed = 77
+	var page bytes.Buffer
+	if err := WriteMarkdown(&page, e, s, p, []*Cell{c}, nil); err != nil {
+		t.Fatal(err)
+	}
+	calls := c.Result.Rows[0].Calls
+	for _, want := range []string{
+		"Times leave out that the answer itself is", fmt.Sprintf("| 0.0005 | rubato | 77 of %d | 31 | 3 | 2 | 2 of 3 | 1 |\n| 0.0005 | rubato=0s | 0 of %d | 0 | 0 | 0 | 0 of 3 | 0 |\n| 0.0005 | oracle |", calls, calls),
+	} {
+		if !strings.Contains(page.String(), want) {
+			t.Errorf("the page lacks %q:\n%s", want, page.String())
+		}
+	}
+	e.Family = "data"
+	page.Reset()
+	if err := WriteMarkdown(&page, e, s, p, []*Cell{c}, nil); err != nil || strings.Contains(page.String(), "The guard") {
+		t.Errorf("%v, or a guard where waiting is to win", err)
+	}
+}
+
+// A run tells what the guards of its zones did: where predictions are wrong by factors, each node's in its way, waiting loses.
+func TestRunsTellWhatTheGuardDid(t *testing.T) {
+	s, err := Read(strings.NewReader(`
+name: wrong
+duration: 30s
+learn: {noise: 2}
+functions:
+  - {name: f, memory_mb: 128, run: 50ms, spread: .2, prepare: 0s, start: 0s, calls: {per_s: 120}}
+zones:
+  - {name: z, nodes: [{class: a, count: 12, slots: 1, cores: 1, memory_mb: 1024, cache: 10MB}]}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Compare(t.Context(), s, policies(t, "oracle", "metronome"), []uint64{1, 2, 3}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopped := uint64(0)
+	for i := range r.Runs {
+		run := &r.Runs[i]
+		if stopped += run.WaitingStopped; run.WaitingResumed > run.WaitingStopped || run.Policy == "metronome" && run.WaitingStopped+run.WaitsJudged > 0 || run.Policy == "oracle" && run.WaitingStopped == 0 && run.WaitsJudged < 50 {
+			t.Errorf("%s, seed %d: waiting was stopped %d times and returned %d, %d calls judged", run.Policy, run.Seed, run.WaitingStopped, run.WaitingResumed, run.WaitsJudged)
+		}
+	}
+	if stopped == 0 {
+		t.Error("waiting was never stopped")
+	}
+}
+
+// A cell that was kept is drawn as it was when it was run.
+func TestKeptCellsAreDrawn(t *testing.T) {
+	p, s := tinyExperiments(t)
+	c, err := RunCell(t.Context(), s, p, &p.Experiments[0], .3, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := ReadCell(kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	draw := func(c *Cell) map[string]*file {
+		all := map[string]*file{}
+		if err := Plots(c.Result, func(name string) (io.WriteCloser, error) { all[name] = &file{}; return all[name], nil }); err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	first, second := draw(c), draw(again)
+	for _, name := range Plotted {
+		name = "tiny-" + name + ".svg"
+		if a, b := first[name], second[name]; a == nil || b == nil || a.Len() < 1000 || a.String() != b.String() {
+			t.Errorf("%s is not what it was", name)
+		}
+	}
+	for _, bad := range []string{"", "{}", strings.Replace(string(kept), `"curves"`, `"arches"`, 1)} {
+		if _, err := ReadCell([]byte(bad)); err == nil {
+			t.Errorf("%.40q was taken for a cell", bad)
+		}
+	}
+}
+
+// ranOf makes an experiment of cells with these p99s and means: by load, then policy.
+func ranOf(family string, policies []string, loads []float64, ms ...[]float64) Ran {
+	e := Ran{Experiment: &Experiment{Name: family, Family: family}}
+	for i, load := range loads {
+		c := &Cell{Load: load}
+		for k, name := range policies {
+			c.Series = append(c.Series, Series{name, []Figure{{MeanMs: ms[i][k], P99Ms: ms[i][k], ExecMs: 1}}})
+		}
+		e.Cells = append(e.Cells, c)
+	}
+	return e
+}
+
+// Where no fixed delay holds any load that was run, the rule must hold more than the lowest by the same factor.
+func TestHeldLoadIsComparedWithTheLowestThatWasRun(t *testing.T) {
+	p := &Plan{FirstSeed: 7, Seeds: 1, TunedOn: "1-6", Policies: []string{"rubato"}}
+	policies, loads := []string{"rubato", "fixed-delay=100ms", "metronome"}, []float64{.2, .3, .6}
+	// The limit is 110: 1.1 times metronome's at .3.
+	for _, x := range []struct {
+		mine, fixed []float64
+		want        string
+	}{
+		{[]float64{90, 100, 120}, []float64{111, 120, 130}, "more than 2.25 (0.45 against < 0.2) | against fixed-delay=100ms | held |"},
+		{[]float64{90, 90, 90}, []float64{111, 120, 130}, "more than 3.00 (≥ 0.6 against < 0.2) | against fixed-delay=100ms | held |"},
+		{[]float64{100, 150, 160}, []float64{111, 120, 130}, "more than 1.10 (0.22 against < 0.2) | against fixed-delay=100ms | **missed** |"},
+		{[]float64{120, 130, 160}, []float64{111, 120, 130}, "< 0.2 against < 0.2 | against fixed-delay=100ms | **missed** |"},
+		{[]float64{90, 100, 120}, []float64{100, 120, 130}, "1.80 (0.45 against 0.25) | against fixed-delay=100ms | held |"},
+		{[]float64{90, 100, 120}, []float64{100, 100, 100}, "less than 0.75 (0.45 against ≥ 0.6) | against fixed-delay=100ms | **missed** |"},
+	} {
+		run := ranOf("data", policies, loads, []float64{x.mine[0], x.fixed[0], 95}, []float64{x.mine[1], x.fixed[1], 100}, []float64{x.mine[2], x.fixed[2], 200})
+		var summary, page bytes.Buffer
+		if err := WriteSummary(&summary, p, []Ran{run}); err != nil {
+			t.Fatal(err)
+		}
+		if want := "| D7 | load held at a p99 of 110 ms, over the best fixed delay's, at least 1.25 | data | " + x.want; !strings.Contains(summary.String(), want) {
+			t.Errorf("the summary lacks %q:\n%s", want, summary.String())
+		}
+		if err := WriteThroughput(&page, p, []Ran{run}); err != nil {
+			t.Fatal(err)
+		}
+		over, _, _ := strings.Cut(x.want, " |")
+		for _, want := range []string{"### data: a p99 of at most 110 ms\n", "| metronome | 0.33 | 95 | 100 | 200 |\n", "| data | " + over + " | fixed-delay=100ms | 1.25 | ", "Seeds 7-7 are published; seeds 1-6 were"} {
+			if !strings.Contains(page.String(), want) {
+				t.Errorf("the page lacks %q:\n%s", want, page.String())
+			}
+		}
+	}
+	var page bytes.Buffer
+	if err := WriteThroughput(&page, p, nil); err != nil || !strings.Contains(page.String(), "No workload was run at two loads") {
+		t.Errorf("%v: %s", err, page.String())
+	}
+}
+
+func TestForestPage(t *testing.T) {
+	p := &Plan{FirstSeed: 7, Seeds: 1, TunedOn: "1-6", Policies: []string{"rubato"}, Aside: []string{"averages", "oracle"}}
+	all := []Ran{
+		ranOf("data", []string{"rubato", "averages", "oracle"}, []float64{.3, 1.1}, []float64{96, 100, 80}, []float64{300, 100, 100}),
+		ranOf("drift", []string{"rubato", "averages"}, []float64{.4}, []float64{99, 100}),
+		ranOf("light", []string{"rubato", "averages"}, []float64{.4}, []float64{99, 100}),
+	}
+	var page bytes.Buffer
+	if err := WriteForest(&page, p, all); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"| data | 0.3 | 96.0 | 100.0 | 80.0 | 0.960±0.000 | 0.960 | 0.960±0.000 | 1.200±0.000 | 1.200±0.000 | 1.250±0.000 |\n| data | 1.1 |",
+		"| drift | 0.4 | 99.0 | 100.0 |  | 0.990±0.000 | 0.990 | 0.990±0.000 |  |  |  |\n",
+		"| data, load 0-1 | 0.960 | 0.97 | held | 1.200 |\n", "| drift, load 0-1 | 0.990 | 0.97 | **missed** |  |\n", "seeds 1-6 were",
+	} {
+		if !strings.Contains(page.String(), want) {
+			t.Errorf("the page lacks %q:\n%s", want, page.String())
+		}
+	}
+	if strings.Contains(page.String(), "light") {
+		t.Errorf("where nothing is to be gained the forest is not in question:\n%s", page.String())
+	}
+}
+
+// D6 and the shares count refused calls where nothing has a deadline, too: of all calls.
+func TestRefusalsAreInTheShareOfMisses(t *testing.T) {
+	p, s := tinyExperiments(t)
+	s.Scheduler.MaxWaiting = 1
+	c, err := RunCell(t.Context(), s, p, &p.Experiments[0], 2, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := c.Result.Rows[0]; r.Refused == 0 || r.Misses != r.Refused || r.Deadlines != r.Refused || c.Series[0].Figures[0].Misses != c.Series[0].Figures[0].Lost {
+		t.Errorf("%d refused, %d misses of %d, figure %+v", r.Refused, r.Misses, r.Deadlines, c.Series[0].Figures[0])
+	}
+}
+
 func TestPlanRefusesNonsense(t *testing.T) {
 	for name, change := range map[string][2]string{
-		"an unknown key":  {"seeds: 3", "sedes: 3"},
-		"no seeds":        {"seeds: 3", "seeds: 0"},
-		"unknown policy":  {"least-loaded, oracle", "least-loaded, best-of-all"},
-		"one policy":      {"[rubato, least-loaded, oracle]", "[rubato]"},
-		"no load":         {"loads: [.3, .6]", "loads: []"},
-		"a negative load": {"loads: [.3, .6]", "loads: [-1]"},
-		"no such family":  {"family: data", "family: friends"},
-		"a bad folder":    {"seeds: 3", "seeds: 3\ndisasters: ../.."},
-		"a bad name":      {"name: tiny", "name: \"../tiny\""},
-		"too late":        {"family: data", "family: data, late: 2m"},
-		"one name twice":  {"experiments:", "experiments:\n  - {name: tiny, question: \"Again?\", family: data, scenario: tiny.yaml, loads: [.3]}"},
+		"an unknown key":    {"seeds: 3", "sedes: 3"},
+		"no seeds":          {"seeds: 3", "seeds: 0"},
+		"unknown policy":    {"least-loaded, oracle", "least-loaded, best-of-all"},
+		"one policy":        {"[rubato, least-loaded, oracle]", "[rubato]"},
+		"no load":           {"loads: [.3, .6]", "loads: []"},
+		"a negative load":   {"loads: [.3, .6]", "loads: [-1]"},
+		"no such family":    {"family: data", "family: friends"},
+		"a bad folder":      {"seeds: 3", "seeds: 3\ndisasters: ../.."},
+		"no word of tuning": {"tuned_on: 1-1000", ""},
+		"lines of it":       {"tuned_on: 1-1000", "tuned_on: \"1\\n2\""},
+		"our own page":      {"name: tiny", "name: throughput"},
+		"a bad name":        {"name: tiny", "name: \"../tiny\""},
+		"too late":          {"family: data", "family: data, late: 2m"},
+		"one name twice":    {"experiments:", "experiments:\n  - {name: tiny, question: \"Again?\", family: data, scenario: tiny.yaml, loads: [.3]}"},
 	} {
 		if _, err := ReadPlan(strings.NewReader(strings.Replace(tinyPlan, change[0], change[1], 1))); !errors.Is(err, api.ErrInvalid) {
 			t.Errorf("%s: %v, want invalid", name, err)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"image/png"
 	"io"
 	"math"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/sim"
 )
 
@@ -241,6 +243,89 @@ func TestCompareIsPairedAndRepeats(t *testing.T) {
 	}
 }
 
+// Plots are written in every format that is asked for, and in none that nobody knows.
+func TestPlotFormats(t *testing.T) {
+	r, err := Compare(t.Context(), read(t, tiny), policies(t, "rubato", "least-loaded"), []uint64{1, 2}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plots := map[string]*file{}
+	create := func(name string) (io.WriteCloser, error) { plots[name] = &file{}; return plots[name], nil }
+	if err := Plots(r, create, "png", "svg"); err != nil || len(plots) != 2*len(Plotted) {
+		t.Fatalf("%d plots, %v", len(plots), err)
+	}
+	for _, name := range Plotted {
+		f := plots["tiny-"+name+".png"]
+		if f == nil || !f.closed {
+			t.Fatalf("no %s as PNG", name)
+		}
+		if img, err := png.Decode(&f.Buffer); err != nil || img.Bounds().Dx() < 400 || img.Bounds().Dy() < 200 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	clear(plots)
+	if err := Plots(r, create, "svg", "gif"); !errors.Is(err, api.ErrInvalid) || len(plots) != 0 {
+		t.Errorf("as gif: %v, %d files", err, len(plots))
+	}
+}
+
+// Every count has the interval of its sum over seeds, as every time has that of its mean.
+func TestCountsHaveIntervals(t *testing.T) {
+	s := read(t, strings.Replace(tiny, "name: tiny", "name: tiny\nscheduler: {max_waiting: 1}", 1))
+	s.Functions[0].Run = Duration(200 * time.Millisecond)
+	seeds := []uint64{1, 2, 3}
+	all, err := Compare(t.Context(), s, policies(t, "least-loaded"), seeds, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	each := map[string][]float64{}
+	fields := func(r *Row) map[string]float64 {
+		b, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := map[string]any{}
+		if err := json.Unmarshal(b, &m); err != nil {
+			t.Fatal(err)
+		}
+		out := map[string]float64{}
+		for k, v := range m {
+			if x, ok := v.(float64); ok {
+				out[k] = x
+			}
+		}
+		return out
+	}
+	for _, seed := range seeds {
+		one, err := Compare(t.Context(), s, policies(t, "least-loaded"), []uint64{seed}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, v := range fields(&one.Rows[0]) {
+			each[k] = append(each[k], v)
+			if strings.Contains(k, "_ci95") && v != 0 {
+				t.Errorf("of one seed: %s %v", k, v)
+			}
+		}
+	}
+	got := fields(&all.Rows[0])
+	for _, name := range strings.Fields("calls answered refused misses cold_starts fetched_bytes forwarded delayed failed deadlines") {
+		mean, half := meanCI(each[name])
+		if near := func(a, b float64) bool { return math.Abs(a-b) <= 1e-9*math.Max(b, 1) }; !near(got[name], 3*mean) || !near(got[name+"_ci95"], 3*half) {
+			t.Errorf("%s: %v±%v, want %v±%v", name, got[name], got[name+"_ci95"], 3*mean, 3*half)
+		}
+	}
+	for _, name := range strings.Fields("mean p50 p95 p99 exec_mean delay_mean queue_mean") {
+		mean, half := meanCI(each[name+"_ms"])
+		if math.Abs(got[name+"_ms"]-mean) > 1e-9*mean || math.Abs(got[name+"_ci95_ms"]-half) > 1e-9*mean {
+			t.Errorf("%s: %v±%v, want %v±%v", name, got[name+"_ms"], got[name+"_ci95_ms"], mean, half)
+		}
+	}
+	if got["refused"] == 0 || got["refused_ci95"] == 0 || got["misses_ci95"] == 0 || got["calls_ci95"] == 0 {
+		t.Errorf("too little happened: %v", got)
+	}
+}
+
 type file struct {
 	bytes.Buffer
 	closed bool
@@ -282,7 +367,7 @@ func TestCompareStops(t *testing.T) {
 	}
 }
 
-// A call that is refused, or never answered, misses its deadline.
+// A call that is refused, or never answered, misses its deadline; a refused one is a miss without any.
 func TestRefusedCallsMiss(t *testing.T) {
 	s := read(t, strings.Replace(tiny, "name: tiny", "name: tiny\nscheduler: {max_waiting: 1}", 1))
 	s.Functions[0].Run = Duration(400 * time.Millisecond)
@@ -292,6 +377,9 @@ func TestRefusedCallsMiss(t *testing.T) {
 	}
 	if f := r.Rows[1]; f.Function != "f" || f.Refused == 0 || f.Misses < f.Refused || f.Deadlines != f.Calls {
 		t.Errorf("%d calls, %d refused, %d misses of %d deadlines", f.Calls, f.Refused, f.Misses, f.Deadlines)
+	}
+	if g := r.Rows[2]; g.Function != "g-0" || g.Refused == 0 || g.Misses != g.Refused || g.Deadlines != g.Refused || g.MissShare != float64(g.Misses)/float64(g.Calls) {
+		t.Errorf("without a deadline: %d calls, %d refused, %d misses of %d", g.Calls, g.Refused, g.Misses, g.Deadlines)
 	}
 }
 

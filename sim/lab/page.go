@@ -11,14 +11,15 @@ import (
 // WriteMarkdown writes an experiment's page: question, setup, seeds, tables, figures, conclusion.
 func WriteMarkdown(w io.Writer, e *Experiment, s *Scenario, p *Plan, cells []*Cell, figures []string) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# %s\n\n%s\n\n## Setup\n%s: %s. %v, %v of them not counted; each policy sees the same arrivals and each call has the same luck. Seeds %d-%d.\n",
-		e.Name, e.Question, s.Name, s.About, time.Duration(s.Duration), time.Duration(s.Warmup), p.FirstSeed, p.FirstSeed+uint64(p.Seeds)-1)
-	if e.Late > 0 {
-		fmt.Fprintf(&b, "All that nodes tell their zone is %v late.\n", time.Duration(e.Late))
+	fmt.Fprintf(&b, "# %s\n\n%s\n\n## Setup\n%s: %s. %v, %v of them not counted; each policy sees the same arrivals and each call has the same luck. %s\n",
+		e.Name, e.Question, s.Name, s.About, time.Duration(s.Duration), time.Duration(s.Warmup), p.seeds())
+	if late := or(e.Late, s.Network.Late); late > 0 {
+		fmt.Fprintf(&b, "All that nodes tell their zone is %v late. Times leave out that the answer itself is, and so do ratios: that is part of every call\nunder every policy, and hides all else. What else comes of the lateness is in them.\n", time.Duration(late))
 	}
 	fmt.Fprintf(&b, `Load is the work of warm calls with cached inputs over slots: cold starts and fetches come on top. Times are in ms, from arrival to
-answer, means over seeds of each seed's figure, with 95 %% confidence intervals; counts are sums over seeds. A refused or failed
-call with a deadline is a miss. %s: parts of the same rule, or what it could do, not baselines (docs/baselines.md).
+answer, means over seeds of each seed's figure, with 95 %% confidence intervals; counts are sums over seeds. Misses are calls with a
+deadline that got no result before it, and all refused calls, with a deadline or without; they are counted of all calls with a
+deadline and of the refused ones without. %s: parts of the same rule, or what it could do, not baselines (docs/baselines.md).
 
 ## Figures
 `, "`"+strings.Join(p.Aside, "`, `")+"`")
@@ -31,6 +32,9 @@ call with a deadline is a miss. %s: parts of the same rule, or what it could do,
 			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %d of %d | %d, %d | %d | %.1f |\n", x.Policy, with(x.MeanMs, x.MeanCI), with(x.P50Ms, x.P50CI), with(x.P99Ms, x.P99CI),
 				with(x.ExecMeanMs, x.ExecMeanCI), with(x.DelayMeanMs, x.DelayMeanCI), x.Misses, x.Deadlines, x.Refused, x.Failed, x.ColdStarts, float64(x.FetchedBytes)/1e9)
 		}
+	}
+	if e.noGain() {
+		writeGuard(&b, cells)
 	}
 	for _, f := range figures {
 		fmt.Fprintf(&b, "\n![%s](%s)\n", f, f)
@@ -48,6 +52,47 @@ call with a deadline is a miss. %s: parts of the same rule, or what it could do,
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// noGain: nothing can be won by waiting, so that what the rule does about it is the question.
+func (e *Experiment) noGain() bool { return e.Family == "no-gain" || e.Family == "light" }
+
+// writeGuard writes what the guard of each policy that has one did about waiting.
+func writeGuard(w io.Writer, cells []*Cell) {
+	fmt.Fprintf(w, `
+### The guard
+It stops waiting in a zone while it loses beyond doubt, but for one call in 16 that goes on trying, and lets it return when it wins beyond
+doubt (zonesched/guard.go); only the product's rule has one. It says nothing before it has judged 50 calls that were held back.
+"Judged" is how many it had at the end since it last changed anything, the mean over runs (a run is a seed); stops and returns are
+sums, from a run's beginning on; calls are those after the warm-up.
+
+| load | policy | calls held back | judged | waiting stopped | returned | runs in which it was stopped | stopped at the end |
+|---|---|---|---|---|---|---|---|
+`)
+	for _, c := range cells {
+		rows, names := overall(c.Result)
+		for i, name := range names {
+			if p, err := ParsePolicy(name); err != nil || p.Rule != "rubato" {
+				continue
+			}
+			var judged, stopped, returned, runs, at, all uint64
+			for k := range c.Result.Runs {
+				r := &c.Result.Runs[k]
+				if r.Policy != name {
+					continue
+				}
+				all++
+				judged, stopped, returned = judged+r.WaitsJudged, stopped+r.WaitingStopped, returned+r.WaitingResumed
+				if r.WaitingStopped > 0 {
+					runs++
+				}
+				if r.WaitingStopped > r.WaitingResumed {
+					at++
+				}
+			}
+			fmt.Fprintf(w, "| %g | %s | %d of %d | %.0f | %d | %d | %d of %d | %d |\n", c.Load, name, rows[i].Delayed, rows[i].Calls, float64(judged)/float64(max(all, 1)), stopped, returned, runs, all, at)
+		}
+	}
 }
 
 func orNone(x float64, there bool) string {

@@ -4,44 +4,59 @@ import (
 	"fmt"
 	"image/color"
 	"io"
-	"math"
+	"slices"
+	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
+
+	"github.com/rubato-faas/rubato/api"
 )
 
-// Plots draws a result: mean times with their confidence intervals, the distribution of times, and cold starts and misses.
-// create opens a file of the given name.
-func Plots(r *Result, create func(name string) (io.WriteCloser, error)) error {
-	type figure struct {
-		name string
-		make func(*Result) (*plot.Plot, error)
+// PlotFormats are the kinds of files that Plots can write, by their endings.
+var PlotFormats = []string{"svg", "png"}
+
+// Plotted are the figures that Plots draws: the files of a result are called SCENARIO-FIGURE.FORMAT.
+var Plotted = []string{"mean", "distribution", "cold-and-missed"}
+
+// Plots draws a result: mean times with their confidence intervals, the distribution of times, and cold starts and misses; in
+// the formats named, or as SVG. create opens a file of the given name.
+func Plots(r *Result, create func(name string) (io.WriteCloser, error), formats ...string) error {
+	if len(formats) == 0 {
+		formats = PlotFormats[:1]
 	}
-	for _, f := range []figure{{"mean", meanPlot}, {"distribution", distributionPlot}, {"cold-and-missed", countsPlot}} {
-		p, err := f.make(r)
-		if err != nil {
-			return fmt.Errorf("plot %s: %w", f.name, err)
+	for _, f := range formats {
+		if !slices.Contains(PlotFormats, f) {
+			return fmt.Errorf("%w: plots as %.20q: want %s", api.ErrInvalid, f, strings.Join(PlotFormats, " or "))
 		}
-		if err := save(p, max(16, 3.2*float64(len(r.quantiles))), create, r.Scenario+"-"+f.name+".svg"); err != nil {
-			return fmt.Errorf("plot %s: %w", f.name, err)
+	}
+	for i, figure := range []func(*Result) (*plot.Plot, error){meanPlot, distributionPlot, countsPlot} {
+		p, err := figure(r)
+		for _, format := range formats {
+			if err == nil {
+				err = save(p, max(16, 3.2*float64(len(r.curves))), create, r.Scenario+"-"+Plotted[i], format)
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("plot %s: %w", Plotted[i], err)
 		}
 	}
 	return nil
 }
 
 // save writes a figure that is so many centimetres wide: room for one name beside another.
-func save(p *plot.Plot, width float64, create func(name string) (io.WriteCloser, error), name string) error {
-	text, err := p.WriterTo(vg.Length(width)*vg.Centimeter, 10*vg.Centimeter, "svg")
+func save(p *plot.Plot, width float64, create func(name string) (io.WriteCloser, error), name, format string) error {
+	drawn, err := p.WriterTo(vg.Length(width)*vg.Centimeter, 10*vg.Centimeter, format)
 	if err != nil {
 		return err
 	}
-	f, err := create(name)
+	f, err := create(name + "." + format)
 	if err != nil {
 		return err
 	}
-	if _, err := text.WriteTo(f); err != nil {
+	if _, err := drawn.WriteTo(f); err != nil {
 		f.Close()
 		return err
 	}
@@ -102,13 +117,12 @@ func distributionPlot(r *Result) (*plot.Plot, error) {
 	p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
 	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
 	p.Legend.Top = true
-	for i := range r.quantiles {
-		c := &r.quantiles[i]
+	for i := range r.curves {
+		c := &r.curves[i]
 		var xy plotter.XYs
-		for u := 0.0; u <= 3; u += .02 { // up to the thousandth call
-			share := math.Pow(10, -u)
-			if x := c.all.Quantile(1 - share); x > 0 {
-				xy = append(xy, plotter.XY{X: x, Y: share})
+		for k, x := range c.Ms {
+			if x > 0 { // a scale of logarithms has no place for it
+				xy = append(xy, plotter.XY{X: x, Y: above(k)})
 			}
 		}
 		if len(xy) == 0 {
@@ -121,7 +135,7 @@ func distributionPlot(r *Result) (*plot.Plot, error) {
 		l.Color, l.Width = palette[i%len(palette)], vg.Points(1.5)
 		l.Dashes = dashes[i/len(palette)%len(dashes)]
 		p.Add(l)
-		p.Legend.Add(c.policy, l)
+		p.Legend.Add(c.Policy, l)
 	}
 	return p, nil
 }
@@ -141,7 +155,7 @@ func countsPlot(r *Result) (*plot.Plot, error) {
 	for i, set := range []struct {
 		name   string
 		values plotter.Values
-	}{{"cold starts, of calls answered", cold}, {"misses, of deadlines", missed}} {
+	}{{"cold starts, of calls answered", cold}, {"misses, of calls with a deadline or refused", missed}} {
 		c, err := plotter.NewBarChart(set.values, vg.Points(width))
 		if err != nil {
 			return nil, err

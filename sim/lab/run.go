@@ -25,6 +25,12 @@ type Run struct {
 	// Learned is how many samples the zones learned, of Samples that they had; LearnEvery is the scenario's one in so many.
 	Learned    uint64 `json:"rows_learned"`
 	LearnEvery int    `json:"learn_one_of"`
+	// WaitingStopped is how often a zone's guard stopped waiting since it lost, WaitingResumed how often it was allowed again, from
+	// the beginning on. Rules other than the product's have no guard.
+	WaitingStopped uint64 `json:"waiting_stopped"`
+	WaitingResumed uint64 `json:"waiting_resumed"`
+	// WaitsJudged is how many calls held back the guards had judged at the end, since they last changed anything.
+	WaitsJudged uint64 `json:"waits_judged"`
 
 	stats []sim.Stats // by function
 }
@@ -64,12 +70,16 @@ func (s *Scenario) run(ctx context.Context, p Policy, seed uint64, tell func(par
 	r := &Run{Policy: p.Name, Seed: seed, Hash: fmt.Sprintf("%016x", w.Hash()), Events: w.Events(), LearnEvery: cfg.Learn.Every, stats: w.FunctionStats()}
 	for z := range cfg.Zones {
 		r.Learned += w.Learned(z).Rows
+		c := w.Core(z).Counters()
+		r.WaitingStopped, r.WaitingResumed = r.WaitingStopped+c.WaitingStopped, r.WaitingResumed+c.WaitingResumed
+		r.WaitsJudged += uint64(w.Core(z).Guard().Calls)
 	}
 	return r, nil
 }
 
 // Row is what callers saw of one function ("all": of all) under one policy. Counts are sums over seeds. Times are means over
-// seeds of each seed's figure, in ms, with the half-width of its 95 % confidence interval (Student's t; 0 for one seed).
+// seeds of each seed's figure, in ms. Beside each stands the half-width of its 95 % confidence interval (Student's t; 0 for one
+// seed): of a count that of the sum.
 type Row struct {
 	Policy   string `json:"policy"`
 	Workload string `json:"workload"`
@@ -90,7 +100,7 @@ type Row struct {
 	DelayMeanMs float64 `json:"delay_mean_ms"`
 	QueueMeanMs float64 `json:"queue_mean_ms"`
 
-	// Misses are calls without a result before their deadline, of Deadlines that had one.
+	// Misses are calls without a result before their deadline and all refused ones, of Deadlines that had a deadline or were refused.
 	Deadlines    uint64 `json:"deadlines"`
 	Misses       uint64 `json:"misses"`
 	ColdStarts   uint64 `json:"cold_starts"`
@@ -104,12 +114,25 @@ type Row struct {
 	ExecMeanCI  float64 `json:"exec_mean_ci95_ms"`
 	DelayMeanCI float64 `json:"delay_mean_ci95_ms"`
 	QueueMeanCI float64 `json:"queue_mean_ci95_ms"`
-	// MissShare is the share of deadlines missed.
+	// MissShare is Misses over Deadlines, or over all calls where none had a deadline.
 	MissShare   float64 `json:"miss_share"`
 	MissShareCI float64 `json:"miss_share_ci95"`
 	// MeanVsFirst is the mean of this policy less that of the first one, paired by seed.
 	MeanVsFirst   float64 `json:"mean_vs_first_ms"`
 	MeanVsFirstCI float64 `json:"mean_vs_first_ci95_ms"`
+
+	CallsCI        float64 `json:"calls_ci95"`
+	AnsweredCI     float64 `json:"answered_ci95"`
+	RefusedCI      float64 `json:"refused_ci95"`
+	FailedCI       float64 `json:"failed_ci95"`
+	DeadlinesCI    float64 `json:"deadlines_ci95"`
+	MissesCI       float64 `json:"misses_ci95"`
+	ColdStartsCI   float64 `json:"cold_starts_ci95"`
+	FetchedBytesCI float64 `json:"fetched_bytes_ci95"`
+	ForwardedCI    float64 `json:"forwarded_ci95"`
+	// Delayed calls were held back though a slot was free.
+	Delayed   uint64  `json:"delayed"`
+	DelayedCI float64 `json:"delayed_ci95"`
 }
 
 // Result is what runs of one scenario came to.
@@ -122,14 +145,31 @@ type Result struct {
 	// Notes are for people: what was left out.
 	Notes []string `json:"notes,omitempty"`
 
-	quantiles []curve // for plots
+	curves []Curve // for plots
 }
 
-// curve is a policy's distribution of times over all seeds.
-type curve struct {
-	policy string
-	all    sim.Hist
+// Curve is a policy's distribution of times over all seeds: one call in 10^(i/curveSteps) takes longer than Ms[i], in ms.
+type Curve struct {
+	Policy string    `json:"policy"`
+	Ms     []float64 `json:"ms"`
 }
+
+// A curve goes down to the thousandth call, in so many steps for each tenth part.
+const (
+	curveSteps  = 50
+	curveTenths = 3
+)
+
+func curveOf(policy string, times *sim.Hist) Curve {
+	c := Curve{Policy: policy}
+	for i := range curveTenths*curveSteps + 1 {
+		c.Ms = append(c.Ms, times.Quantile(1-above(i)))
+	}
+	return c
+}
+
+// above is the share of calls that take longer than a curve's i-th time.
+func above(i int) float64 { return math.Pow(10, -float64(i)/curveSteps) }
 
 // Compare runs every policy with every seed, on the same arrivals and with the same luck, on all processors. hear is told of
 // progress and may be nil.
@@ -206,11 +246,11 @@ func (s *Scenario) result(policies []Policy, seeds []uint64, runs []*Run) *Resul
 			if f >= 0 {
 				row.Function = names[f]
 			} else {
-				c := curve{policy: policies[p].Name}
+				var times sim.Hist
 				for i := range stats {
-					c.all.Merge(&stats[i].Latency)
+					times.Merge(&stats[i].Latency)
 				}
-				r.quantiles = append(r.quantiles, c)
+				r.curves = append(r.curves, curveOf(row.Policy, &times))
 			}
 			means := row.fill(stats)
 			if p == 0 {
@@ -232,6 +272,9 @@ func (s *Scenario) result(policies []Policy, seeds []uint64, runs []*Run) *Resul
 		r.Notes = append(r.Notes, fmt.Sprintf("%d functions: only their sum is shown, as for more than %d", len(names), maxRows))
 	}
 	r.Notes = append(r.Notes, s.notes...)
+	if late := time.Duration(s.Network.Late); late > 0 {
+		r.Notes = append(r.Notes, fmt.Sprintf("what nodes tell is %v late: times leave out that the answer itself is", late))
+	}
 	if t := s.trace; t != nil && t.LeftFunctions > 0 {
 		r.Notes = append(r.Notes, fmt.Sprintf("trace %s: the %d least busy functions, with %d calls, were left out: a world has at most %d", t.Name, t.LeftFunctions, t.LeftCalls, sim.MaxFunctions))
 	}
@@ -243,38 +286,60 @@ const maxRows = 64
 
 // fill works out a row from each seed's figures, and returns each seed's mean.
 func (r *Row) fill(stats []sim.Stats) []float64 {
-	var mean, p50, p95, p99, exec, delay, queue, miss []float64
-	for i := range stats {
-		s := &stats[i]
-		r.Calls += s.Calls
-		r.Answered += s.Answered
-		r.Refused += s.Refused
-		r.Failed += s.Failed + s.Open
-		misses := s.Misses + s.OpenDue
-		r.Deadlines += s.Deadlines
-		r.Misses += misses
-		r.ColdStarts += s.ColdStarts
-		r.FetchedBytes += s.FetchedBytes
-		r.Forwarded += s.Forwarded
-		n := float64(max(s.Answered, 1))
-		mean = append(mean, s.TotalMs/n)
-		p50 = append(p50, s.Latency.Quantile(.5))
-		p95 = append(p95, s.Latency.Quantile(.95))
-		p99 = append(p99, s.Latency.Quantile(.99))
-		exec = append(exec, s.ExecMs/n)
-		delay = append(delay, s.DelayMs/n)
-		queue = append(queue, s.QueueMs/n)
-		miss = append(miss, float64(misses)/float64(max(s.Deadlines, 1)))
+	// each is a figure of every seed, with its mean over them and the half-width.
+	each := func(of func(*sim.Stats) float64) (xs []float64, mean, half float64) {
+		for i := range stats {
+			xs = append(xs, of(&stats[i]))
+		}
+		mean, half = meanCI(xs)
+		return xs, mean, half
 	}
-	r.MeanMs, r.MeanCI = meanCI(mean)
-	r.P50Ms, r.P50CI = meanCI(p50)
-	r.P95Ms, r.P95CI = meanCI(p95)
-	r.P99Ms, r.P99CI = meanCI(p99)
-	r.ExecMeanMs, r.ExecMeanCI = meanCI(exec)
-	r.DelayMeanMs, r.DelayMeanCI = meanCI(delay)
-	r.QueueMeanMs, r.QueueMeanCI = meanCI(queue)
-	r.MissShare, r.MissShareCI = meanCI(miss)
-	return mean
+	count := func(to *uint64, ci *float64, of func(*sim.Stats) uint64) {
+		for i := range stats {
+			*to += of(&stats[i])
+		}
+		_, _, half := each(func(s *sim.Stats) float64 { return float64(of(s)) })
+		*ci = half * float64(len(stats))
+	}
+	count(&r.Calls, &r.CallsCI, func(s *sim.Stats) uint64 { return s.Calls })
+	count(&r.Answered, &r.AnsweredCI, func(s *sim.Stats) uint64 { return s.Answered })
+	count(&r.Refused, &r.RefusedCI, func(s *sim.Stats) uint64 { return s.Refused })
+	count(&r.Failed, &r.FailedCI, func(s *sim.Stats) uint64 { return s.Failed + s.Open })
+	count(&r.Deadlines, &r.DeadlinesCI, func(s *sim.Stats) uint64 { return s.Deadlines })
+	count(&r.Misses, &r.MissesCI, misses)
+	count(&r.ColdStarts, &r.ColdStartsCI, func(s *sim.Stats) uint64 { return s.ColdStarts })
+	count(&r.Forwarded, &r.ForwardedCI, func(s *sim.Stats) uint64 { return s.Forwarded })
+	count(&r.Delayed, &r.DelayedCI, func(s *sim.Stats) uint64 { return s.Delayed })
+	var fetched uint64
+	count(&fetched, &r.FetchedBytesCI, func(s *sim.Stats) uint64 { return uint64(s.FetchedBytes) })
+	r.FetchedBytes = int64(fetched)
+
+	figure := func(to, ci *float64, of func(*sim.Stats) float64) (xs []float64) {
+		xs, *to, *ci = each(of)
+		return xs
+	}
+	n := func(s *sim.Stats) float64 { return float64(max(s.Answered, 1)) }
+	means := figure(&r.MeanMs, &r.MeanCI, func(s *sim.Stats) float64 { return s.TotalMs / n(s) })
+	figure(&r.P50Ms, &r.P50CI, func(s *sim.Stats) float64 { return s.Latency.Quantile(.5) })
+	figure(&r.P95Ms, &r.P95CI, func(s *sim.Stats) float64 { return s.Latency.Quantile(.95) })
+	figure(&r.P99Ms, &r.P99CI, func(s *sim.Stats) float64 { return s.Latency.Quantile(.99) })
+	figure(&r.ExecMeanMs, &r.ExecMeanCI, func(s *sim.Stats) float64 { return s.ExecMs / n(s) })
+	figure(&r.DelayMeanMs, &r.DelayMeanCI, func(s *sim.Stats) float64 { return s.DelayMs / n(s) })
+	figure(&r.QueueMeanMs, &r.QueueMeanCI, func(s *sim.Stats) float64 { return s.QueueMs / n(s) })
+	figure(&r.MissShare, &r.MissShareCI, missShare)
+	return means
+}
+
+// misses counts calls that are not answered yet, too, if they had a deadline.
+func misses(s *sim.Stats) uint64 { return s.Misses + s.OpenDue }
+
+// missShare is of the calls that could miss; where nothing has a deadline all can, since all can be refused.
+func missShare(s *sim.Stats) float64 {
+	of := s.Deadlines
+	if s.Deadlines == s.Undue {
+		of = s.Calls
+	}
+	return float64(misses(s)) / float64(max(of, 1))
 }
 
 // meanCI is the mean of xs and the half-width of its 95 % confidence interval by Student's t; 0 for a single x, of which

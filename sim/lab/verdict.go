@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"math"
@@ -61,22 +62,25 @@ func WriteSummary(w io.Writer, p *Plan, all []Ran) error {
 	fmt.Fprintf(&b, `# Experiments
 
 Made by `+"`make experiments`"+` (rubato sim experiments experiments/plan.yaml) with the production cores and the online forest, in the
-simulator (docs/simulator.md). Seeds %d-%d, %d for each figure; smaller ones were looked at while the rule was made. Ratios are paired
-by seed and below 1 where %s is better; "best baseline" is chosen per load, afterwards, by the figure in question.
+simulator (docs/simulator.md). %s Each figure is over %d seeds. Ratios are paired
+by seed and below 1 where %s is better; "best baseline" is chosen per load, afterwards, by the figure in question. Misses are calls
+with a deadline that got no result before it, and all refused calls; shares of them are of calls with a deadline and of refused ones, or of all calls where nothing has a deadline.
 
 | page | question |
 |---|---|
-`, p.FirstSeed, p.FirstSeed+uint64(p.Seeds)-1, p.Seeds, p.Policies[0])
+`, p.seeds(), p.Seeds, p.Policies[0])
+	link := func(name, question string) { fmt.Fprintf(&b, "| [%s](%s.md) | %s |\n", name, name, question) }
 	for _, e := range all {
-		fmt.Fprintf(&b, "| [%s](%s.md) | %s |\n", e.Name, e.Name, e.Question)
+		link(e.Name, e.Question)
+	}
+	link(throughputPage, throughputQuestion)
+	link(forestPage, forestQuestion)
+	if p.Disasters != "" {
+		link(disastersPage, disastersQuestion)
 	}
 	b.WriteString("\n## What it is held to\n| | target | where | reached | worst | |\n|---|---|---|---|---|---|\n")
 	row := func(name, what, where, got, worst string, ok bool) {
-		mark := "**missed**"
-		if ok {
-			mark = "held"
-		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", name, what, where, got, worst, mark)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", name, what, where, got, worst, mark(ok))
 	}
 	where := func(s span) string { return fmt.Sprintf("%s, load %g-%g", s.family, s.from, s.to) }
 	ratios := func(name, what string, spans []span, ratio func(*Cell) (Ratio, bool)) {
@@ -94,18 +98,19 @@ by seed and below 1 where %s is better; "best baseline" is chosen per load, afte
 	ratios("D3", "p99 over the best baseline's,", []span{{"data", .3, .9, 1}, {"init", .3, .9, 1}, {"mixed", .3, .9, .9}, {"light", 0, .9, 1},
 		{"data", 1, 1.1, 1}, {"init", 1, 1.1, 1}, {"mixed", 1, 1.1, 1}}, // overload: what the age bound is for
 		func(c *Cell) (Ratio, bool) { return c.best(p99Ms, p.baseline) })
-	to := []string{"data", "init", "mixed"}
-	for _, f := range to {
+	for _, f := range []string{"data", "init", "mixed"} {
 		ratios("D4", "mean over the oracle's,", []span{{f, 0, .9, 1.1}}, func(c *Cell) (Ratio, bool) { return c.find("oracle", meanMs) })
 		ratios("D4", "p99 over the oracle's,", []span{{f, 0, .9, 1.3}}, func(c *Cell) (Ratio, bool) { return c.find("oracle", p99Ms) })
 	}
 	p.deadlines(all, row)
-	p.throughput(all, row)
-	for _, f := range append(to, "drift") {
-		ratios("D8", "mean over averages',", []span{{f, 0, 1, .97}}, func(c *Cell) (Ratio, bool) { return c.find("averages", meanMs) })
+	for _, c := range p.capacities(all) {
+		row("D7", fmt.Sprintf("load held at a p99 of %.0f ms, over the best fixed delay's, at least %g", c.limit, c.must), c.family, c.over(), "against "+c.fixed.policy, c.ok())
+	}
+	for _, s := range forestGains {
+		ratios("D8", "mean over averages',", []span{s}, func(c *Cell) (Ratio, bool) { return c.find("averages", meanMs) })
 	}
 	for _, e := range all {
-		if e.Family != "no-gain" && e.Family != "light" {
+		if !e.noGain() {
 			continue
 		}
 		if m, worst, n := average(e.Cells, func(c *Cell) (Ratio, bool) { return c.find(never(p), meanMs) }); n > 0 {
@@ -121,29 +126,24 @@ func never(p *Plan) string { return p.Policies[0] + "=0s" }
 
 // deadlines are D5, D6 and the scenario with slack.
 func (p *Plan) deadlines(all []Ran, row func(name, what, where, got, worst string, ok bool)) {
-	worst, at := 0., "nowhere"
+	worst, at, waits := 0., "nowhere", uint64(0)
 	over, overAt, n := math.Inf(-1), "", 0
 	for _, e := range all {
 		for _, c := range e.Cells {
 			mine, others := c.Series[0].Figures, math.Inf(1)
-			mean := func(s *Series) float64 {
-				sum := 0.
-				for i := range s.Figures {
-					sum += s.Figures[i].Misses / float64(len(s.Figures))
-				}
-				return sum
-			}
+			share := func(f *Figure) float64 { return f.Misses }
 			for i := range mine {
+				waits += mine[i].SafeWaits
 				if mine[i].SafeMisses > worst {
-					worst, at = mine[i].SafeMisses, fmt.Sprintf("%s at load %g", e.Name, c.Load)
+					worst, at = mine[i].SafeMisses, fmt.Sprintf("%s at load %g, of %d calls", e.Name, c.Load, mine[i].SafeWaits)
 				}
 			}
 			for k := 1; k < len(c.Series); k++ {
 				if p.baseline(c.Series[k].Policy) {
-					others = math.Min(others, mean(&c.Series[k]))
+					others = math.Min(others, c.mean(k, share))
 				}
 			}
-			if d := mean(&c.Series[0]) - others; e.Family != "slack" && d > over {
+			if d := c.mean(0, share) - others; e.Family != "slack" && d > over {
 				over, overAt = d, fmt.Sprintf("%s at load %g", e.Name, c.Load)
 			}
 			n++
@@ -161,63 +161,112 @@ func (p *Plan) deadlines(all []Ran, row func(name, what, where, got, worst strin
 	if n == 0 {
 		return
 	}
-	row("D5", "misses of calls held back within their bound, every seed, at most .05", "everywhere", fmt.Sprintf("%.3f", worst), at, worst <= .05)
+	row("D5", "misses of calls held back within their bound, every seed, at most .05", fmt.Sprintf("everywhere, %d calls", waits), fmt.Sprintf("%.3f", worst), at, worst <= .05)
 	row("D6", "share of misses above the best baseline's by at most .001", "everywhere", fmt.Sprintf("%+.4f", over), overAt, over <= .001)
 }
 
-// throughput is D7: how much load is held with a p99 of at most 1.1 times the best baseline's at load .3.
-func (p *Plan) throughput(all []Ran, row func(name, what, where, got, worst string, ok bool)) {
-	for _, s := range []span{{"data", 0, 9, 1.25}, {"init", 0, 9, 1.25}, {"mixed", 0, 9, 1.10}} {
-		of := cells(all, s.family, s.from, s.to)
-		slices.SortFunc(of, func(a, b *Cell) int { return int(math.Copysign(1, a.Load-b.Load)) })
-		if len(of) < 2 {
-			continue
-		}
-		low := of[0]
-		for _, c := range of {
-			if math.Abs(c.Load-.3) < math.Abs(low.Load-.3) {
-				low = c
-			}
-		}
-		limit := math.Inf(1)
-		for k := 1; k < len(low.Series); k++ {
-			if p.baseline(low.Series[k].Policy) {
-				limit = math.Min(limit, 1.1*tail(low, k))
-			}
-		}
-		mine, best, whose := held(of, 0, limit), 0., ""
-		for k := range low.Series {
-			if strings.HasPrefix(low.Series[k].Policy, "fixed-delay") {
-				if h := held(of, k, limit); h >= best {
-					best, whose = h, low.Series[k].Policy
-				}
-			}
-		}
-		if whose == "" {
-			continue
-		}
-		got := fmt.Sprintf("%.2f against none of those that were run", mine)
-		if best > 0 {
-			got = fmt.Sprintf("%.2f (%.2f against %.2f)", mine/best, mine, best)
-		}
-		row("D7", fmt.Sprintf("load held at a p99 of %.0f ms, over the best fixed delay's, at least %g", limit, s.must), s.family, got, "against "+whose, mine > 0 && mine >= s.must*best)
-	}
+// capacity is how much load each policy holds in one family's experiment (D7).
+type capacity struct {
+	family string
+	// must is the factor over the best fixed delay that is asked for.
+	must float64
+	// limit is what the p99 may be at most, in ms: limitFactor times the best baseline's at the load nearest to limitLoad.
+	limit   float64
+	cells   []*Cell // by load
+	reaches []reach // by policy, in the plan's order; the first is the rule in question
+	fixed   reach   // the best fixed delay's
 }
 
-// tail is the mean over seeds of the k-th policy's p99.
-func tail(c *Cell, k int) float64 {
-	sum := 0.
-	for i := range c.Series[k].Figures {
-		sum += c.Series[k].Figures[i].P99Ms / float64(len(c.Series[k].Figures))
+const (
+	limitFactor = 1.1
+	limitLoad   = .3
+)
+
+// reach is the load that a policy holds: at least that much if it holds the highest that was run, less if it does not hold the
+// lowest.
+type reach struct {
+	policy      string
+	load        float64
+	least, less bool
+}
+
+func (r reach) String() string {
+	switch {
+	case r.less:
+		return fmt.Sprintf("< %g", r.load)
+	case r.least:
+		return fmt.Sprintf("≥ %g", r.load)
 	}
-	return sum
+	return fmt.Sprintf("%.2f", r.load)
+}
+
+// before: r holds less than o does.
+func (r reach) before(o reach) bool { return r.load < o.load || r.load == o.load && r.less && !o.less }
+
+// ok: the rule in question holds what is asked for. Of a fixed delay that holds less than the lowest load that was run, nobody
+// knows how much that is: it is given that load.
+func (c *capacity) ok() bool { return !c.reaches[0].less && c.reaches[0].load >= c.must*c.fixed.load }
+
+// over says how much more the rule in question holds than the best fixed delay.
+func (c *capacity) over() string {
+	mine := c.reaches[0]
+	if mine.less {
+		return fmt.Sprintf("%v against %v", mine, c.fixed)
+	}
+	more := ""
+	switch {
+	case c.fixed.less || mine.least && !c.fixed.least:
+		more = "more than "
+	case c.fixed.least && !mine.least:
+		more = "less than "
+	}
+	return fmt.Sprintf("%s%.2f (%v against %v)", more, mine.load/c.fixed.load, mine, c.fixed)
+}
+
+// capacities are those of all families that are run at two loads or more, with a baseline and a fixed delay.
+func (p *Plan) capacities(all []Ran) []capacity {
+	var out []capacity
+	for _, s := range []span{{"data", 0, maxLoad, 1.25}, {"init", 0, maxLoad, 1.25}, {"mixed", 0, maxLoad, 1.10}} {
+		c := capacity{family: s.family, must: s.must, limit: math.Inf(1), cells: cells(all, s.family, s.from, s.to)}
+		slices.SortFunc(c.cells, func(a, b *Cell) int { return cmp.Compare(a.Load, b.Load) })
+		if len(c.cells) < 2 {
+			continue
+		}
+		low := c.cells[0]
+		for _, x := range c.cells {
+			if math.Abs(x.Load-limitLoad) < math.Abs(low.Load-limitLoad) {
+				low = x
+			}
+		}
+		for k := range low.Series {
+			if p.baseline(low.Series[k].Policy) {
+				c.limit = math.Min(c.limit, limitFactor*low.mean(k, p99Ms))
+			}
+		}
+		for k := range low.Series {
+			r := reach{policy: low.Series[k].Policy, load: held(c.cells, k, c.limit)}
+			last := c.cells[len(c.cells)-1]
+			r.less, r.least = r.load == 0, last.mean(k, p99Ms) <= c.limit && r.load == last.Load
+			if r.less {
+				r.load = c.cells[0].Load
+			}
+			c.reaches = append(c.reaches, r)
+			if strings.HasPrefix(r.policy, "fixed-delay") && (c.fixed.policy == "" || c.fixed.before(r)) {
+				c.fixed = r
+			}
+		}
+		if c.fixed.policy != "" {
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // held is the load up to which the k-th policy's p99 stays within the limit, linear between the loads that were run.
 func held(of []*Cell, k int, limit float64) float64 {
 	at, last := 0., 0.
 	for i, c := range of {
-		t := tail(c, k)
+		t := c.mean(k, p99Ms)
 		if t > limit {
 			if i == 0 {
 				return 0

@@ -1,0 +1,120 @@
+package lab
+
+import (
+	"fmt"
+	"io"
+	"strings"
+)
+
+// The questions of pages that look at the cells of several experiments.
+const (
+	throughputQuestion = "How much load does each rule hold before its slowest calls are too slow?"
+	forestQuestion     = "Does the forest matter, beside plain averages, and how far is it from the true laws?"
+	disastersQuestion  = "Where delay scheduling is known to fail, does the rule hold?"
+)
+
+// forestGains are D8: the families, and what the mean over the averages' must be at most, up to a load of 1.
+var forestGains = []span{{"data", 0, 1, .97}, {"init", 0, 1, .97}, {"mixed", 0, 1, .97}, {"drift", 0, 1, .97}}
+
+func mark(ok bool) string {
+	if ok {
+		return "held"
+	}
+	return "**missed**"
+}
+
+// WriteThroughput writes the page of the loads that policies hold, from the cells of the experiments about it.
+func WriteThroughput(w io.Writer, p *Plan, all []Ran) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, `# %s
+
+%s
+
+## Setup
+The cells are those of the pages about each workload: nothing is run for this one. A policy holds a load if the p99 of its answered
+calls, the mean over seeds, is at most %g times that which the best baseline has at load %g. Between two loads that were run it is taken to grow
+linearly. "< x": it is not held even at x, the lowest load that was run; "≥ x": it is at x, the highest. %s
+
+## Figures
+`, throughputPage, throughputQuestion, limitFactor, limitLoad, p.seeds())
+	capacities := p.capacities(all)
+	if len(capacities) == 0 {
+		b.WriteString("\nNo workload was run at two loads or more.\n")
+	}
+	for i := range capacities {
+		c := &capacities[i]
+		fmt.Fprintf(&b, "\n### %s: a p99 of at most %.0f ms\n| policy | load held |", c.family, c.limit)
+		for _, x := range c.cells {
+			fmt.Fprintf(&b, " p99 at %g |", x.Load)
+		}
+		b.WriteString("\n|---|---|" + strings.Repeat("---|", len(c.cells)) + "\n")
+		for k, r := range c.reaches {
+			fmt.Fprintf(&b, "| %s | %v |", r.policy, r)
+			for _, x := range c.cells {
+				fmt.Fprintf(&b, " %.0f |", x.mean(k, p99Ms))
+			}
+			b.WriteString("\n")
+		}
+	}
+	fmt.Fprintf(&b, "\n## Conclusion\n%s over the best fixed delay, chosen afterwards:\n\n| workload | load held, over it | best fixed delay | at least | |\n|---|---|---|---|---|\n", p.Policies[0])
+	for i := range capacities {
+		c := &capacities[i]
+		fmt.Fprintf(&b, "| %s | %s | %s | %g | %s |\n", c.family, c.over(), c.fixed.policy, c.must, mark(c.ok()))
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// WriteForest writes the page about what predictions are worth, from the cells of the experiments about it.
+func WriteForest(w io.Writer, p *Plan, all []Ran) error {
+	const averages, oracle = "averages", "oracle"
+	var b strings.Builder
+	fmt.Fprintf(&b, `# %s
+
+%s
+
+## Setup
+The cells are those of the pages about each workload: nothing is run for this one. All three policies are the same rule: %s with the
+forest, averages with each function's averages in its place, oracle with the world's true laws. Times are in ms, means over seeds of
+each seed's figure; ratios are paired by seed, and below 1 the first is better. %s
+
+## Figures
+| workload | load | %[3]s | averages | oracle | %[3]s over averages: mean | worst seed | p99 | %[3]s over oracle: mean | p99 | averages over oracle: mean |
+|---|---|---|---|---|---|---|---|---|---|---|
+`, forestPage, forestQuestion, p.Policies[0], p.seeds())
+	var said strings.Builder
+	for _, s := range forestGains {
+		for _, c := range cells(all, s.family, 0, maxLoad) {
+			a, o := c.at(averages), c.at(oracle)
+			if a < 0 {
+				continue
+			}
+			ms := func(k int) string {
+				if k < 0 {
+					return ""
+				}
+				return fmt.Sprintf("%.1f", c.mean(k, meanMs))
+			}
+			over := func(j, k int, of func(*Figure) float64) string {
+				if k < 0 {
+					return ""
+				}
+				r := c.ratio(j, k, of)
+				return fmt.Sprintf("%.3f±%.3f", r.Mean, r.CI)
+			}
+			fmt.Fprintf(&b, "| %s | %g | %s | %s | %s | %s | %.3f | %s | %s | %s | %s |\n", s.family, c.Load, ms(0), ms(a), ms(o),
+				over(0, a, meanMs), c.over(a, meanMs).Worst, over(0, a, p99Ms), over(0, o, meanMs), over(0, o, p99Ms), over(a, o, meanMs))
+		}
+		within := cells(all, s.family, s.from, s.to)
+		if m, _, n := average(within, func(c *Cell) (Ratio, bool) { return c.find(averages, meanMs) }); n > 0 {
+			got := ""
+			if o, _, n := average(within, func(c *Cell) (Ratio, bool) { return c.find(oracle, meanMs) }); n > 0 {
+				got = fmt.Sprintf("%.3f", o.Mean)
+			}
+			fmt.Fprintf(&said, "| %s, load %g-%g | %.3f | %g | %s | %s |\n", s.family, s.from, s.to, m.Mean, s.must, mark(m.Mean <= s.must), got)
+		}
+	}
+	fmt.Fprintf(&b, "\n## Conclusion\n| workload | mean over averages' | at most | | mean over the oracle's |\n|---|---|---|---|---|\n%s", said.String())
+	_, err := io.WriteString(w, b.String())
+	return err
+}
