@@ -9,7 +9,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,7 +21,7 @@ func newSimExperiments() *cobra.Command {
 	var short bool
 	cmd := &cobra.Command{
 		Use: "experiments PLAN", Short: "Run a plan of experiments and write a page for each",
-		Long: `experiments runs every experiment of a plan: a scenario at several loads, under many policies, over many seeds. It writes a page for each (question, setup, seeds, tables, figures, conclusion), and one about the disasters that
+		Long: `experiments runs every experiment of a plan: a scenario at several loads, under many policies, over many seeds. It writes a page for each (question, setup, seeds, tables, figures, conclusion), one about the load that each policy holds, one about what the forest is worth, and one about the disasters that
 the rule is to survive. What was run before by this very
 program with the same inputs is taken from the cache, so an interrupted run goes on where it stopped.`,
 		Example: "  rubato sim experiments experiments/plan.yaml\n  rubato sim experiments experiments/plan.yaml --short --out /tmp/pages",
@@ -58,8 +57,12 @@ program with the same inputs is taken from the cache, so an interrupted run goes
 				}
 				all = append(all, lab.Ran{Experiment: e, Cells: cells})
 				// After each one: whoever interrupts a run of an hour finds what is there.
-				if err := writeFile(filepath.Join(out, "README.md"), func(w io.Writer) error { return lab.WriteSummary(w, p, all) }); err != nil {
-					return err
+				for name, write := range map[string]func(io.Writer, *lab.Plan, []lab.Ran) error{
+					"README.md": lab.WriteSummary, "throughput.md": lab.WriteThroughput, "forest.md": lab.WriteForest,
+				} {
+					if err := writeFile(filepath.Join(out, name), func(w io.Writer) error { return write(w, p, all) }); err != nil {
+						return err
+					}
 				}
 			}
 			if p.Disasters == "" {
@@ -105,13 +108,14 @@ func runExperiment(cmd *cobra.Command, p *lab.Plan, e *lab.Experiment, scenario,
 	if err != nil {
 		return nil, err
 	}
-	var cells, fresh []*lab.Cell
+	var cells []*lab.Cell
 	for _, load := range e.Loads {
 		path := cached(cache, "%s %s %v %v %d %d %v", program, inputs, time.Duration(e.Late), load, p.FirstSeed, p.Seeds, p.PoliciesOf(e))
-		var c *lab.Cell
-		if b, err := os.ReadFile(path); err == nil && json.Unmarshal(b, &c) == nil {
-			cells = append(cells, c)
-			continue
+		if b, err := os.ReadFile(path); err == nil {
+			if c, err := lab.ReadCell(b); err == nil {
+				cells = append(cells, c)
+				continue
+			}
 		}
 		var hear func(done, total int, doing string)
 		done := showProgress(&hear, cmd.ErrOrStderr())
@@ -123,19 +127,17 @@ func runExperiment(cmd *cobra.Command, p *lab.Plan, e *lab.Experiment, scenario,
 		if err := keep(path, c); err != nil {
 			return nil, err
 		}
-		cells, fresh = append(cells, c), append(fresh, c)
+		cells = append(cells, c)
 	}
-	if c := plotted(cells); slices.Contains(fresh, c) { // else its figures were drawn when it was run
-		c.Result.Scenario = e.Name
-		if err := lab.Plots(c.Result, func(name string) (io.WriteCloser, error) { return os.Create(filepath.Join(out, name)) }); err != nil {
-			return nil, err
-		}
-	}
+	// Always, whether or not the cell was run just now: figures that are there already may be those of another program or plan.
+	drawn := plotted(cells).Result
+	drawn.Scenario = e.Name // files and titles are the experiment's
 	var figures []string
-	for _, name := range []string{"mean", "distribution", "cold-and-missed"} {
-		if _, err := os.Stat(filepath.Join(out, e.Name+"-"+name+".svg")); err == nil {
-			figures = append(figures, e.Name+"-"+name+".svg")
-		}
+	if err := lab.Plots(drawn, func(name string) (io.WriteCloser, error) {
+		figures = append(figures, name)
+		return os.Create(filepath.Join(out, name))
+	}); err != nil {
+		return nil, err
 	}
 	return cells, writeFile(filepath.Join(out, e.Name+".md"), func(w io.Writer) error { return lab.WriteMarkdown(w, e, s, p, cells, figures) })
 }
@@ -220,5 +222,5 @@ func runDisasters(cmd *cobra.Command, p *lab.Plan, folder, out, cache, program s
 		scenarios, faced = append(scenarios, s), append(faced, runs)
 	}
 	done(true)
-	return writeFile(filepath.Join(out, "disasters.md"), func(w io.Writer) error { return lab.WriteDisasters(w, scenarios, faced) })
+	return writeFile(filepath.Join(out, "disasters.md"), func(w io.Writer) error { return lab.WriteDisasters(w, p, scenarios, faced) })
 }

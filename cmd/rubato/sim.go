@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -279,7 +280,7 @@ func newSimCompare() *cobra.Command {
 	var o simFlags
 	var policies []string
 	var seeds int
-	var plots string
+	var plots, format string
 	cmd := &cobra.Command{
 		Use: "compare SCENARIO", Short: "Compare policies on the same arrivals, over several seeds",
 		Long: `compare runs a scenario under every policy with every seed. Under one seed all policies see the same arrivals and each call has
@@ -292,6 +293,9 @@ the same luck; figures are means over seeds with 95 % confidence intervals (Stud
 			}
 			if seeds < 1 || seeds > 10000 {
 				return usage("--seeds %d: want 1-10000", seeds)
+			}
+			if !slices.Contains(lab.PlotFormats, format) {
+				return usage("--plot-format %q: want %s", format, strings.Join(lab.PlotFormats, " or "))
 			}
 			var ps []lab.Policy
 			for _, name := range policies {
@@ -318,7 +322,7 @@ the same luck; figures are means over seeds with 95 % confidence intervals (Stud
 				if err := os.MkdirAll(plots, 0o777); err != nil {
 					return err
 				}
-				if err := lab.Plots(r, func(name string) (io.WriteCloser, error) { return os.Create(filepath.Join(plots, name)) }); err != nil {
+				if err := lab.Plots(r, func(name string) (io.WriteCloser, error) { return os.Create(filepath.Join(plots, name)) }, format); err != nil {
 					return err
 				}
 			}
@@ -328,7 +332,8 @@ the same luck; figures are means over seeds with 95 % confidence intervals (Stud
 	o.add(cmd)
 	cmd.Flags().StringSliceVar(&policies, "policies", []string{"rubato", "least-loaded", "round-robin", "fixed-delay=100ms", "fixed-delay=400ms", "oracle"}, "policies to compare; differences are against the first")
 	cmd.Flags().IntVar(&seeds, "seeds", 10, "how many seeds, from --seed on")
-	cmd.Flags().StringVar(&plots, "plot", "", "also draw figures as SVG files into this folder")
+	cmd.Flags().StringVar(&plots, "plot", "", "also draw figures into this folder")
+	cmd.Flags().StringVar(&format, "plot-format", lab.PlotFormats[0], "of the figures: "+strings.Join(lab.PlotFormats, " or "))
 	return cmd
 }
 
