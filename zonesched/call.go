@@ -104,23 +104,24 @@ func (z *Zone) arrive(now time.Time, ev *Event, out []Action) []Action {
 		}
 		return append(out, Action{Kind: ActAnswer, ID: inv.ID, Answer: a})
 	}
+	room := classRoom[classOf(inv.Priority)]
 	switch {
 	case z.calls[inv.ID] != nil:
 		return refuse(api.CodeExists, 0, "invocation %s is being worked on", inv.ID)
 	case f == nil:
 		return refuse(api.CodeNotFound, 0, "no function %q", inv.Function)
-	case inv.Forwarded != "" && !z.useGrant(now, inv.Forwarded, ev.GrantID, ev.GrantEpoch):
-		return refuse(api.CodeOverloaded, 100, "no grant %d for zone %s", ev.GrantID, inv.Forwarded)
 	case len(z.calls) >= z.cfg.MaxCalls:
 		return refuse(api.CodeOverloaded, z.retryMs(), "the zone works on %d calls, its limit", len(z.calls))
 	case z.slots() == 0:
 		return refuse(api.CodeUnavailable, 500, "no node in service in zone %s", z.cfg.Zone)
-	case len(z.waiting) >= z.cfg.MaxWaiting:
-		return refuse(api.CodeOverloaded, z.retryMs(), "%d calls wait in zone %s, its limit", len(z.waiting), z.cfg.Zone)
+	case float64(len(z.waiting)) >= room*float64(z.cfg.MaxWaiting):
+		return refuse(api.CodeOverloaded, z.retryMs(), "%d calls wait in zone %s, its limit for calls of this priority", len(z.waiting), z.cfg.Zone)
 	case z.tenantWaiting(inv.Tenant) >= z.cfg.MaxWaiting/2 && z.tenantsWaiting > 1:
 		return refuse(api.CodeOverloaded, z.retryMs(), "%d calls of tenant %s wait, its limit while others wait too", z.tenantWaiting(inv.Tenant), inv.Tenant)
-	case z.cfg.MaxBacklog > 0 && z.backlog() > z.cfg.MaxBacklog:
-		return refuse(api.CodeOverloaded, z.retryMs(), "what waits in zone %s will take %v, its limit is %v", z.cfg.Zone, z.backlog().Round(time.Second), z.cfg.MaxBacklog)
+	case z.cfg.MaxBacklog > 0 && float64(z.backlog()) > room*float64(z.cfg.MaxBacklog):
+		return refuse(api.CodeOverloaded, z.retryMs(), "what waits in zone %s will take %v, its limit for calls of this priority is %v", z.cfg.Zone, z.backlog().Round(time.Second), time.Duration(room*float64(z.cfg.MaxBacklog)))
+	case inv.Forwarded != "" && !z.useGrant(now, inv.Forwarded, ev.GrantID, ev.GrantEpoch): // last: what is refused above uses no grant up
+		return refuse(api.CodeOverloaded, 100, "no grant %d for zone %s", ev.GrantID, inv.Forwarded)
 	}
 	c := &call{inv: inv, inputs: appendInputs(nil, inv), affinity: affinityOf(inv.Affinity, f), fn: f, arrived: now.Add(-duration(inv.WaitedMs)), since: now, version: f.spec.Version, attempt: inv.Attempt, tries: inv.Attempt}
 	c.soft, c.hard = deadlines(c.arrived, now, inv, f.spec)
@@ -372,7 +373,7 @@ func (z *Zone) completion(now time.Time, m *wire.Completion, out []Action) []Act
 		case mine:
 			out = z.refused(now, c, n, m, out)
 		case warmed: // or it would be asked again at once, by the calls that wait
-			n.avoidUntil = now.Add(refusalPause)
+			n.pause(now)
 		}
 		return z.slotFreed(now, n, out)
 	}
@@ -442,7 +443,7 @@ func (z *Zone) refused(now time.Time, c *call, n *node, m *wire.Completion, out 
 	if c.refusals++; c.refusals > maxRefusals {
 		return z.answerError(now, c, api.CodeUnavailable, "refused by its nodes again and again, last: "+m.Message, out)
 	}
-	n.avoidUntil = now.Add(refusalPause)
+	n.pause(now)
 	return z.requeue(now, c, out)
 }
 

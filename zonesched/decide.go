@@ -141,8 +141,8 @@ const queueWakeMs = 1000
 func (z *Zone) gather(now time.Time, c *call, hope *node) {
 	z.cands, z.feats = z.cands[:0], z.feats[:0]
 	for _, p := range z.pick(now, c, hope) {
-		if len(z.cands) >= z.cfg.Candidates && c.fn.fitting(z.cfg.Candidates) > z.cfg.Candidates {
-			break // a node can be two candidates
+		if len(z.cands) >= z.cfg.Candidates {
+			break // a node can be two
 		}
 		if p.box == nil {
 			p.box = p.n.sandbox(c.fn.h)
@@ -255,7 +255,7 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node, sb *sandboxes) {
 			z.add(now, n, c, math.Max(times[len(times)-1], .1)*float64(1+r/len(times)), at, evictMs)
 		}
 	}
-	if busy > 0 && idle == 0 {
+	if busy > 0 && idle == 0 && len(z.cands) < z.cfg.Candidates {
 		times := n.freeTimes(now, c.fn.h, buf[:0])
 		if len(times) == 0 {
 			return

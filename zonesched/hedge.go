@@ -187,7 +187,7 @@ func (z *Zone) dispatchFailed(now time.Time, n *node, m *wire.Completion, out []
 	case m.Outcome == api.OutcomeInternal:
 		z.quarantine(now, n)
 	case m.Outcome == api.OutcomeRefused:
-		n.avoidUntil = now.Add(refusalPause)
+		n.pause(now)
 		if m.Code == api.CodeFenced && m.Epoch.Compare(z.epoch) > 0 {
 			z.counters.FencedCompletions++
 			out = append(out, Action{Kind: ActFenced, Epoch: m.Epoch})

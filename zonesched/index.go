@@ -2,6 +2,7 @@ package zonesched
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/rubato-faas/rubato/zonesched/policy"
@@ -276,6 +277,12 @@ func (z *Zone) pick(now time.Time, c *call, hope *node) []picked {
 					z.picked = append(z.picked, picked{n: n})
 				}
 			}
+		}
+		if n := len(z.picked); n > room/2 { // a node can be two candidates: then it is not always the same ones that find no room
+			at := z.rng.IntN(n)
+			slices.Reverse(z.picked[:at])
+			slices.Reverse(z.picked[at:])
+			slices.Reverse(z.picked)
 		}
 		return z.picked
 	}

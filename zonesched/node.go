@@ -431,26 +431,36 @@ func (z *Zone) mayRetry() bool {
 	return float64(z.counters.Retries) < 10+z.cfg.RetryBudget*float64(z.counters.Accepted)
 }
 
-// quarantine takes a node that fails again and again out of the draw for a while; never more than a third, never the
-// last.
+// quarantine takes a node that fails again and again out of the draw for a while; never more than a third of those in service, never
+// the last of its labels.
 func (z *Zone) quarantine(now time.Time, n *node) {
 	n.failures++
 	if n.failures < quarantineAfter || n.quarantined {
 		return
 	}
-	out, live := 0, 0
+	serving, out, like := 0, 0, 0
 	for _, k := range z.nodes {
-		if k.live {
-			live++
-			if k.quarantined {
-				out++
-			}
+		switch {
+		case !k.serves():
+			continue
+		case k.quarantined:
+			out++
+		case k != n && k.profile == n.profile:
+			like++ // takes what n would have
 		}
+		serving++
 	}
-	if live < 2 || (out+1)*3 > live {
+	if like == 0 || (out+1)*3 > serving {
 		return
 	}
 	n.quarantined, n.avoidUntil = true, now.Add(quarantineFor)
+}
+
+// pause keeps n out of the draw for a moment; a longer absence stays as it is.
+func (n *node) pause(now time.Time) {
+	if until := now.Add(refusalPause); until.After(n.avoidUntil) {
+		n.avoidUntil = until
+	}
 }
 
 const (

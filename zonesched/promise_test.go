@@ -135,3 +135,31 @@ func TestQuarantineLeavesTwoThirds(t *testing.T) {
 		t.Error("no node was ever in quarantine: nothing was tested")
 	}
 }
+
+// The last node that can do what another cannot is not taken out: draining nodes do not count, nor nodes with other labels. And a
+// short pause does not end a quarantine.
+func TestQuarantineNeverTakesTheLast(t *testing.T) {
+	for name, alike := range map[string]func(n *node, i int){
+		"the others drain":             func(n *node, i int) { n.draining = i > 0 },
+		"the others have other labels": func(n *node, i int) { n.profile = &profile{} },
+		"the others are quarantined":   func(n *node, i int) { n.quarantined = i > 0 },
+		"":                             func(*node, int) {},
+	} {
+		b := newBed(t, nil)
+		for i := range 4 {
+			b.node(fmt.Sprint("n", i), 1, 1)
+			alike(b.z.nodes[i], i)
+		}
+		n := b.z.nodes[0]
+		for range quarantineAfter {
+			b.z.quarantine(b.now, n)
+		}
+		if n.quarantined != (name == "") {
+			t.Errorf("%s: quarantined %v", name, n.quarantined)
+		}
+		until := n.avoidUntil
+		if n.pause(b.now); name == "" && n.avoidUntil != until {
+			t.Errorf("a pause ends the quarantine at %v instead of %v", n.avoidUntil, until)
+		}
+	}
+}

@@ -36,6 +36,10 @@ func classOf(priority uint8) class {
 // classTurn: of so many freed slots a class that waits has at least one, so that none starves. Latency is first without it.
 var classTurn = [classes]uint32{classDeferrable: 16, classDefault: 4, classLatency: math.MaxUint32}
 
+// classRoom is how much of the room for waiting calls a class may fill: when a zone is overloaded, deferrable calls are refused first,
+// and latency calls find room when there is none for the others.
+var classRoom = [classes]float64{classDeferrable: .5, classDefault: 1, classLatency: 1.125}
+
 const (
 	// perFunction bounds how many of a function's waiting calls are looked at in order, matchScan how many for a match.
 	perFunction, matchScan = 2, 32

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
 	"github.com/rubato-faas/rubato/zonesched/policy"
@@ -389,5 +391,67 @@ func TestCallsThatWillBeLate(t *testing.T) {
 	cfg.WhenLate = "drop"
 	if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "when_late") {
 		t.Errorf("when_late: drop gives %v", err)
+	}
+}
+
+// Property: however many nodes there are and however many of them can serve a call in two ways, at most cfg.Candidates are scored.
+func TestNoMoreCandidatesThanWanted(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		nodes := rapid.IntRange(1, 60).Draw(rt, "nodes")
+		limit := rapid.SampledFrom([]int{2, 8, 32}).Draw(rt, "candidates")
+		b := newBed(t, func(c *Config) { c.Candidates = limit })
+		for i := range nodes {
+			b.node(fmt.Sprint("n", i), 4, 1)
+		}
+		for i := range rapid.IntRange(1, 2*nodes).Draw(rt, "busy") {
+			b.invoke(fmt.Sprint("i", i), "f") // most nodes have a busy sandbox and free slots then: two ways
+			if n := len(b.z.cands); n > limit {
+				rt.Fatalf("%d candidates of %d nodes: want at most %d", n, nodes, limit)
+			}
+		}
+	})
+}
+
+// In an overloaded zone deferrable calls are refused first, and latency calls last.
+func TestClassesAreShedInTheirOrder(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.MaxWaiting = 8 })
+	b.node("a", 1, 1)
+	b.invoke("runs", "f")
+	with := func(p uint8) func(*api.Invocation) { return func(i *api.Invocation) { i.Priority = p } }
+	fill := func(name string, p uint8, want int) {
+		t.Helper()
+		n := 0
+		for ; n <= 2*want; n++ {
+			id := fmt.Sprint(name, n)
+			b.invoke(id, "f", with(p))
+			if a := find(b.acts, ActAnswer, id); a != nil {
+				if a.Answer.Code != api.CodeOverloaded || a.Answer.RetryMs <= 0 {
+					t.Fatalf("%s: %+v", id, a.Answer)
+				}
+				break
+			}
+		}
+		if n != want {
+			t.Errorf("%d %s calls found room, want %d", n, name, want)
+		}
+	}
+	fill("deferrable", 2, 4)
+	fill("default", 0, 4)
+	fill("latency", 9, 1)
+}
+
+// A call that is refused for want of room leaves the grant that it came under as it was.
+func TestRefusedCallUsesNoGrant(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.MaxWaiting = 1 })
+	b.node("a", 1, 1)
+	b.z.given["edge"] = &grantOut{id: 1, left: 1, expires: b.now.Add(time.Second)}
+	b.invoke("runs", "f")
+	b.invoke("waits", "f")
+	b.step(&Event{Kind: EvArrive, Call: &api.Invocation{ID: "x", Tenant: "t", Function: "f", Forwarded: "edge"}, GrantID: 1, GrantEpoch: b.z.epoch})
+	if a := b.answered("x", api.CodeOverloaded); !a.Refused {
+		t.Fatalf("%+v", a)
+	}
+	if g := b.z.given["edge"]; g.left != 1 {
+		t.Errorf("%d slots are left of the grant, want 1", g.left)
 	}
 }

@@ -71,6 +71,9 @@ func readPolicy(text string, cfg policy.Config) (string, policy.Config, error) {
 		}
 		cfg.FixedDelay = w
 	}
+	if err := cfg.Validate(); err != nil {
+		return "", cfg, err
+	}
 	if _, err := policy.New(name, cfg); err != nil {
 		return "", cfg, err
 	}

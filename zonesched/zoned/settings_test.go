@@ -8,6 +8,7 @@ import (
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/zonesched"
+	"github.com/rubato-faas/rubato/zonesched/policy"
 )
 
 func (b *bed) view(s *scheduler) (z ZoneView) {
@@ -122,6 +123,15 @@ func TestSettingsAheadOfTheCatalogue(t *testing.T) {
 		}
 		if got.Kind != x.want {
 			t.Errorf("committed at %d, the catalogue at %d: %s, want %s", x.rev, x.settled, got.Kind, x.want)
+		}
+	}
+}
+
+// What an operator sets is held to the same limits as what stands in a file.
+func TestWaitsOfPoliciesAreBounded(t *testing.T) {
+	for text, good := range map[string]bool{"fixed-delay,250ms": true, "fixed-delay,2h": false, "fixed-delay,-1s": false, "rubato": true, "nonsense": false} {
+		if _, _, err := readPolicy(text, policy.DefaultConfig()); (err == nil) != good {
+			t.Errorf("%s: %v", text, err)
 		}
 	}
 }
