@@ -1,8 +1,10 @@
 package zonesched
 
 import (
+	"cmp"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -179,7 +181,7 @@ func (z *Zone) recordEnd(now time.Time, c *call, a *wire.Answer) {
 }
 
 // remember writes the decision just taken into the ring. Once a delay is recorded, a later decision of the same call
-// only adds its clause: the delay is what needs explaining.
+// only adds its clause: the delay is what needs explaining. So is what a queued call hoped for, beside the slot that it got.
 func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choice) {
 	if ch.Verb == policy.Delay && c.kind != api.DecisionDelayed {
 		c.heldBy = ch.Clause
@@ -190,7 +192,7 @@ func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choi
 	}
 	d.Decisions++
 	d.Final = ch.Clause.String()
-	if d.Kind == api.DecisionDelayed.String() {
+	if d.Kind == api.DecisionDelayed.String() || ch.Clause == policy.ClauseFreed && d.Kind == api.DecisionQueued.String() {
 		return
 	}
 	d.Function, d.Version, d.At, d.Policy, d.Mode = c.fn.id, c.fn.spec.Version, now, z.rule.Name(), z.modeOf(c.fn).String()
@@ -209,12 +211,15 @@ func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choi
 		d.ModelVersion = z.pred.Version()
 	}
 	d.Candidates, d.Now, d.Best = d.Candidates[:0], -1, -1
+	most, others := z.cheapest(maxRecorded-2), 0
 	for i := range z.cands {
-		// The two that matter are always kept.
-		if len(d.Candidates) >= maxRecorded-2 && i != ch.Take && i != ch.Now {
-			continue
-		}
 		k := &z.cands[i]
+		if i != ch.Take && i != ch.Now { // the two that matter are always kept
+			if z.costs[i] > most || others >= maxRecorded-2 {
+				continue
+			}
+			others++
+		}
 		if i == ch.Take {
 			d.Best = len(d.Candidates)
 		}
@@ -223,10 +228,36 @@ func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choi
 		}
 		d.Candidates = append(d.Candidates, Candidate{
 			Node: z.nodes[k.Node].name, Free: k.Free, StartMs: k.StartMs, ExecMs: k.Est.MedianMs(), UpperMs: finite(k.Est.UpperMs),
-			EvictMs: k.EvictMs, PriceMs: k.PriceMs, MissMs: k.MissMs, CostMs: k.CostMs(), Sandbox: k.Sandbox.String(), Missing: k.MissingBytes, Estimate: k.Est.Source.String(),
+			EvictMs: k.EvictMs, PriceMs: k.PriceMs, MissMs: k.MissMs, CostMs: z.costs[i], Sandbox: k.Sandbox.String(), Missing: k.MissingBytes, Estimate: k.Est.Source.String(),
 		})
 		d.Candidates[len(d.Candidates)-1].expected(k)
 	}
+}
+
+// cheapest fills z.costs with what the candidates in hand cost and returns the n-th smallest: among those up to it is whatever would
+// have been the best alternative.
+func (z *Zone) cheapest(n int) float64 {
+	z.costs = z.costs[:0]
+	for i := range z.cands {
+		z.costs = append(z.costs, z.cands[i].CostMs())
+	}
+	if len(z.costs) <= n {
+		return math.Inf(1)
+	}
+	var low [maxRecorded]float64 // the n smallest so far, sorted
+	kept := 0
+	for _, c := range z.costs {
+		if kept == n && c >= low[n-1] {
+			continue
+		}
+		i := min(kept, n-1)
+		for ; i > 0 && low[i-1] > c; i-- {
+			low[i] = low[i-1]
+		}
+		low[i] = c
+		kept = min(kept+1, n)
+	}
+	return low[n-1]
 }
 
 // kindOf is the kind of a decision; a call that runs stays what it was.
@@ -319,23 +350,25 @@ func (z *Zone) Ended(since uint64, limit int) (out []Decision, next, lost uint64
 // UnderWay is how many accepted calls have not been answered.
 func (z *Zone) UnderWay() int { return len(z.calls) }
 
+// words describe a candidate.
+func (k *Candidate) words() string {
+	s := fmt.Sprintf("%s (sandbox %s", k.Node, k.Sandbox)
+	if k.Missing > 0 {
+		s += fmt.Sprintf(", %.1f MB of input to fetch", float64(k.Missing)/1e6)
+	} else {
+		s += ", no input to fetch"
+	}
+	s += fmt.Sprintf("; predicted execution %.1f ms by %s", k.ExecMs, k.Estimate)
+	if k.UpperMs >= 0 {
+		s += fmt.Sprintf(", at most %.1f ms", k.UpperMs)
+	}
+	return s + ")"
+}
+
 // Explain says in words why the call went where it went.
 func (d *Decision) Explain() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Invocation %s of %s (version %d), policy %s, estimates from model version %d.\n", d.ID, d.Function, d.Version, d.Policy, d.ModelVersion)
-	say := func(c Candidate) string {
-		s := fmt.Sprintf("%s (sandbox %s", c.Node, c.Sandbox)
-		if c.Missing > 0 {
-			s += fmt.Sprintf(", %.1f MB of input to fetch", float64(c.Missing)/1e6)
-		} else {
-			s += ", no input to fetch"
-		}
-		s += fmt.Sprintf("; predicted execution %.1f ms by %s", c.ExecMs, c.Estimate)
-		if c.UpperMs >= 0 {
-			s += fmt.Sprintf(", at most %.1f ms", c.UpperMs)
-		}
-		return s + ")"
-	}
 	var now, best *Candidate
 	if d.Now >= 0 && d.Now < len(d.Candidates) {
 		now = &d.Candidates[d.Now]
@@ -349,8 +382,8 @@ func (d *Decision) Explain() string {
 	case d.Clause == "":
 		b.WriteString("Nothing was decided about it, or what was is no longer kept.\n")
 	case d.Kind == api.DecisionDelayed.String() && now != nil && best != nil:
-		fmt.Fprintf(&b, "It was held back: it could have started at once on %s, for a cost of %.1f ms,\n", say(*now), now.CostMs)
-		fmt.Fprintf(&b, "but %s was predicted to be ready in %.1f ms, for a cost of %.1f ms in all:\n", say(*best), best.StartMs, best.CostMs)
+		fmt.Fprintf(&b, "It was held back: it could have started at once on %s, for a cost of %.1f ms,\n", now.words(), now.CostMs)
+		fmt.Fprintf(&b, "but %s was predicted to be ready in %.1f ms, for a cost of %.1f ms in all:\n", best.words(), best.StartMs, best.CostMs)
 		second := ""
 		if d.ThresholdMs < 0 {
 			second = " (a start of the function was under way: a second one must be clearly quicker)"
@@ -363,15 +396,16 @@ func (d *Decision) Explain() string {
 	case d.Kind == api.DecisionForwarded.String():
 		b.WriteString("No slot was free in the zone: it was given to another one, where it was expected to end sooner.\n")
 	case d.Kind == api.DecisionQueued.String() && best != nil:
-		fmt.Fprintf(&b, "No slot was free in the zone: it queued, hoping for %s in %.1f ms.\n", say(*best), best.StartMs)
+		fmt.Fprintf(&b, "No slot was free in the zone: it queued, hoping for %s in %.1f ms.\n", best.words(), best.StartMs)
 	case best != nil:
-		fmt.Fprintf(&b, "It ran at once on %s; clause %s.\n", say(*best), d.Clause)
+		fmt.Fprintf(&b, "It ran at once on %s; clause %s.\n", best.words(), d.Clause)
 		if d.ThresholdMs != 0 {
 			fmt.Fprintf(&b, "Waiting for a busy node was considered; the threshold was %.1f ms.\n", d.ThresholdMs)
 		}
 	default:
 		fmt.Fprintf(&b, "No node could take it: it queued; clause %s.\n", d.Clause)
 	}
+	d.explainOthers(&b)
 	if d.Mode != ModeOn {
 		fmt.Fprintf(&b, "The rule's mode is %s: %s decided.\n", d.Mode, d.Policy)
 	}
@@ -413,6 +447,32 @@ func (d *Decision) Explain() string {
 	fmt.Fprintf(&b, "The choice had a propensity of %.4f.\n", d.Propensity)
 	return b.String()
 }
+
+// explainOthers names the cheapest of the candidates that are not spoken of anyway.
+func (d *Decision) explainOthers(b *strings.Builder) {
+	var others []*Candidate
+	for i := range d.Candidates {
+		if i != d.Best && (i != d.Now || d.Kind != api.DecisionDelayed.String()) {
+			others = append(others, &d.Candidates[i])
+		}
+	}
+	if len(others) == 0 {
+		return
+	}
+	slices.SortStableFunc(others, func(a, b *Candidate) int { return cmp.Compare(a.CostMs, b.CostMs) })
+	for i, k := range others[:min(len(others), maxOthers)] {
+		if i == 0 {
+			b.WriteString("Other candidates: ")
+		} else {
+			b.WriteString("; ")
+		}
+		fmt.Fprintf(b, "%s in %.1f ms, for a cost of %.1f ms", k.words(), k.StartMs, k.CostMs)
+	}
+	b.WriteString(".\n")
+}
+
+// maxOthers bounds the candidates beside the two that matter that words are made about.
+const maxOthers = 3
 
 func orOK(c api.Code) string {
 	if c == api.CodeOK {

@@ -1,12 +1,17 @@
 package zonesched
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
+	"github.com/rubato-faas/rubato/zonesched/policy"
 )
 
 // Whoever follows the calls that end sees each once, in order of ends, with what it brought along and how it went.
@@ -84,4 +89,46 @@ func TestLongAndRefusedCallsAreRecorded(t *testing.T) {
 	if d, ok := b.z.Decision("other"); !ok || d.Ended {
 		t.Errorf("the record of a call that is being worked on: %+v", d)
 	}
+}
+
+// Property: whatever the candidates cost, those that a record keeps are the cheapest, besides the two that the rule spoke of.
+func TestTheCheapestAreRecorded(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		b := newBed(t, nil)
+		n := rapid.IntRange(1, 32).Draw(rt, "candidates")
+		for i := range n {
+			b.node(fmt.Sprint("n", i), 1, 0)
+		}
+		var all []float64
+		for i := range n {
+			start := float64(rapid.IntRange(0, 40).Draw(rt, "start_ms"))
+			b.z.cands = append(b.z.cands[:i], policy.Candidate{Node: int32(i), StartMs: start, Est: api.Estimate{Mu: 1}})
+			all = append(all, b.z.cands[i].CostMs())
+		}
+		take := rapid.IntRange(0, n-1).Draw(rt, "take")
+		f := b.z.fns["t/f"]
+		c := &call{inv: &api.Invocation{ID: "i", Tenant: "t", Function: "f"}, fn: f}
+		b.z.remember(b.now, c, &policy.Call{}, &policy.Choice{Verb: policy.Run, Take: take, Now: -1})
+		d, _ := b.z.Decision("i")
+		if len(d.Candidates) > maxRecorded || d.Candidates[d.Best].Node != fmt.Sprint("n", take) {
+			rt.Fatalf("%d candidates, the choice is %v", len(d.Candidates), d.Candidates[d.Best])
+		}
+		var others []float64
+		for i := range d.Candidates {
+			if i != d.Best {
+				others = append(others, d.Candidates[i].CostMs)
+			}
+		}
+		slices.Sort(others)
+		slices.Sort(all)
+		// The choice may itself be one of the cheapest: then the next one stands in its place.
+		for i, cost := range others {
+			if cost > all[min(i+1, len(all)-1)] {
+				rt.Fatalf("%v is kept of %v", others, all)
+			}
+		}
+		if want := min(n-1, maxRecorded-3); len(others) < want {
+			rt.Fatalf("%d others are kept of %d", len(others), n)
+		}
+	})
 }

@@ -171,6 +171,7 @@ type Zone struct {
 	feats      []api.Candidate
 	ests       []api.Estimate
 	picked     []picked
+	costs      []float64 // of cands, when they are recorded
 	wanted     []int32
 	considered call
 	affine     affinities
