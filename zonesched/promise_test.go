@@ -2,6 +2,7 @@ package zonesched
 
 import (
 	"fmt"
+	"math"
 	"testing"
 	"time"
 
@@ -161,5 +162,134 @@ func TestQuarantineNeverTakesTheLast(t *testing.T) {
 		if n.pause(b.now); name == "" && n.avoidUntil != until {
 			t.Errorf("a pause ends the quarantine at %v instead of %v", n.avoidUntil, until)
 		}
+	}
+}
+
+// Property (I13): whatever dies how often, retries of calls that may have run stay within their budget, and every call is answered once.
+func TestRetriesStayWithinTheirBudget(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		b := newBed(t, func(c *Config) { c.RetryBudget = .1 })
+		const nodes = 3
+		boots := [nodes]uint64{}
+		beat := func(k int) {
+			hb := b.report(fmt.Sprint("n", k), 4, 4)
+			hb.Boot = 1 + boots[k]
+			b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+		}
+		answers := map[string]int{}
+		count := func() {
+			for i := range b.acts {
+				if a := &b.acts[i]; a.Kind == ActAnswer {
+					answers[a.ID]++
+				}
+			}
+		}
+		for k := range nodes {
+			beat(k)
+		}
+		calls := 0
+		for range rapid.IntRange(50, 250).Draw(rt, "events") {
+			if rapid.IntRange(0, 2).Draw(rt, "event") > 0 {
+				b.invoke(fmt.Sprint("i", calls), "f", func(i *api.Invocation) { i.IdemKey = "k" })
+				calls++
+			} else {
+				k := rapid.IntRange(0, nodes-1).Draw(rt, "node")
+				boots[k]++
+				beat(k) // its calls are lost
+			}
+			count()
+			b.after(time.Millisecond)
+			c := b.z.Counters()
+			if limit := 11 + .1*float64(c.Accepted); float64(c.Retries) > limit {
+				rt.Fatalf("%d retries of %d calls: want at most %v", c.Retries, c.Accepted, limit)
+			}
+		}
+		for id, n := range answers {
+			if n != 1 {
+				rt.Fatalf("%s was answered %d times", id, n)
+			}
+		}
+		if got := len(answers) + b.z.UnderWay(); got != calls {
+			rt.Fatalf("%d answered and %d under way, of %d calls", len(answers), b.z.UnderWay(), calls)
+		}
+	})
+}
+
+// Property (I12): what is promised to other zones at one time is never more than the slots that are free then.
+func TestPromisesNeverPassWhatIsFree(t *testing.T) {
+	promised := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		b := newBed(t, nil)
+		shares := []api.Share{{Class: "*", From: "z", To: "a", Permille: 500}} // of no concern here
+		for i := range rapid.IntRange(1, 5).Draw(rt, "zones") {
+			shares = append(shares, api.Share{Class: "*", From: fmt.Sprint("from", i), To: "z", Permille: rapid.IntRange(0, 1000).Draw(rt, "permille")})
+		}
+		b.step(&Event{Kind: EvShares, Shares: shares})
+		nodes := rapid.IntRange(1, 4).Draw(rt, "nodes")
+		for i := range rapid.IntRange(1, 40).Draw(rt, "steps") {
+			for k := range nodes {
+				if name := fmt.Sprint("n", k); b.z.byName[name] == nil {
+					b.node(name, rapid.IntRange(1, 4).Draw(rt, "slots"), 1)
+				}
+			}
+			for range rapid.IntRange(0, 3).Draw(rt, "calls") {
+				b.invoke(fmt.Sprintf("i%d-%d", i, b.z.Counters().Accepted), "f")
+			}
+			b.after(250 * time.Millisecond)
+			free := 0
+			for _, n := range b.z.nodes {
+				if n.usable(b.now) {
+					free += max(n.free(), 0)
+				}
+			}
+			sum := 0
+			b.step(&Event{Kind: EvTick})
+			for k := range b.acts {
+				if a := &b.acts[k]; a.Kind == ActGrant {
+					sum += a.Grant.Slots
+				}
+			}
+			if promised += sum; sum > free {
+				rt.Fatalf("%d slots are promised, %d are free", sum, free)
+			}
+			for _, n := range b.z.nodes {
+				if len(n.running) > 0 && rapid.Bool().Draw(rt, "ends") {
+					b.done(n.running[0].id, n.name)
+				}
+			}
+		}
+	})
+	if promised == 0 {
+		t.Error("nothing was ever promised: nothing was tested")
+	}
+}
+
+// The price of pushing out a sandbox is what its function would pay for another, times how likely it is wanted within ten seconds,
+// over the square of how many are to spare.
+func TestPriceOfAnEviction(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 8, 1)
+	f, h := b.z.fns["t/f"], b.z.fns["t/f"].h
+	f.lastAt = b.now
+	for _, c := range []struct {
+		rate, runMs, coldMs float64
+		idle                int
+		silent              time.Duration
+		want                float64
+	}{
+		{rate: .01, runMs: 100, coldMs: 2000, idle: 1, want: 200},                          // once in 100 s: a tenth
+		{rate: 5, runMs: 100, coldMs: 2000, idle: 1, want: 2000},                           // wanted for certain, none to spare
+		{rate: 5, runMs: 100, coldMs: 2000, idle: 5, want: 2000. / 16},                     // 5 warm, one of them in use: four to spare
+		{rate: 5, runMs: 1000, coldMs: 2000, idle: 5, want: 2000},                          // all five in use half of the time
+		{rate: 5, runMs: 100, coldMs: 2000, idle: 1, silent: 100 * time.Second, want: 200}, // it has fallen silent: once in 100 s
+		{rate: 5, runMs: 100, coldMs: 0, idle: 1, want: 0},                                 // nothing is known of its starts
+	} {
+		f.rate, f.runMs.v, f.coldMs.v, h.idle = c.rate, c.runMs, c.coldMs, c.idle
+		if got := b.z.evictMs(b.now.Add(c.silent), h); math.Abs(got-c.want) > 1e-6*(1+c.want) {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+	if got := b.z.evictMs(b.now, &holding{key: "deleted@1"}); got != 0 {
+		t.Errorf("of a function that is gone: %v", got)
 	}
 }
