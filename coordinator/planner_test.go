@@ -2,10 +2,7 @@ package coordinator
 
 import (
 	"errors"
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -13,9 +10,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/internal/storytest"
 )
-
-var update = flag.Bool("update", false, "rewrite the expected transcripts")
 
 var t0 = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
@@ -83,40 +79,18 @@ func (pl *player) line(line string) {
 	}
 }
 
-// TestStories plays testdata/*.txt and compares the transcript of events and actions with *.golden.
+// TestStories plays testdata/*.txtar: the transcript of events and actions.
 func TestStories(t *testing.T) {
-	stories, err := filepath.Glob("testdata/*.txt")
-	if err != nil || len(stories) == 0 {
-		t.Fatal("no stories", err)
-	}
-	for _, path := range stories {
-		t.Run(filepath.Base(path), func(t *testing.T) {
-			src, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
+	storytest.Play(t, func(t *testing.T, lines []string) string {
+		pl := &player{t: t, p: newPlanner(t), now: t0}
+		for _, line := range lines {
+			if strings.HasPrefix(line, "at ") || strings.HasPrefix(line, "#") {
+				fmt.Fprintln(&pl.out, line)
 			}
-			pl := &player{t: t, p: newPlanner(t), now: t0}
-			for _, line := range strings.Split(strings.TrimSpace(string(src)), "\n") {
-				if strings.HasPrefix(line, "at ") || strings.HasPrefix(line, "#") {
-					fmt.Fprintln(&pl.out, line)
-				}
-				pl.line(line)
-			}
-			golden := strings.TrimSuffix(path, ".txt") + ".golden"
-			if *update {
-				if err := os.WriteFile(golden, []byte(pl.out.String()), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := pl.out.String(); got != string(want) {
-				t.Errorf("transcript differs (-update rewrites it):\n%s", got)
-			}
-		})
-	}
+			pl.line(line)
+		}
+		return pl.out.String()
+	})
 }
 
 // TestPlanProperties: whatever comes, a planner that does not lead asks for nothing; proposed shares never point to

@@ -211,14 +211,16 @@ func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choi
 		d.ModelVersion = z.pred.Version()
 	}
 	d.Candidates, d.Now, d.Best = d.Candidates[:0], -1, -1
-	most, others := z.cheapest(maxRecorded-2), 0
+	most, ties := z.cheapest(maxRecorded - 2)
 	for i := range z.cands {
 		k := &z.cands[i]
 		if i != ch.Take && i != ch.Now { // the two that matter are always kept
-			if z.costs[i] > most || others >= maxRecorded-2 {
+			if z.costs[i] > most || z.costs[i] == most && ties == 0 {
 				continue
 			}
-			others++
+			if z.costs[i] == most {
+				ties--
+			}
 		}
 		if i == ch.Take {
 			d.Best = len(d.Candidates)
@@ -234,15 +236,15 @@ func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choi
 	}
 }
 
-// cheapest fills z.costs with what the candidates in hand cost and returns the n-th smallest: among those up to it is whatever would
-// have been the best alternative.
-func (z *Zone) cheapest(n int) float64 {
+// cheapest fills z.costs with what the candidates in hand cost and returns the n-th smallest, and how many that cost just as much are
+// among the n: the best alternative, whichever it will have been, is likely one of them.
+func (z *Zone) cheapest(n int) (most float64, ties int) {
 	z.costs = z.costs[:0]
 	for i := range z.cands {
 		z.costs = append(z.costs, z.cands[i].CostMs())
 	}
 	if len(z.costs) <= n {
-		return math.Inf(1)
+		return math.Inf(1), n
 	}
 	var low [maxRecorded]float64 // the n smallest so far, sorted
 	kept := 0
@@ -257,7 +259,10 @@ func (z *Zone) cheapest(n int) float64 {
 		low[i] = c
 		kept = min(kept+1, n)
 	}
-	return low[n-1]
+	for i := n - 1; i >= 0 && low[i] == low[n-1]; i-- {
+		ties++
+	}
+	return low[n-1], ties
 }
 
 // kindOf is the kind of a decision; a call that runs stays what it was.

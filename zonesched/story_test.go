@@ -1,11 +1,8 @@
 package zonesched
 
 import (
-	"flag"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -13,9 +10,8 @@ import (
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
+	"github.com/rubato-faas/rubato/internal/storytest"
 )
-
-var update = flag.Bool("update", false, "rewrite the expected transcripts")
 
 // player turns the lines of a story into events:
 //
@@ -211,38 +207,16 @@ func labelsOf(w []string) (l api.Labels) {
 	return l
 }
 
-// TestStories plays testdata/*.txt and compares what the zone wants done with *.golden.
+// TestStories plays testdata/*.txtar: what the zone wants done, event by event.
 func TestStories(t *testing.T) {
-	stories, err := filepath.Glob("testdata/*.txt")
-	if err != nil || len(stories) == 0 {
-		t.Fatal("no stories", err)
-	}
-	for _, path := range stories {
-		t.Run(filepath.Base(path), func(t *testing.T) {
-			src, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
+	storytest.Play(t, func(t *testing.T, lines []string) string {
+		p := &player{bed: newBed(t, nil), gens: map[string]uint32{}, modes: map[string]Mode{}}
+		for _, line := range lines {
+			p.line(line)
+			if err := p.z.Check(); err != nil {
+				t.Fatalf("after %q: %v", line, err)
 			}
-			p := &player{bed: newBed(t, nil), gens: map[string]uint32{}, modes: map[string]Mode{}}
-			for _, line := range strings.Split(strings.TrimSpace(string(src)), "\n") {
-				p.line(line)
-				if err := p.z.Check(); err != nil {
-					t.Fatalf("after %q: %v", line, err)
-				}
-			}
-			golden := strings.TrimSuffix(path, ".txt") + ".golden"
-			if *update {
-				if err := os.WriteFile(golden, []byte(p.out.String()), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := p.out.String(); got != string(want) {
-				t.Errorf("transcript differs (-update rewrites it):\n%s", got)
-			}
-		})
-	}
+		}
+		return p.out.String()
+	})
 }
