@@ -39,7 +39,7 @@ func (z *Zone) Check() error {
 	for _, n := range z.nodes {
 		s := n.counts()
 		want.add(&s, 1)
-		if (s.free > 0) != (n.openAt >= 0) || n.openAt >= 0 && n.profile.open[n.openAt] != n {
+		if (s.free > 0) != (n.openAt >= 0) || n.openAt >= 0 && n.profile.openOf(n.class).nodes[n.openAt] != n {
 			return fmt.Errorf("node %s has %d free slots and stands at %d of the open ones", n.name, s.free, n.openAt)
 		}
 		for _, x := range n.slotOf {

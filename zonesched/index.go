@@ -253,20 +253,23 @@ func (z *Zone) count(n *node, now sums) {
 	n.counted = now
 	switch open := now.free > 0; {
 	case open && n.openAt < 0:
-		n.openAt = len(p.open)
-		p.open = append(p.open, n)
+		list := p.openOf(n.class)
+		n.openAt = len(list.nodes)
+		list.nodes = append(list.nodes, n)
 	case !open && n.openAt >= 0:
-		last := p.open[len(p.open)-1]
-		p.open[n.openAt], last.openAt = last, n.openAt
-		p.open[len(p.open)-1] = nil
-		p.open = p.open[:len(p.open)-1]
+		list := p.openOf(n.class)
+		end := len(list.nodes) - 1
+		last := list.nodes[end]
+		list.nodes[n.openAt], last.openAt = last, n.openAt
+		list.nodes[end] = nil
+		list.nodes = list.nodes[:end]
 		n.openAt = -1
 	}
 }
 
 // pick chooses which nodes are scored: all that the function fits, if they are few. Else what the rule wants; nodes that hold
 // the call's objects; nodes that hold something of its function, from a drawn place on, so that a popular function's first
-// nodes are not asked for everything; and random ones with a free slot. The cost does not depend on the number of nodes.
+// nodes are not asked for everything; and random ones with a free slot, one of each hardware class first. The cost does not depend on the number of nodes.
 func (z *Zone) pick(now time.Time, c *call, hope *node) []picked {
 	z.picked = z.picked[:0]
 	room, f := z.cfg.Candidates, c.fn
@@ -298,9 +301,16 @@ func (z *Zone) pick(now time.Time, c *call, hope *node) []picked {
 	z.pickSome(now, f, f.h.nodes, f.h.boxes, room-draws-room/8, true)
 	z.pickSome(now, f, f.h.nodes, f.h.boxes, room-draws, false)
 	// Tries are bounded: nodes drawn may be paused, or picked already.
-	open := f.openFor()
-	for try := 0; try < 4*draws && len(z.picked) < room && open > 0; try++ {
-		z.pickOne(now, f, z.drawOpen(f, open), nil)
+	open, kinds := f.openFor()
+	for try, from := 0, 0; try < 4*draws && len(z.picked) < room && open > 0; try++ {
+		switch {
+		case kinds == 1 || try >= min(kinds, draws):
+			z.pickOne(now, f, z.drawOpen(f, open), nil)
+			continue
+		case try == 0:
+			from = z.rng.IntN(kinds)
+		}
+		z.pickOne(now, f, z.drawClass(f, from+try, kinds), nil)
 	}
 	for try := 0; try < draws && open == 0 && len(z.picked) < room; try++ {
 		z.pickOne(now, f, z.drawAny(f), nil)

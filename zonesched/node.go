@@ -287,6 +287,9 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 	if n.linkMbps != hb.LinkMbps || n.class != hb.Class {
 		n.columnsOf = 0
 	}
+	if n.class != hb.Class {
+		z.discount(n) // it stands among the open nodes of its class
+	}
 	n.memMB, n.linkMbps, n.class, n.clsName, n.cacheMax = hb.MemMB, hb.LinkMbps, hb.Class, hb.ClassName, hb.CacheMax
 	n.unlisted = hb.CacheBytes
 	for i := range hb.Objects {

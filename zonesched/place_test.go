@@ -486,3 +486,35 @@ func TestLostPrewarmingFreesItsSlot(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Property: in a zone of any size a call meets an open node of each hardware class, however rare, while there are no more classes
+// than draws; and nodes may change their class.
+func TestEveryClassIsAmongTheCandidates(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		b := newBed(t, nil)
+		n := rapid.IntRange(33, 120).Draw(rt, "nodes")
+		classes := rapid.IntRange(1, 8).Draw(rt, "classes")
+		report := func(i, class int) {
+			hb := b.report(fmt.Sprint("n", i), 2, 0)
+			hb.Class = uint8(class)
+			b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+		}
+		for i := range n {
+			report(i, min(i, classes-1)) // one of each but the last, of which there are many
+		}
+		for range rapid.IntRange(0, 20).Draw(rt, "changes") {
+			report(rapid.IntRange(classes, n-1).Draw(rt, "node"), rapid.IntRange(0, classes-1).Draw(rt, "class"))
+		}
+		if err := b.z.Check(); err != nil {
+			rt.Fatal(err)
+		}
+		b.invoke("i", "f")
+		seen := map[uint8]bool{}
+		for i := range b.z.cands {
+			seen[b.z.nodes[b.z.cands[i].Node].class] = true
+		}
+		if len(seen) != classes {
+			rt.Fatalf("candidates of %d classes, there are %d", len(seen), classes)
+		}
+	})
+}

@@ -16,12 +16,30 @@ type profile struct {
 	id     int
 	labels api.Labels // sorted
 	nodes  []*node    // in order of their coming, lost ones too
-	open   []*node    // in service with a free slot, in no order
+	open   []openNodes
 	sums   sums
 	// largest is the memory of the largest node in service, MB; below 0: to be found.
 	largest int
 	// wanted is how many queues of waiting calls belong to functions that fit here.
 	wanted int
+}
+
+// openNodes are the nodes of a profile in service that have a free slot, in no order: of one hardware class, so that a call finds some
+// of each. Classes are few, and found by a scan.
+type openNodes struct {
+	class uint8
+	nodes []*node
+}
+
+// openOf finds or makes p's list of a class.
+func (p *profile) openOf(class uint8) *openNodes {
+	for i := range p.open {
+		if p.open[i].class == class {
+			return &p.open[i]
+		}
+	}
+	p.open = append(p.open, openNodes{class: class})
+	return &p.open[len(p.open)-1]
 }
 
 // maxProfiles bounds the sets of labels that are told apart. A node beyond it counts as one without labels, until another
@@ -146,21 +164,44 @@ func (f *function) fitting(limit int) int {
 func (z *Zone) drawOpen(f *function, count int) *node {
 	at := z.rng.IntN(count)
 	for _, p := range f.on {
-		if at < len(p.open) {
-			return p.open[at]
+		for i := range p.open {
+			nodes := p.open[i].nodes
+			if at < len(nodes) {
+				return nodes[at]
+			}
+			at -= len(nodes)
 		}
-		at -= len(p.open)
 	}
 	return nil
 }
 
-// openFor is how many open nodes f has.
-func (f *function) openFor() int {
-	n := 0
+// drawClass draws one open node of the nth of f's kinds of nodes (labels and hardware class) that have one, counted on past the
+// last; nil where there is none. A class that is rare may be the one that is quick.
+func (z *Zone) drawClass(f *function, nth, kinds int) *node {
+	nth %= max(kinds, 1)
 	for _, p := range f.on {
-		n += len(p.open)
+		for i := range p.open {
+			if nodes := p.open[i].nodes; len(nodes) > 0 {
+				if nth == 0 {
+					return nodes[z.rng.IntN(len(nodes))]
+				}
+				nth--
+			}
+		}
 	}
-	return n
+	return nil
+}
+
+// openFor is how many open nodes f has, of how many kinds.
+func (f *function) openFor() (n, kinds int) {
+	for _, p := range f.on {
+		for i := range p.open {
+			if k := len(p.open[i].nodes); k > 0 {
+				n, kinds = n+k, kinds+1
+			}
+		}
+	}
+	return n, kinds
 }
 
 // drawAny draws one of f's nodes, in service or not; nil for none.
@@ -243,8 +284,12 @@ func (z *Zone) checkProfiles() error {
 				wanted++
 			}
 		}
-		if p.id != id || p.sums != want || len(p.open) != open || p.wanted != wanted || p.largest >= 0 && p.largest != largest {
-			return fmt.Errorf("profile %d of %s: %+v, %d open, %d queues, %d MB; counted %+v, %d, %d, %d MB", id, &p.labels, want, open, wanted, largest, p.sums, len(p.open), p.wanted, p.largest)
+		listed := 0
+		for i := range p.open {
+			listed += len(p.open[i].nodes)
+		}
+		if p.id != id || p.sums != want || listed != open || p.wanted != wanted || p.largest >= 0 && p.largest != largest {
+			return fmt.Errorf("profile %d of %s: %+v, %d open, %d queues, %d MB; counted %+v, %d, %d, %d MB", id, &p.labels, want, open, wanted, largest, p.sums, listed, p.wanted, p.largest)
 		}
 		nodes += len(p.nodes)
 	}

@@ -113,7 +113,7 @@ func (z *Zone) warmPlace(now time.Time, f *function) *node {
 			best, boxes = n, has
 		}
 	}
-	open := f.openFor()
+	open, _ := f.openFor()
 	if open > warmLook {
 		for range warmLook {
 			look(z.drawOpen(f, open))
@@ -121,8 +121,10 @@ func (z *Zone) warmPlace(now time.Time, f *function) *node {
 		return best
 	}
 	for _, p := range f.on {
-		for _, n := range p.open {
-			look(n)
+		for i := range p.open {
+			for _, n := range p.open[i].nodes {
+				look(n)
+			}
 		}
 	}
 	return best
