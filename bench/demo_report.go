@@ -115,27 +115,37 @@ func row(r *run, function string, loads []*load) PolicyRow {
 	return p
 }
 
-// remoteRatios is, by function with inputs, the median of execution with the input fetched over that with it at hand,
-// both in warm sandboxes and alone on their node, over all runs: what locality is worth, without what contention adds.
+// remoteRatios is, by function with inputs, the median of execution with an input fetched over the median with the same input at
+// hand, both in warm sandboxes and alone on their node, over all runs: what locality is worth, without what contention adds.
+// Objects differ in size, so that medians over all of them say nothing of a function with few calls.
 func remoteRatios(runs []*run, loads []*load) map[string]float64 {
 	out := map[string]float64{}
 	for _, l := range loads {
-		var remote, local []float64
+		remote, local := map[string][]float64{}, map[string][]float64{}
 		for _, r := range runs {
 			for i := range r.calls {
 				c := &r.calls[i]
-				if c.arrival == nil || c.arrival.load != l || !c.ok || c.start != "warm" || !r.alone(c) {
+				if c.arrival == nil || c.arrival.load != l || c.arrival.input == "" || !c.ok || c.start != "warm" || !r.alone(c) {
 					continue
 				}
+				of := local
 				if c.fetched > 0 {
-					remote = append(remote, c.execMs())
-				} else {
-					local = append(local, c.execMs())
+					of = remote
+				}
+				of[c.arrival.input] = append(of[c.arrival.input], c.execMs())
+			}
+		}
+		var ratios []float64
+		for _, key := range sortedKeys(remote) {
+			if at := local[key]; len(at) > 0 {
+				here := quantile(at, .5)
+				for _, ms := range remote[key] {
+					ratios = append(ratios, ms/here)
 				}
 			}
 		}
-		if len(l.objects) > 0 && len(remote) > 0 && len(local) > 0 {
-			out[l.function] = quantile(remote, .5) / quantile(local, .5)
+		if len(ratios) > 0 {
+			out[l.function] = quantile(ratios, .5)
 		}
 	}
 	return out
