@@ -140,12 +140,26 @@ const queueWakeMs = 1000
 // warm when the function's busy sandbox there frees.
 func (z *Zone) gather(now time.Time, c *call, hope *node) {
 	z.cands, z.feats = z.cands[:0], z.feats[:0]
-	for _, p := range z.pick(now, c, hope) {
+	picks := z.pick(now, c, hope)
+	for i := range picks {
+		if p := &picks[i]; p.box == nil {
+			p.box = p.n.sandbox(c.fn.h)
+		}
+	}
+	if 2*len(picks) > z.cfg.Candidates {
+		// Not all of what they could be has room. Whoever could serve the call at once and warm must not be what lacks it, nor the
+		// node that it hopes for.
+		first := 0
+		for i := range picks {
+			if p := picks[i]; p.n == hope || p.box != nil && p.box.idle > 0 && p.n.free() > 0 {
+				picks[first], picks[i] = p, picks[first]
+				first++
+			}
+		}
+	}
+	for _, p := range picks {
 		if len(z.cands) >= z.cfg.Candidates {
 			break // a node can be two
-		}
-		if p.box == nil {
-			p.box = p.n.sandbox(c.fn.h)
 		}
 		z.nodeCandidates(now, c, p.n, p.box)
 	}

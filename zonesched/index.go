@@ -267,7 +267,7 @@ func (z *Zone) count(n *node, now sums) {
 	}
 }
 
-// pick chooses which nodes are scored: all that the function fits, if they are few. Else what the rule wants; nodes that hold
+// pick chooses which nodes may be scored: all that the function fits, if they are few. Else what the rule wants; nodes that hold
 // the call's objects; nodes that hold something of its function, from a drawn place on, so that a popular function's first
 // nodes are not asked for everything; and random ones with a free slot, one of each hardware class first. The cost does not depend on the number of nodes.
 func (z *Zone) pick(now time.Time, c *call, hope *node) []picked {
@@ -281,7 +281,7 @@ func (z *Zone) pick(now time.Time, c *call, hope *node) []picked {
 				}
 			}
 		}
-		if n := len(z.picked); n > room/2 { // a node can be two candidates: then it is not always the same ones that find no room
+		if n := len(z.picked); 2*n > room { // a node can be two candidates: then it is not always the same ones that find no room
 			at := z.rng.IntN(n)
 			slices.Reverse(z.picked[:at])
 			slices.Reverse(z.picked[at:])

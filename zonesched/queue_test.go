@@ -2,6 +2,7 @@ package zonesched
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -454,4 +455,27 @@ func TestRefusedCallUsesNoGrant(t *testing.T) {
 	if g := b.z.given["edge"]; g.left != 1 {
 		t.Errorf("%d slots are left of the grant, want 1", g.left)
 	}
+}
+
+// Property: however many candidates the busy nodes of a zone would be, a call finds the one node that is warm and free.
+func TestTheFreeWarmNodeIsAlwaysACandidate(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		b := newBed(t, nil)
+		n := rapid.IntRange(1, 32).Draw(rt, "nodes")
+		for i := range n {
+			b.node(fmt.Sprint("n", i), 4, 1)
+		}
+		for i := range n {
+			b.invoke(fmt.Sprint("i", i), "f")
+		}
+		b.after(5 * time.Millisecond)
+		free := b.z.nodes[rapid.IntRange(0, n-1).Draw(rt, "free")]
+		for _, r := range slices.Clone(free.running) {
+			b.done(r.id, free.name)
+		}
+		b.invoke("next", "f")
+		if a := find(b.acts, ActRun, "next"); a == nil || a.Node != free.name {
+			rt.Fatalf("%s is warm and free: %v", free.name, text(b.acts))
+		}
+	})
 }
