@@ -122,8 +122,8 @@ func listen(cfg HTTPConfig) (net.Listener, ops.Limits, error) {
 	return ln, limits, nil
 }
 
-// Run serves until ctx ends: the door says that it is not ready and refuses new calls (http.linger), closes and finishes running
-// ones (zone.drain_timeout), then the scheduler drains, resigns and closes its connections.
+// Run serves until ctx ends: the door says that it is not ready (http.linger), closes and finishes what runs (zone.drain_timeout),
+// then the scheduler drains (as long again at most), resigns and closes its connections.
 func (z *Zone) Run(ctx context.Context) error {
 	daemonCtx, stopDaemon := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopDaemon()
@@ -138,7 +138,7 @@ func (z *Zone) Run(ctx context.Context) error {
 	go func() {
 		select {
 		case <-ctx.Done():
-			z.Daemon.Refuse()
+			z.Daemon.Retire()
 			linger, stop := context.WithTimeout(doorCtx, z.cfg.HTTP.Linger)
 			defer stop()
 			<-linger.Done()

@@ -120,7 +120,7 @@ func TestZoneOverTLS(t *testing.T) {
 	s.refused(z.Addr)
 }
 
-// Told to stop, a door first says that it is not ready and takes no more calls, while it still listens.
+// Told to stop, a door first says that it is not ready, and serves whoever has not noticed yet.
 func TestDoorLingersBeforeItCloses(t *testing.T) {
 	s := newSecured(t)
 	s.cfg.HTTP.Linger = 10 * time.Second
@@ -154,8 +154,11 @@ func TestDoorLingersBeforeItCloses(t *testing.T) {
 	until(http.StatusOK)
 	stop()
 	until(http.StatusServiceUnavailable)
-	if a := z.Daemon.Invoke(s.ctx, &api.Invocation{ID: "i", Tenant: "t", Function: "f"}); a.Code != api.CodeUnavailable || !strings.Contains(a.Message, "stopping") {
-		t.Errorf("a call on a door that stops: %+v", a)
+	if status, body, err := s.get("https://"+z.Addr+"/v1/functions/none", ours); err != nil || status != http.StatusNotFound {
+		t.Errorf("a request at a door that lingers: %d %s, %v", status, body, err)
+	}
+	if a := z.Daemon.Invoke(s.ctx, &api.Invocation{ID: "i", Tenant: "t", Function: "f"}); a.Code != api.CodeNotFound {
+		t.Errorf("a call at a door that lingers: %+v", a)
 	}
 	select {
 	case err := <-ended:
@@ -166,6 +169,32 @@ func TestDoorLingersBeforeItCloses(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
+}
+
+// What runs at a door that closes has zone.drain_timeout, no other time.
+func TestDoorWaitsAsLongAsItIsTold(t *testing.T) {
+	s := newSecured(t)
+	s.cfg.Zone.DrainTimeout = 50 * time.Millisecond
+	z, err := NewZone(s.ctx, s.cfg, quiet, Hooks{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	running, let := make(chan struct{}), make(chan struct{})
+	z.handler = http.HandlerFunc(func(http.ResponseWriter, *http.Request) { close(running); <-let })
+	ctx, stop := context.WithCancel(s.ctx)
+	ended, asked := make(chan error, 1), make(chan struct{})
+	go func() { ended <- z.Run(ctx) }()
+	go func() {
+		defer close(asked)
+		_, _, _ = s.get("https://"+z.Addr+"/", ops.TLSFiles{CA: s.ca.File, Cert: s.cert, Key: s.key}) // it is cut off
+	}()
+	<-running
+	stop()
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), "still ran after 50ms") {
+		t.Errorf("stopped with %v", err)
+	}
+	close(let)
+	<-asked
 }
 
 // refused are clients that the door must not serve.

@@ -279,6 +279,8 @@ type CatalogChanges struct {
 type Query struct {
 	Kind string `msgpack:"k"`
 	Arg  string `msgpack:"a"`
+	// TakesZip: who asks reads compressed answers.
+	TakesZip bool `msgpack:"z,omitempty"`
 }
 
 // QueryReply is what people look at, as JSON of the answering program: readers skip members that they do not know.

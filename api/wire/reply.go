@@ -17,15 +17,15 @@ const (
 	replyRoom    = 4096 // of a message, for all but the data
 )
 
-// NewQueryReply answers with JSON, or with err. What is too large for one message is an answer that says so.
-func NewQueryReply(json []byte, err error) *QueryReply {
+// NewQueryReply answers a query with JSON, or with err. What is too large for one message is an answer that says so.
+func NewQueryReply(q *Query, json []byte, err error) *QueryReply {
 	r := &QueryReply{Data: json}
-	if err == nil && len(json) > zipAbove {
+	if err == nil && q.TakesZip && len(json) > zipAbove {
 		r.Data, err = zip(json)
 		r.Zipped = true
 	}
 	if err == nil && (len(r.Data) > MaxMessageBytes-replyRoom || len(json) > MaxViewBytes) {
-		err = fmt.Errorf("%w: %d bytes of answer do not go into one message: ask at the leader's own door", api.ErrTooLarge, len(json))
+		err = fmt.Errorf("%w: %d bytes of answer do not go into one message (a zone's leader gives them at its own door)", api.ErrTooLarge, len(json))
 	}
 	if err != nil {
 		r = &QueryReply{Code: api.CodeOf(err), Message: err.Error()}

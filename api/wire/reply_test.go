@@ -10,9 +10,10 @@ import (
 )
 
 func TestRepliesOfAnySize(t *testing.T) {
+	takes := &Query{TakesZip: true}
 	for _, n := range []int{0, 10, zipAbove, zipAbove + 1, 8 << 20} {
 		view := bytes.Repeat([]byte(`{"a":1},`), n/8)
-		b, err := Encode(NewQueryReply(view, nil))
+		b, err := Encode(NewQueryReply(takes, view, nil))
 		if err != nil {
 			t.Fatalf("%d bytes: %v", n, err)
 		}
@@ -24,12 +25,16 @@ func TestRepliesOfAnySize(t *testing.T) {
 			t.Errorf("%d bytes came back as %d, %v", n, len(got), err)
 		}
 	}
+	if r := NewQueryReply(&Query{}, make([]byte, zipAbove+1), nil); r.Zipped {
+		t.Error("compressed for somebody who did not say that it takes that")
+	}
 	noise := make([]byte, 2<<20)
 	rng := rand.New(rand.NewPCG(1, 2))
 	for i := range noise {
 		noise[i] = byte(rng.Uint32())
 	}
-	for name, r := range map[string]*QueryReply{"noise": NewQueryReply(noise, nil), "an error": NewQueryReply([]byte("x"), api.ErrTooLarge)} {
+	for name, r := range map[string]*QueryReply{"noise": NewQueryReply(takes, noise, nil), "an error": NewQueryReply(takes, []byte("x"), api.ErrTooLarge),
+		"large and not compressed": NewQueryReply(&Query{}, make([]byte, 2<<20), nil)} {
 		if _, err := Encode(r); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}

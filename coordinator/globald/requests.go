@@ -176,9 +176,11 @@ func (d *Daemon) onStatus(m *messaging.Msg) {
 		return
 	}
 	var q wire.Query
-	if err := wire.Decode(m.Data, &q); err != nil {
-		d.deps.Log.Warn("message refused", "subject", m.Subject, "err", err)
-		return
+	if len(m.Data) > 0 { // schedulers of the release before ask by an empty message, and take no compressed answer
+		if err := wire.Decode(m.Data, &q); err != nil {
+			d.deps.Log.Warn("message refused", "subject", m.Subject, "err", err)
+			return
+		}
 	}
 	reply := m.Reply
 	d.call(func() {
@@ -191,6 +193,6 @@ func (d *Daemon) onStatus(m *messaging.Msg) {
 		if err = firstErr(err, jerr); err != nil {
 			d.deps.Log.Warn("answer status", "err", err)
 		}
-		d.send(reply, wire.NewQueryReply(b, err))
+		d.task(func() { d.send(reply, wire.NewQueryReply(&q, b, err)) }) // compressing takes its time
 	})
 }

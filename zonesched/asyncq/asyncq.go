@@ -172,8 +172,8 @@ type Item struct {
 	msg  jetstream.Msg
 }
 
-// spend takes from the call's budget what it has waited in the queue, by the clock of the server that stored it: a caller's time
-// goes on while nobody leads.
+// spend takes from the call's budget what it has waited in the queue until now, which is by the clock of the server that stored it: a
+// caller's time goes on while nobody leads.
 func (i *Item) spend(now time.Time) {
 	md, err := i.msg.Metadata()
 	if err != nil || i.Call.BudgetMs <= 0 {
@@ -186,12 +186,15 @@ func (i *Item) spend(now time.Time) {
 // Serve hands out calls, one after another per fetch, until ctx ends. What is not ended is handed out again later, to
 // whoever leads then.
 func (q *Queue) Serve(ctx context.Context, handle func(*Item)) error {
+	asked := time.Now()
 	cons, err := q.stream.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
 		Durable: "leader", AckPolicy: jetstream.AckExplicitPolicy, AckWait: q.cfg.AckWait, MaxAckPending: q.cfg.MaxRunning,
 	})
 	if err != nil {
 		return fmt.Errorf("asyncq serve: %w", err)
 	}
+	// Calls are stamped by the server's clock, which need not be this machine's: deadlines must not depend on both being right.
+	ahead := cons.CachedInfo().TimeStamp.Sub(asked)
 	it, err := cons.Messages(jetstream.PullMaxMessages(64))
 	if err != nil {
 		return fmt.Errorf("asyncq serve: %w", err)
@@ -222,7 +225,7 @@ func (q *Queue) Serve(ctx context.Context, handle func(*Item)) error {
 			continue
 		}
 		item := &Item{Call: &m.Call, q: q, msg: msg}
-		item.spend(time.Now())
+		item.spend(time.Now().Add(ahead))
 		handle(item)
 	}
 }

@@ -24,7 +24,9 @@ func (d *Daemon) carryOut(now time.Time, a *zonesched.Action) {
 	case zonesched.ActCancelRun:
 		d.send(wire.SubjectNode(d.cfg.Zone, a.Node, "cancel"), &wire.Cancel{Epoch: d.core.Epoch(), ID: a.ID})
 	case zonesched.ActCancelForward:
-		d.send(wire.SubjectForwardCancel(a.To), &wire.Cancel{ID: a.ID})
+		if stop := d.forwards[a.ID]; stop != nil {
+			stop()
+		}
 	case zonesched.ActAck:
 		if _, ok := d.acks[a.Node]; !ok {
 			d.ackers = append(d.ackers, a.Node)
@@ -110,25 +112,34 @@ func (d *Daemon) flushSamples() {
 	d.batch = nil
 }
 
-// forward sends a call to another zone's leader and brings its answer back as an event.
+// forward sends a call to another zone's leader and brings its answer back as an event. When nobody waits for it any more the other
+// zone is told so by the same goroutine, or that could arrive there before the call.
 func (d *Daemon) forward(a *zonesched.Action) {
 	m := wire.Invoke{Call: *a.Call, GrantID: a.GrantID, GrantEpoch: a.Epoch}
 	id, to := a.ID, a.To
+	ctx, cancel := context.WithTimeout(d.ctx, d.answerWithin(&m.Call))
+	d.forwards[id] = cancel
 	d.task(func() {
-		ctx, cancel := context.WithTimeout(d.ctx, answerWithin(&m.Call))
 		defer cancel()
 		ans := d.request(ctx, wire.SubjectForward(to), &m)
-		d.post(zonesched.Event{Kind: zonesched.EvForwardDone, ID: id, Answer: ans})
+		if errors.Is(ctx.Err(), context.Canceled) && d.ctx.Err() == nil {
+			d.send(wire.SubjectForwardCancel(to), &wire.Cancel{ID: id})
+		}
+		d.call(func() {
+			delete(d.forwards, id)
+			d.step(&zonesched.Event{Kind: zonesched.EvForwardDone, ID: id, Answer: ans})
+		})
 	})
 }
 
-// answerWithin is when a leader has surely answered a call that it was sent: it answers calls at the end of their budgets, and
-// those without one after the longest wait and the longest run.
-func answerWithin(inv *api.Invocation) time.Duration {
+// answerWithin is when a leader has surely answered a call that it was sent: it gives a silent node up some time after the end of the
+// call's budget, and a call without one after the longest wait and the longest run. All zones are taken to be as patient as this one.
+func (d *Daemon) answerWithin(inv *api.Invocation) time.Duration {
+	most := 2 * api.MaxTimeout
 	if inv.BudgetMs > 0 {
-		return time.Duration(inv.BudgetMs)*time.Millisecond + answerGrace
+		most = time.Duration(inv.BudgetMs) * time.Millisecond
 	}
-	return 2*api.MaxTimeout + answerGrace
+	return most + d.cfg.Sched.DispatchGrace + answerGrace
 }
 
 // answerGrace is for the answer's way back.

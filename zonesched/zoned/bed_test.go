@@ -103,6 +103,13 @@ func (b *bed) send(bus messaging.Bus, subject string, v any) {
 	}
 }
 
+func (b *bed) must(err error) {
+	b.t.Helper()
+	if err != nil {
+		b.t.Error(err)
+	}
+}
+
 // until polls, since what it waits for happens on other goroutines.
 func (b *bed) until(what string, ok func() bool) {
 	b.t.Helper()

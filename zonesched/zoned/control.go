@@ -90,7 +90,7 @@ func pause(ctx context.Context, dur time.Duration) bool {
 func (d *Daemon) Zones(ctx context.Context) (json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	b, err := wire.Encode(&wire.Query{Kind: "status"})
+	b, err := wire.Encode(&wire.Query{Kind: "status", TakesZip: true})
 	if err != nil {
 		return nil, err
 	}

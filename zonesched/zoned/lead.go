@@ -184,6 +184,6 @@ func (d *Daemon) onQuery(m *messaging.Msg) {
 	}
 	d.task(func() {
 		b, err := d.queryHere(d.ctx, q.Kind, q.Arg)
-		d.send(reply, wire.NewQueryReply(b, err))
+		d.send(reply, wire.NewQueryReply(q, b, err))
 	})
 }

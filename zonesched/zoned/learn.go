@@ -308,8 +308,10 @@ func (g *learning) onCheckpoint(m *messaging.Msg) {
 	if m.Reply == "" {
 		return
 	}
-	if _, ok := decode[wire.Query](g.d, m); !ok {
-		return
+	if len(m.Data) > 0 { // standbys of the release before ask by an empty message
+		if _, ok := decode[wire.Query](g.d, m); !ok {
+			return
+		}
 	}
 	reply := m.Reply
 	g.d.task(func() {

@@ -74,7 +74,7 @@ func (d *Daemon) QueryZone(ctx context.Context, zone, kind, arg string) (json.Ra
 	if zone == d.cfg.Zone && (d.role.Load().Mine || kind == "model" && arg == "here") {
 		return d.queryHere(ctx, kind, arg)
 	}
-	b, err := wire.Encode(&wire.Query{Kind: kind, Arg: arg})
+	b, err := wire.Encode(&wire.Query{Kind: kind, Arg: arg, TakesZip: true})
 	if err != nil {
 		return nil, err
 	}

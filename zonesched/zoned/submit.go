@@ -145,7 +145,7 @@ func (d *Daemon) invokeAtLeader(caller context.Context, r *role, inv *api.Invoca
 	if r.nobody() {
 		return refusal(inv.ID, api.CodeUnavailable, "zone "+d.cfg.Zone+" has no leader", 500)
 	}
-	within, cancelWithin := context.WithTimeout(caller, answerWithin(inv))
+	within, cancelWithin := context.WithTimeout(caller, d.answerWithin(inv))
 	defer cancelWithin()
 	ctx, cancel := context.WithCancelCause(within)
 	defer cancel(nil)

@@ -110,28 +110,30 @@ type Daemon struct {
 	catalog *catalogCopy
 	known   atomic.Pointer[map[string]api.Function] // for doors, by "tenant/name"
 	ready   atomic.Bool
-	// stopping: Refuse was called.
-	stopping atomic.Bool
-	figures  atomic.Pointer[Figures]
+	// leaving: Retire was called. draining: Run's context has ended.
+	leaving, draining atomic.Bool
+	figures           atomic.Pointer[Figures]
 
 	// Owned by the loop.
 	core    *zonesched.Zone
 	acts    []zonesched.Action
 	wakes   wakes
 	waiters map[string]*pending
-	idem    map[string]string     // idempotency key -> id of the call in flight
-	done    *answers              // of finished calls with an idempotency key
-	looked  map[*asyncq.Item]bool // whose record is being looked up (asyncq.Config.MaxRunning); true: canceled meanwhile
-	acks    map[string][]string
-	ackers  []string // keys of acks in order of first use
-	batch   []wire.Record
-	next    uint64 // sequence of batch[0]
-	since   time.Time
-	began   api.Epoch // under which this scheduler began to lead
-	forSubs []messaging.Subscription
-	leadEnd context.CancelFunc
-	digest  uint64
-	shares  []api.Share
+	// forwards are the calls that another zone works on; each entry ends the wait for it.
+	forwards map[string]context.CancelFunc
+	idem     map[string]string     // idempotency key -> id of the call in flight
+	done     *answers              // of finished calls with an idempotency key
+	looked   map[*asyncq.Item]bool // whose record is being looked up (asyncq.Config.MaxRunning); true: canceled meanwhile
+	acks     map[string][]string
+	ackers   []string // keys of acks in order of first use
+	batch    []wire.Record
+	next     uint64 // sequence of batch[0]
+	since    time.Time
+	began    api.Epoch // under which this scheduler began to lead
+	forSubs  []messaging.Subscription
+	leadEnd  context.CancelFunc
+	digest   uint64
+	shares   []api.Share
 	// The operator's settings: as the catalogue had them at a revision, and over these what is in force ahead of it, by key.
 	committed settings
 	settled   uint64
@@ -154,7 +156,7 @@ func New(cfg Config, deps Deps) (*Daemon, error) {
 		return nil, fmt.Errorf("zoned config: %w", err)
 	}
 	d := &Daemon{
-		cfg: cfg, deps: deps, mail: make(chan mail, mailboxSize), waiters: map[string]*pending{}, idem: map[string]string{},
+		cfg: cfg, deps: deps, mail: make(chan mail, mailboxSize), waiters: map[string]*pending{}, forwards: map[string]context.CancelFunc{}, idem: map[string]string{},
 		done: newAnswers(), looked: map[*asyncq.Item]bool{}, acks: map[string][]string{},
 	}
 	d.cfg.Sched.Zone, d.cfg.Sched.Region = cfg.Zone, cfg.Region
@@ -198,11 +200,12 @@ func (d *Daemon) Run(ctx context.Context) error {
 	return nil
 }
 
-// Refuse makes Ready an error and Invoke refuse from now on, ahead of Run's end; calls that were taken go on.
-func (d *Daemon) Refuse() { d.stopping.Store(true) }
+// Retire makes Ready an error from now on, ahead of the end: whoever sends calls by it is to look for another door. Calls that come
+// all the same are served.
+func (d *Daemon) Retire() { d.leaving.Store(true) }
 
-// takes reports whether new calls are taken at this scheduler's door.
-func (d *Daemon) takes() bool { return d.ready.Load() && !d.stopping.Load() }
+// takes reports whether calls are taken at this scheduler's door.
+func (d *Daemon) takes() bool { return d.ready.Load() && !d.draining.Load() }
 
 // Kill ends the scheduler at once, as a crash would: nothing is drained and nobody told. For chaos tests.
 func (d *Daemon) Kill() { d.stop() }
@@ -237,7 +240,7 @@ func (d *Daemon) loop(ctx context.Context) {
 			d.sendDigest()
 		case <-done:
 			done, d.drain = nil, true
-			d.Refuse()
+			d.draining.Store(true)
 			t := time.NewTimer(d.cfg.DrainTimeout)
 			defer t.Stop()
 			give = t.C
@@ -312,7 +315,7 @@ func (d *Daemon) task(f func()) {
 
 // Ready reports why the scheduler cannot serve calls now, nil when it can.
 func (d *Daemon) Ready() error {
-	if !d.takes() {
+	if !d.takes() || d.leaving.Load() {
 		return fmt.Errorf("%w: not serving (starting or stopping)", api.ErrUnavailable)
 	}
 	if r := d.role.Load(); r.nobody() {

@@ -17,6 +17,7 @@ import (
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
 	"github.com/rubato-faas/rubato/internal/natstest"
+	"github.com/rubato-faas/rubato/messaging"
 	"github.com/rubato-faas/rubato/messaging/membus"
 	"github.com/rubato-faas/rubato/zonesched"
 	"github.com/rubato-faas/rubato/zonesched/asyncq"
@@ -212,6 +213,58 @@ func TestLongCallThroughAFollower(t *testing.T) {
 	if a := b.answer(got); a.Code != api.CodeOK {
 		t.Fatalf("%+v", a)
 	}
+}
+
+// A caller who leaves is told to the zone that works on the call, once that has it.
+func TestCancelGoesWhereTheCallWent(t *testing.T) {
+	b := newBed(t)
+	lead := b.scheduler("a", nil)
+	w := b.worker("n1", 1, lead)
+	w.holdAll()
+	heard := make(chan string, 4)
+	for subject, name := range map[string]string{wire.SubjectForward("core"): "call ", wire.SubjectForwardCancel("core"): "cancel "} {
+		sub, err := b.bus.Subscribe(subject, "", func(m *messaging.Msg) {
+			var c wire.Cancel
+			var i wire.Invoke
+			if name == "call " {
+				b.must(wire.Decode(m.Data, &i))
+				heard <- name + i.Call.ID
+				return // and never answers
+			}
+			b.must(wire.Decode(m.Data, &c))
+			heard <- name + c.ID
+		})
+		b.must(err)
+		defer func() { b.must(sub.Stop()) }()
+	}
+	b.ask(b.ctx, lead, invocation("runs"))
+	b.until("it runs", func() bool { return len(w.ran()) == 1 })
+	b.send(b.bus, wire.SubjectGrants("z"), &wire.Grant{ID: 1, From: "core", To: "z", Epoch: api.Epoch{Generation: 1, Revision: 1}, Slots: 1, TTLMs: 60_000, MeanMs: 1})
+	ctx, leave := context.WithCancel(b.ctx)
+	defer leave()
+	var got chan *wire.Answer
+	for i := 0; b.ctx.Err() == nil; i++ { // the grant may still be under way
+		got = b.ask(ctx, lead, invocation(fmt.Sprint("i", i)))
+		select {
+		case h := <-heard:
+			if want := "call "; !strings.HasPrefix(h, want) {
+				t.Fatalf("heard %q first", h)
+			}
+			leave()
+			select {
+			case c := <-heard:
+				if c != strings.Replace(h, "call", "cancel", 1) {
+					t.Errorf("heard %q after %q", c, h)
+				}
+			case <-b.ctx.Done():
+				t.Errorf("the other zone is not told that nobody waits for %q", h)
+			}
+			b.answer(got)
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	t.Error("nothing was forwarded")
 }
 
 // Another zone says that nobody waits for what it forwarded.
@@ -423,6 +476,23 @@ func TestAsynchronousCallsNeedAQueue(t *testing.T) {
 	}
 	if _, _, err := s.Result(b.ctx, "t", "i1"); !errors.Is(err, api.ErrNotFound) {
 		t.Fatalf("without a queue: %v", err)
+	}
+}
+
+// A call whose caller's time ran out in the queue gets its record, and never runs.
+func TestLateAsynchronousCallNeverRuns(t *testing.T) {
+	b := newBed(t)
+	q := b.queue(nil)
+	accepted := time.Now()
+	b.must(q.Accept(b.ctx, invocation("late", func(i *api.Invocation) { i.Async, i.BudgetMs = true, 1 })))
+	b.until("its millisecond is over", func() bool { return time.Since(accepted) > 10*time.Millisecond })
+	s := b.scheduler("a", func(_ *Config, d *Deps) { d.Async = q })
+	w := b.worker("n1", 1, s)
+	if a := b.ended(s, "late"); a.Code != api.CodeDeadline || !strings.Contains(a.Message, "queue") {
+		t.Errorf("%+v", a)
+	}
+	if ran := w.ran(); len(ran) > 0 {
+		t.Errorf("ran %v", ran)
 	}
 }
 
