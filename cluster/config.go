@@ -12,6 +12,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -123,8 +124,9 @@ type HTTPConfig struct {
 	TLS    ops.TLSFiles `koanf:"tls"`
 	// MaxConns bounds open connections; further clients wait unheard, so a front door wants more than gateway.max_in_flight.
 	MaxConns int `koanf:"max_conns" doc:"open connections at most; further clients wait unheard"`
-	// Linger keeps the door open, but not ready, before a stop: balancers that ask /readyz take it out meanwhile.
-	Linger time.Duration `koanf:"linger" doc:"how long the door stays open, and not ready, before it closes for good"`
+	// Linger keeps a scheduler's door open, but not ready, before a stop: balancers that ask /readyz take it out meanwhile. Other
+	// daemons have no door.
+	Linger time.Duration `koanf:"linger" doc:"how long a scheduler's door stays open, and not ready, before it closes for good"`
 }
 
 func (c HTTPConfig) validate() error {
@@ -144,6 +146,13 @@ func (c HTTPConfig) validate() error {
 		errs = append(errs, fmt.Errorf("%w: http.tls: %w", api.ErrInvalid, err))
 	}
 	return errors.Join(errs...)
+}
+
+func (c HTTPConfig) noDoor() error {
+	if c.Linger != 0 {
+		return fmt.Errorf("%w: http.linger %v: only a scheduler has a door", api.ErrInvalid, c.Linger)
+	}
+	return nil
 }
 
 // limits are those of the server.
@@ -186,7 +195,7 @@ func defaultEtcd() EtcdConfig {
 // Validate reports all faults.
 func (c *ZoneConfig) Validate() error {
 	errs := []error{
-		c.Log.validate(), c.NATS.Validate(), c.Store.validate(), c.Etcd.validate(), c.HTTP.validate(), c.Async.Validate(),
+		c.Log.validate(), c.NATS.Validate(), filesThere(&c.NATS), c.Store.validate(), c.Etcd.validate(), c.HTTP.validate(), c.Async.Validate(),
 		c.Zone.Validate(), c.Gateway.Validate(), checkResults(c.Store.Results.TTL, c.Async.Keep),
 	}
 	if int64(c.HTTP.MaxConns) <= c.Gateway.MaxInFlight {
@@ -217,9 +226,23 @@ func DefaultNodeConfig() NodeConfig {
 
 // Validate reports all faults.
 func (c *NodeConfig) Validate() error {
-	errs := []error{c.Log.validate(), c.NATS.Validate(), c.Store.validate(), c.HTTP.validate(), c.Node.Validate()}
+	errs := []error{c.Log.validate(), c.NATS.Validate(), filesThere(&c.NATS), c.Store.validate(), c.HTTP.validate(), c.HTTP.noDoor(), c.Node.Validate()}
 	if c.CompileWorkers < 1 {
 		errs = append(errs, fmt.Errorf("%w: compile_workers %d: want at least 1", api.ErrInvalid, c.CompileWorkers))
+	}
+	return errors.Join(errs...)
+}
+
+// filesThere finds files of the connection to NATS that are named and cannot be read: it would fail at the start, and only there.
+func filesThere(c *natsbus.Config) error {
+	var errs []error
+	for key, file := range map[string]string{"creds_file": c.CredsFile, "nkey_seed_file": c.NKeySeedFile, "tls.ca": c.TLS.CA, "tls.cert": c.TLS.Cert, "tls.key": c.TLS.Key} {
+		if file == "" {
+			continue
+		}
+		if _, err := os.ReadFile(file); err != nil {
+			errs = append(errs, fmt.Errorf("%w: nats.%s: %w", api.ErrInvalid, key, err))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -272,7 +295,12 @@ func (c *GlobalConfig) daemon() globald.Config {
 // Validate reports all faults.
 func (c *GlobalConfig) Validate() error {
 	g := c.daemon()
-	errs := []error{c.Log.validate(), c.NATS.Validate(), c.Store.validate(), c.HTTP.validate(), g.Validate()}
+	errs := []error{c.Log.validate(), c.NATS.Validate(), filesThere(&c.NATS), c.Store.validate(), c.HTTP.validate(), c.HTTP.noDoor(), g.Validate()}
+	if c.Raft.TLS.Enabled() { // it is client to its peers, too
+		if _, err := c.Raft.TLS.Client(); err != nil {
+			errs = append(errs, fmt.Errorf("%w: raft.tls: %w", api.ErrInvalid, err))
+		}
+	}
 	if err := c.Raft.TLS.Validate(true); err != nil {
 		errs = append(errs, fmt.Errorf("%w: raft.tls: %w", api.ErrInvalid, err))
 	}

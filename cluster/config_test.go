@@ -107,10 +107,12 @@ func TestFaultsOfConfigurations(t *testing.T) {
 		"http.tls":         zone(func(c *ZoneConfig) { c.HTTP.TLS.Cert, c.HTTP.TLS.Key = "no-such.pem", "no-such.key" }),
 		"gateway tokens":   zone(func(c *ZoneConfig) { c.Gateway.TokensFile = "no-such.yaml" }),
 		"drain_timeout":    zone(func(c *ZoneConfig) { c.Zone.DrainTimeout = -time.Second }),
+		"nats.creds_file":  zone(func(c *ZoneConfig) { c.NATS.CredsFile = "no-such.creds" }),
 		"http.linger":      zone(func(c *ZoneConfig) { c.HTTP.Linger = -time.Second }),
 		"a full door":      zone(func(c *ZoneConfig) { c.HTTP.MaxConns = int(c.Gateway.MaxInFlight) }),
 		"compile_workers":  node(func(c *NodeConfig) { c.CompileWorkers = -3 }),
 		"max_bytes -4":     node(func(c *NodeConfig) { c.Store.Models.MaxBytes = -4 }),
+		"http.linger 1s":   node(func(c *NodeConfig) { c.HTTP.Linger = time.Second }),
 		"http.max_conns 0": node(func(c *NodeConfig) { c.HTTP.MaxConns = 0 }),
 		"max_bytes -1":     global(func(c *GlobalConfig) { c.Store.Objects.MaxBytes = -1 }),
 		"raft.tls":         global(func(c *GlobalConfig) { c.Raft.TLS.Cert = "only-a-cert.pem" }),
@@ -150,5 +152,49 @@ func TestShippedConfigurations(t *testing.T) {
 	}
 	if zone.Store.Models.TTL != 0 {
 		t.Error("the model's bucket drops trees by age, while the pool's manifest may still name them")
+	}
+}
+
+// A node is ready while it takes calls: not before it runs, not without NATS, not once it drains.
+func TestNodeSaysWhetherItIsReady(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	s := natstest.Start(t, func(o *server.Options) { o.JetStreamMaxStore = 256 << 30 })
+	cfg := DefaultNodeConfig()
+	cfg.NATS.InProcess, cfg.HTTP.Listen = s, ""
+	cfg.Node.Zone, cfg.Node.Name, cfg.Node.Dir, cfg.Node.DrainTimeout = "z", "n", t.TempDir(), 0
+	n, err := NewNode(ctx, cfg, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.ready(); err == nil {
+		t.Error("ready before it runs")
+	}
+	runCtx, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- n.Run(runCtx) }()
+	until := func(what string, ok func(error) bool) {
+		t.Helper()
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			err := n.ready()
+			if ok(err) {
+				return
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				t.Fatalf("%s: ready says %v", what, err)
+			}
+		}
+	}
+	until("it runs", func(err error) bool { return err == nil })
+	s.Shutdown()
+	until("NATS is gone", func(err error) bool { return err != nil && strings.Contains(err.Error(), "not connected to NATS") })
+	stop()
+	<-ended // the bus is gone: how it ends is not the question
+	if err := n.Daemon.Ready(); err == nil {
+		t.Error("ready after its end")
 	}
 }

@@ -48,9 +48,9 @@ type Config struct {
 	// shall be able to choose by name; it has state and serves one zone.
 	Rule policy.Policy `koanf:"-"`
 	// MaxWaiting bounds calls that wait (queued or delayed); above it new ones are refused with 429.
-	MaxWaiting int `koanf:"max_waiting" doc:"calls that may wait in the zone; more are refused with 429"`
+	MaxWaiting int `koanf:"max_waiting" doc:"calls that may wait in the zone (deferrable ones: half as many, latency ones: an eighth more); more are refused with 429"`
 	// MaxBacklog bounds what waits by how long it will take all slots; above it new calls are refused with 429. 0: no bound.
-	MaxBacklog time.Duration `koanf:"max_backlog" doc:"predicted work of waiting calls, over all slots; more is refused with 429 (0: no limit)"`
+	MaxBacklog time.Duration `koanf:"max_backlog" doc:"predicted work of waiting calls, over all slots, with parts for classes as max_waiting; more is refused with 429 (0: no limit)"`
 	// WhenLate says what is done with a call that no node is expected to answer before its deadline.
 	WhenLate string `koanf:"when_late" doc:"calls that will miss their deadline everywhere: run, forward or refuse"`
 	// MaxCalls bounds all accepted, unanswered calls.

@@ -12,7 +12,7 @@ const (
 )
 
 // Bounded reports whether b is msgpack whose lists, maps, strings and byte strings are as long as they say, and no longer or deeper
-// than MaxElements and MaxDepth. It reads headers only and allocates nothing. It goes before every decoding of bytes from outside:
+// than MaxElements and MaxDepth. It reads headers only and allocates nothing. It goes before every decoding into structs:
 // the decoder makes a list of structs as long as its header claims before it reads the first, and nine bytes can claim four
 // thousand million.
 func Bounded(b []byte) error {

@@ -6,8 +6,7 @@
 // owned by the connection and ended by Stop or Close. Limits and what happens beyond them: see Config.
 //
 // Measured with this package's benchmarks, server in the same process, 2 cores: a 200-byte publish to its handler
-// 1.3 us and 5 allocations; with trace context 3.5 us and 18 (a header map on each side), so who does not trace
-// leaves Trace empty. A request 17 us in process, 98 us over loopback TCP.
+// 1.3 us and 5 allocations. A request 17 us in process, 98 us over loopback TCP.
 package natsbus
 
 import (

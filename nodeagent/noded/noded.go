@@ -87,12 +87,12 @@ type Daemon struct {
 	logs  *logbook
 	tasks sync.WaitGroup // fetches, starts, runs
 
-	ctx    context.Context // ends when the daemon must stop at once
-	cancel context.CancelFunc
+	serving atomic.Bool     // Run takes calls
+	ctx     context.Context // ends when the daemon must stop at once
+	cancel  context.CancelFunc
 
 	// Owned by the loop.
 	boxes   map[uint64]*box
-	serving atomic.Bool
 	cancels map[string]context.CancelCauseFunc
 	acts    []nodeagent.Action
 	timers  map[string]*time.Timer

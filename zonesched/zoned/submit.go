@@ -17,7 +17,7 @@ import (
 type pending struct {
 	tell []func(*wire.Answer)
 	idem string
-	// keep: the call goes on when its callers leave (asynchronous calls, and those of other zones).
+	// keep: the call goes on when its callers leave (an asynchronous call).
 	keep bool
 }
 
