@@ -70,7 +70,7 @@ func TestFunctionsThatFailHarmNobody(t *testing.T) {
 			if !errors.As(err, &e) || e.Status != status {
 				t.Errorf("%s %s: %v, want status %d", f, payload, err, status)
 			}
-			if took := time.Since(began); took > timeout+3*time.Second {
+			if took := time.Since(began); took > 20*time.Second { // the longest that an execution may take by default is 30 s
 				t.Errorf("%s %s took %v, with a timeout of %v", f, payload, took, timeout)
 			}
 			if status == http.StatusGatewayTimeout && good.Load() == before {
