@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"sort"
+	"strconv"
 	"time"
 
 	"github.com/rubato-faas/rubato/api"
@@ -68,6 +69,8 @@ type Stream struct {
 	// BurstEvery after each other, both exponential.
 	Burst                float64
 	BurstFor, BurstEvery time.Duration
+	// Timer: calls come at equal intervals instead, with a phase of their own.
+	Timer bool
 	// Ramp: the rate rises linearly over this time from the beginning on. Until ends the stream (0: never).
 	Ramp, Until time.Duration
 	// Objects is the index of the set that each call takes Inputs objects from, -1 for none.
@@ -78,6 +81,9 @@ type Stream struct {
 	// BudgetMs is the callers' patience; 0: none. Async is the share of asynchronous calls.
 	BudgetMs int64
 	Async    float64
+	Priority uint8
+	// Affinity: each call names one of so many keys of its function, all alike; 0: none.
+	Affinity int
 }
 
 func (s *Stream) validate(c *Config) error {
@@ -85,11 +91,16 @@ func (s *Stream) validate(c *Config) error {
 	if s.Function < 0 || s.Function >= len(c.Functions) || s.Zone < 0 || s.Zone >= len(c.Zones) || s.Objects < -1 || s.Objects >= len(c.Objects) ||
 		!(s.PerS > 0 && s.PerS <= 1e6) || !(s.Burst >= 0 && s.Burst <= 1e4) || !bursts || s.Ramp < 0 || s.Until < 0 ||
 		s.Inputs < 0 || s.Inputs > api.MaxInputs || (s.Inputs > 0) != (s.Objects >= 0) || s.PayloadBytes < 0 || s.PayloadBytes > 1<<40 ||
-		!(s.PayloadSpread >= 0 && s.PayloadSpread <= 4) || s.BudgetMs < 0 || !(s.Async >= 0 && s.Async <= 1) {
-		return fmt.Errorf("%w: stream %+v: want a function, a zone and a set that exist, a rate above 0, bursts shorter than the time between them, at most %d inputs", api.ErrInvalid, *s, api.MaxInputs)
+		!(s.PayloadSpread >= 0 && s.PayloadSpread <= 4) || s.BudgetMs < 0 || !(s.Async >= 0 && s.Async <= 1) ||
+		s.Timer && s.Burst > 1 || s.Priority > maxPriority || s.Affinity < 0 || s.Affinity > MaxObjects {
+		return fmt.Errorf("%w: stream %+v: want a function, a zone and a set that exist, a rate above 0, bursts shorter than the time between them and none of a timer, at most %d inputs, a priority of 0-%d, at most %d affinity keys",
+			api.ErrInvalid, *s, api.MaxInputs, maxPriority, MaxObjects)
 	}
 	return nil
 }
+
+// maxPriority is what the gateway takes at most.
+const maxPriority = 9
 
 // Recorded is one call of a trace.
 type Recorded struct {
@@ -119,6 +130,7 @@ type stream struct {
 	rng      *rand.Rand
 	t        int64   // of the next call
 	calm     float64 // calls per ns between bursts
+	left     float64 // of a timer's interval, when the rate changes within it
 	inBurst  bool
 	phaseEnd int64
 	shifts   []shift // of the rate that are still to come, in order
@@ -163,6 +175,21 @@ func (s *shard) makeStreams() {
 	}
 }
 
+// gap is the time to the next call, in mean ones. A timer's first call comes at any time of its interval.
+func (st *stream) gap() float64 {
+	if !st.Timer {
+		return st.rng.ExpFloat64()
+	}
+	if left := st.left; left > 0 {
+		st.left = 0
+		return left
+	}
+	if st.t == 0 {
+		return st.rng.Float64()
+	}
+	return 1
+}
+
 // nextArrival schedules a stream's next call.
 func (s *shard) nextArrival(i int32) {
 	st := &s.streams[i]
@@ -171,10 +198,13 @@ func (s *shard) nextArrival(i int32) {
 		if st.inBurst {
 			rate *= st.Burst
 		}
-		next := st.t + max(int64(st.rng.ExpFloat64()/rate), 1)
+		next := st.t + max(int64(st.gap()/rate), 1)
 		if len(st.shifts) > 0 && next > st.shifts[0].at && st.phaseEnd > st.shifts[0].at {
 			st.t, st.calm = max(st.t, st.shifts[0].at), st.calm*st.shifts[0].factor
 			st.shifts = st.shifts[1:]
+			if st.Timer { // chance has no memory, an interval has
+				st.left = float64(next-st.t) * rate
+			}
 			continue
 		}
 		if next > st.phaseEnd { // without memory: draw anew from the turn on
@@ -205,7 +235,7 @@ func (s *shard) nextArrival(i int32) {
 func (s *shard) arrival(i int32) {
 	st := &s.streams[i]
 	spec := &s.cfg.Functions[st.Function].Spec
-	inv := &api.Invocation{Tenant: spec.Tenant, Function: spec.Name, BudgetMs: st.BudgetMs}
+	inv := &api.Invocation{Tenant: spec.Tenant, Function: spec.Name, BudgetMs: st.BudgetMs, Priority: st.Priority}
 	if st.Inputs > 0 {
 		set := &s.w.sets[st.Objects]
 		inv.Inputs = make([]api.Object, 0, st.Inputs)
@@ -225,6 +255,9 @@ func (s *shard) arrival(i int32) {
 	}
 	if st.Async > 0 {
 		inv.Async = st.rng.Float64() < st.Async
+	}
+	if st.Affinity > 0 {
+		inv.Affinity = strconv.Itoa(st.rng.IntN(st.Affinity))
 	}
 	s.begin(int32(st.Function), inv)
 	s.nextArrival(i)

@@ -19,6 +19,10 @@ func (c *Config) Load() float64 {
 			slots += float64(n.Count * n.Core.Slots)
 		}
 	}
+	sets := make([]objects, len(c.Objects))
+	for i := range c.Objects {
+		sets[i] = makeObjects(&c.Objects[i], 0)
+	}
 	for i := range c.Streams {
 		s := &c.Streams[i]
 		l := lawOf(&c.Functions[s.Function])
@@ -26,7 +30,7 @@ func (c *Config) Load() float64 {
 		rng := rand.New(rand.NewPCG(uint64(i), 0x9e3779b97f4a7c15))
 		var set objects
 		if s.Inputs > 0 {
-			set = makeObjects(&c.Objects[s.Objects], 0)
+			set = sets[s.Objects]
 		}
 		sum := 0.
 		for range loadDraws {
