@@ -241,7 +241,11 @@ func (s *shard) tick() {
 
 // post sends to another zone, or to the coordinator (-1).
 func (s *shard) post(to int32, k kind, body any) {
-	s.outbox = append(s.outbox, letter{at: s.now + int64(s.cfg.Between), to: to, kind: k, body: body})
+	bytes := int64(0)
+	if f, ok := body.(*forward); ok {
+		bytes = f.inv.PayBytes + f.inv.InputBytes()
+	}
+	s.outbox = append(s.outbox, letter{at: s.now + s.w.way(s.at0, to, bytes), to: to, kind: k, body: body})
 }
 
 // A generated id is "~", with which no caller's id begins, zone and function in 4 hex digits each, the call's number in its

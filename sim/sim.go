@@ -96,6 +96,15 @@ type Learning struct {
 	Freeze time.Duration
 }
 
+// Link is the way between two zones, the same in both directions.
+type Link struct {
+	A, B int
+	// Way is the one-way time of a message. Mbps is what the payload and inputs of a forwarded call cross it at, each call by itself;
+	// 0: they take no time.
+	Way  time.Duration
+	Mbps float64
+}
+
 // Config of a world. All of its draws follow from Seed.
 type Config struct {
 	Seed      uint64
@@ -111,8 +120,10 @@ type Config struct {
 	Loss    float64
 	// Late is added to all that nodes tell their scheduler: reports and completions. Stats leave out that an answer is late by it.
 	Late time.Duration
-	// Between is the one-way time of a message between zones, which none of them lose. It is what windows are long by.
+	// Between is the one-way time of a message between zones, and between a zone and the coordinator; none of them is lost. Links
+	// says otherwise for some pairs of zones. Windows are as long as the shortest of them all.
 	Between time.Duration
+	Links   []Link
 	// Heartbeat is the nodes' reporting interval.
 	Heartbeat time.Duration
 	Learn     Learning
@@ -160,6 +171,15 @@ func (c *Config) Validate() error {
 		if err := c.Zones[i].validate(); err != nil {
 			return err
 		}
+	}
+	pairs := map[[2]int]bool{}
+	for i := range c.Links {
+		l := &c.Links[i]
+		pair := [2]int{min(l.A, l.B), max(l.A, l.B)}
+		if l.A == l.B || pair[0] < 0 || pair[1] >= len(c.Zones) || pairs[pair] || l.Way < 10*time.Microsecond || l.Way > time.Minute || !(l.Mbps >= 0 && l.Mbps <= 1e6) {
+			return bad("link %d: %+v: want two zones, each pair once, 10us-1m one way, 0-1e6 Mbit/s", i, *l)
+		}
+		pairs[pair] = true
 	}
 	count := 0
 	for i := range c.Objects {
@@ -227,13 +247,15 @@ type Step struct {
 
 // World is zones, their nodes, and the coordinator between them if there are several.
 type World struct {
-	cfg    Config
-	shards []*shard // one a zone
-	coord  *coord   // nil with one zone
-	zoneAt map[string]int32
-	fnAt   map[fnName]int32
-	sets   []objects
-	now    int64
+	cfg      Config
+	shards   []*shard // one a zone
+	coord    *coord   // nil with one zone
+	zoneAt   map[string]int32
+	fnAt     map[fnName]int32
+	sets     []objects
+	ways     map[[2]int32]Link // between zones, from and to
+	shortest int64             // of all ways
+	now      int64
 }
 
 // fnName finds a function without making a string of its id.
@@ -256,6 +278,7 @@ func New(cfg Config) (*World, error) {
 	for i := range cfg.Objects {
 		w.sets = append(w.sets, makeObjects(&cfg.Objects[i], mix(cfg.Seed+uint64(i)*0x9e3779b97f4a7c15)))
 	}
+	w.makeWays()
 	for i := range cfg.Zones {
 		name := cfg.Zones[i].Core.Zone
 		if _, twice := w.zoneAt[name]; twice {
@@ -279,6 +302,27 @@ func New(cfg Config) (*World, error) {
 	return w, nil
 }
 
+func (w *World) makeWays() {
+	w.ways, w.shortest = map[[2]int32]Link{}, int64(w.cfg.Between)
+	for _, l := range w.cfg.Links {
+		w.ways[[2]int32{int32(l.A), int32(l.B)}], w.ways[[2]int32{int32(l.B), int32(l.A)}] = l, l
+		w.shortest = min(w.shortest, int64(l.Way))
+	}
+}
+
+// way is how long a message takes between two zones, or to the coordinator (-1); a forwarded call brings bytes along.
+func (w *World) way(from, to int32, bytes int64) int64 {
+	l, ok := w.ways[[2]int32{from, to}]
+	if !ok {
+		return int64(w.cfg.Between)
+	}
+	d := int64(l.Way)
+	if l.Mbps > 0 {
+		d += ns(float64(bytes) * 8 / (l.Mbps * 1e3))
+	}
+	return d
+}
+
 // Now is virtual time since the beginning.
 func (w *World) Now() time.Duration { return time.Duration(w.now) }
 
@@ -297,7 +341,7 @@ func (w *World) Run(until time.Duration) {
 		}
 		stop := end + 1
 		if len(w.shards) > 1 {
-			stop = min(stop, first+int64(w.cfg.Between))
+			stop = min(stop, first+w.shortest)
 		}
 		w.window(stop)
 		w.exchange()
