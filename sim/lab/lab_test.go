@@ -154,7 +154,7 @@ func TestTheDocumentedScenario(t *testing.T) {
 		t.Error(err)
 	}
 	// Every key of the types is shown.
-	for _, v := range []any{Scenario{}, Rule{}, Scheduler{}, Network{}, Learn{}, Runtime{}, Objects{}, Function{}, Calls{}, Zone{}, Nodes{}, Change{}} {
+	for _, v := range []any{Scenario{}, Rule{}, Scheduler{}, Network{}, Learn{}, Runtime{}, Objects{}, Function{}, Population{}, Link{}, Calls{}, Zone{}, Nodes{}, Change{}} {
 		typ := reflect.TypeOf(v)
 		for i := range typ.NumField() {
 			if key := typ.Field(i).Tag.Get("yaml"); key != "" && !strings.Contains(string(b), key) {
@@ -543,6 +543,7 @@ func FuzzReadTraces(f *testing.F) {
 	f.Add("app,func,end_timestamp,duration\na,f,1,0.5\n", uint8(1))
 	f.Add("trace_avg_ms,1\n5,2\n", uint8(2))
 	f.Add(tiny, uint8(3))
+	f.Add(people, uint8(3))
 	f.Fuzz(func(t *testing.T, text string, kind uint8) {
 		var tr *Trace
 		var err error

@@ -10,6 +10,7 @@ import (
 	"io"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -86,8 +87,10 @@ type Scenario struct {
 	Runtimes     map[string]Runtime `yaml:"runtimes"`
 	Objects      []Objects          `yaml:"objects"`
 	Functions    []Function         `yaml:"functions"`
-	Zones        []Zone             `yaml:"zones"`
-	Changes      []Change           `yaml:"changes"`
+	// Population is functions that are drawn beside those; once the scenario is read, Functions has them too.
+	Population *Population `yaml:"population"`
+	Zones      []Zone      `yaml:"zones"`
+	Changes    []Change    `yaml:"changes"`
 
 	trace  *Trace  // instead of Functions
 	replay *replay // the same
@@ -108,6 +111,11 @@ type Scheduler struct {
 	NodeTimeout Duration `yaml:"node_timeout"`
 	// Mode is how far the rule acts, as rubato policy --mode takes it: on, canary=.1, shadow, off.
 	Mode string `yaml:"mode"`
+	// These are a zone's settings of the same names.
+	WhenLate    string    `yaml:"when_late"`
+	MaxBacklog  *Duration `yaml:"max_backlog"`
+	HedgeBudget *float64  `yaml:"hedge_budget"`
+	Fallback    string    `yaml:"fallback"`
 	// SlowStart is 10s when it is left out; 0s turns it off.
 	SlowStart *Duration `yaml:"slow_start"`
 }
@@ -119,6 +127,16 @@ type Network struct {
 	Loss      float64  `yaml:"loss"`
 	Late      Duration `yaml:"late"`
 	Heartbeat Duration `yaml:"heartbeat"`
+	// Links are the ways between pairs of zones where they are not as long as Between.
+	Links []Link `yaml:"links"`
+}
+
+// Link is the way between two zones: a round trip, and what the payload and inputs of forwarded calls cross it at (0: no limit).
+type Link struct {
+	From string   `yaml:"from"`
+	To   string   `yaml:"to"`
+	RTT  Duration `yaml:"rtt"`
+	Mbps float64  `yaml:"mbps"`
 }
 
 // Learn says how zones learn.
@@ -151,10 +169,12 @@ type Objects struct {
 
 // Function is one function, or Count alike ones.
 type Function struct {
-	Name     string   `yaml:"name"`
-	Count    int      `yaml:"count"`
-	Vary     float64  `yaml:"vary"`
-	Zipf     float64  `yaml:"zipf"`
+	Name  string  `yaml:"name"`
+	Count int     `yaml:"count"`
+	Vary  float64 `yaml:"vary"`
+	Zipf  float64 `yaml:"zipf"`
+	// Tenant is whose it is (default sim).
+	Tenant   string   `yaml:"tenant"`
 	Runtime  string   `yaml:"runtime"`
 	Artifact Bytes    `yaml:"artifact"`
 	MemoryMB int      `yaml:"memory_mb"`
@@ -199,6 +219,11 @@ type Calls struct {
 	PayloadSpread float64  `yaml:"payload_spread"`
 	Patience      Duration `yaml:"patience"`
 	Async         float64  `yaml:"async"`
+	// Timer: calls come at equal intervals, not by chance.
+	Timer bool `yaml:"timer"`
+	// Priority is 0-9, as callers name it. Affinity: each call names one of so many keys.
+	Priority uint8 `yaml:"priority"`
+	Affinity int   `yaml:"affinity"`
 }
 
 // Zone is one zone and its nodes. Share is its part of all calls, beside the others' (default 1).
@@ -277,7 +302,11 @@ func Read(r io.Reader) (*Scenario, error) {
 	if s.Seed == 0 {
 		s.Seed = 1
 	}
-	if err := s.validate(); err != nil {
+	err = s.populate()
+	if err == nil {
+		err = s.validate()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("scenario %s: %w", s.Name, err)
 	}
 	return &s, nil
@@ -287,7 +316,7 @@ func Read(r io.Reader) (*Scenario, error) {
 func yamlError(err error) string {
 	msg := strings.TrimPrefix(err.Error(), "yaml: ")
 	msg = strings.ReplaceAll(strings.ReplaceAll(msg, "unmarshal errors:\n  ", ""), "\n  ", "; ")
-	for _, t := range []string{"Scenario", "Rule", "Scheduler", "Network", "Learn", "Runtime", "Objects", "Function", "Calls", "Zone", "Nodes", "Change"} {
+	for _, t := range []string{"Scenario", "Rule", "Scheduler", "Network", "Learn", "Runtime", "Objects", "Function", "Population", "Calls", "Zone", "Nodes", "Change", "Link"} {
 		msg = strings.ReplaceAll(msg, "not found in type lab."+t, "is not known in "+strings.ToLower(t))
 	}
 	return msg
@@ -411,6 +440,9 @@ func (s *Scenario) Config(p Policy, seed uint64) (sim.Config, error) {
 	if err != nil {
 		return cfg, err
 	}
+	if err := s.links(&cfg); err != nil {
+		return cfg, err
+	}
 	switch {
 	case s.replay != nil:
 		s.replay.fill(&cfg)
@@ -470,6 +502,13 @@ func (s *Scenario) zones(cfg *sim.Config, p Policy) ([]float64, error) {
 				core.Canary = m.Share
 			}
 		}
+		core.WhenLate, core.Fallback = or(s.Scheduler.WhenLate, core.WhenLate), or(s.Scheduler.Fallback, core.Fallback)
+		if s.Scheduler.MaxBacklog != nil {
+			core.MaxBacklog = time.Duration(*s.Scheduler.MaxBacklog)
+		}
+		if s.Scheduler.HedgeBudget != nil {
+			core.HedgeBudget = *s.Scheduler.HedgeBudget
+		}
 		if s.Scheduler.SlowStart != nil {
 			core.SlowStart = time.Duration(*s.Scheduler.SlowStart)
 		}
@@ -487,6 +526,9 @@ func (s *Scenario) zones(cfg *sim.Config, p Policy) ([]float64, error) {
 			core.PolicyConfig.FixedDelay = p.Wait
 		case p.Wait >= 0:
 			core.PolicyConfig.DelayMax = p.Wait
+		}
+		if err := core.Validate(); err != nil {
+			return nil, fmt.Errorf("zone %s: %w", z.Name, err)
 		}
 		share := 1.0
 		if z.Share != nil {
@@ -513,6 +555,23 @@ func (s *Scenario) zones(cfg *sim.Config, p Policy) ([]float64, error) {
 		shares[i] /= sum
 	}
 	return shares, nil
+}
+
+// links adds the ways between zones.
+func (s *Scenario) links(cfg *sim.Config) error {
+	at := func(name string) int { return slices.IndexFunc(s.Zones, func(z Zone) bool { return z.Name == name }) }
+	for _, l := range s.Network.Links {
+		a, b := at(l.From), at(l.To)
+		if a < 0 || b < 0 {
+			return fmt.Errorf("%w: link from %.60q to %.60q: want the names of zones", api.ErrInvalid, l.From, l.To)
+		}
+		way := cfg.Between
+		if l.RTT > 0 {
+			way = time.Duration(l.RTT) / 2
+		}
+		cfg.Links = append(cfg.Links, sim.Link{A: a, B: b, Way: way, Mbps: l.Mbps})
+	}
+	return nil
 }
 
 func (n *Nodes) group() (sim.Nodes, error) {
@@ -597,7 +656,7 @@ func (s *Scenario) function(f *Function, name string, index int, vary float64) (
 	}
 	return sim.Function{
 		Spec: api.Function{
-			Tenant: "sim", Name: name, Version: 1, Runtime: api.Runtime(runtime), Artifact: fmt.Sprintf("%064x", index+1), ArtifactBytes: int64(or(f.Artifact, 8e6)),
+			Tenant: or(f.Tenant, "sim"), Name: name, Version: 1, Runtime: api.Runtime(runtime), Artifact: fmt.Sprintf("%064x", index+1), ArtifactBytes: int64(or(f.Artifact, 8e6)),
 			MemoryMB: or(f.MemoryMB, 256), Timeout: time.Duration(or(f.Timeout, Duration(time.Minute))),
 			Objective: api.Objective{Deadline: time.Duration(f.Deadline), Share: f.Share, PriceWeight: f.PriceWeight, MissWeight: f.MissWeight}, DelayOff: f.DelayOff, Idempotent: f.Idempotent,
 			Needs: api.Labels{Arch: f.Arch, Accelerator: f.Accelerator, Tags: f.Tags}, MinWarm: f.MinWarm,
@@ -632,7 +691,7 @@ func (s *Scenario) calls(cfg *sim.Config, f *Function, rate float64, sets map[st
 		cfg.Streams = append(cfg.Streams, sim.Stream{
 			Function: len(cfg.Functions) - 1, Zone: z, PerS: rate * share, Burst: c.Burst, BurstFor: time.Duration(c.BurstFor), BurstEvery: time.Duration(c.BurstEvery),
 			Ramp: time.Duration(c.Ramp), Until: time.Duration(s.Duration), Objects: objects, Inputs: inputs, PayloadBytes: int64(c.Payload), PayloadSpread: c.PayloadSpread,
-			BudgetMs: time.Duration(c.Patience).Milliseconds(), Async: c.Async,
+			BudgetMs: time.Duration(c.Patience).Milliseconds(), Async: c.Async, Timer: c.Timer, Priority: c.Priority, Affinity: c.Affinity,
 		})
 	}
 	return nil
