@@ -78,6 +78,44 @@ func advance(t *testing.T, cfg Config, d time.Duration) *World {
 	return w
 }
 
+// Links of unlike lengths change nothing of that: what is shortest decides how long zones go on without each other.
+func TestLinksKeepOneTrace(t *testing.T) {
+	before := runtime.GOMAXPROCS(0)
+	defer runtime.GOMAXPROCS(before)
+	hashes := map[uint64]bool{}
+	linked := func() Config {
+		cfg := several(7)
+		cfg.Links = []Link{{A: 0, B: 1, Way: cfg.Between / 8, Mbps: 100}, {A: 2, B: 0, Way: 3 * cfg.Between}}
+		return cfg
+	}
+	for _, procs := range []int{1, 2, 7} {
+		runtime.GOMAXPROCS(procs)
+		w := advance(t, linked(), 8*time.Second)
+		hashes[w.Hash()] = true
+		forwarded := uint64(0)
+		for _, s := range w.FunctionStats() {
+			forwarded += s.Forwarded
+		}
+		if forwarded == 0 {
+			t.Fatal("nothing was forwarded")
+		}
+	}
+	w, err := New(linked())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := time.Duration(0); at < 8*time.Second; at += 900 * time.Millisecond {
+		w.Run(at)
+	}
+	w.Run(8 * time.Second)
+	if hashes[w.Hash()] = true; len(hashes) != 1 {
+		t.Errorf("one seed gave %d traces", len(hashes))
+	}
+	if plain := advance(t, several(7), 8*time.Second).Hash(); hashes[plain] {
+		t.Error("links change nothing")
+	}
+}
+
 // One seed, one trace: at any GOMAXPROCS, and however the time is cut.
 func TestOneSeedGivesOneTrace(t *testing.T) {
 	before := runtime.GOMAXPROCS(0)
