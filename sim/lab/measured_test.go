@@ -142,3 +142,17 @@ func TestColdStartsAreThoseOfClouds(t *testing.T) {
 		}
 	}
 }
+
+// The zones of azure-like are as far from each other as cities are.
+func TestAzureLikeLinks(t *testing.T) {
+	f, err := published()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := shippedWorlds(t)["azure-like"]
+	for i, want := range []float64{f.Numbers["rtt_far"].Value, f.Numbers["rtt_far"].Value, f.Numbers["rtt_near"].Value} {
+		if len(cfg.Links) != 3 || 2*cfg.Links[i].Way.Seconds()*1000 != want {
+			t.Fatalf("links %+v, want the %d. with a round trip of %v ms", cfg.Links, i+1, want)
+		}
+	}
+}
