@@ -105,6 +105,9 @@ func (z *Zone) arrive(now time.Time, ev *Event, out []Action) []Action {
 		return append(out, Action{Kind: ActAnswer, ID: inv.ID, Answer: a})
 	}
 	room := classRoom[classOf(inv.Priority)]
+	if n := z.tenantWaiting(inv.Tenant); n < z.cfg.MaxWaiting/quietPart && n < len(z.waiting) {
+		room += quietRoom
+	}
 	switch {
 	case z.calls[inv.ID] != nil:
 		return refuse(api.CodeExists, 0, "invocation %s is being worked on", inv.ID)

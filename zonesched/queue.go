@@ -40,6 +40,13 @@ var classTurn = [classes]uint32{classDeferrable: 16, classDefault: 4, classLaten
 // and latency calls find room when there is none for the others.
 var classRoom = [classes]float64{classDeferrable: .5, classDefault: 1, classLatency: 1.125}
 
+// A tenant of which less than one part in quietPart of what may wait is waiting has quietRoom more: whoever is loud fills the room
+// whenever nobody else waits for a moment, and then the next call of a quiet one met a full zone.
+const (
+	quietPart = 16
+	quietRoom = .125
+)
+
 const (
 	// perFunction bounds how many of a function's waiting calls are looked at in order, matchScan how many for a match.
 	perFunction, matchScan = 2, 32

@@ -479,3 +479,28 @@ func TestTheFreeWarmNodeIsAlwaysACandidate(t *testing.T) {
 		}
 	})
 }
+
+// A tenant that filled the room while nobody else waited does not shut others out.
+func TestAQuietTenantFindsRoom(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.MaxWaiting = 32 })
+	f, _ := b.z.Function("t/f")
+	f.Tenant = "quiet"
+	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{f}})
+	b.node("a", 1, 1)
+	refused := func(id string, of string) bool {
+		b.step(&Event{Kind: EvArrive, Call: &api.Invocation{ID: id, Tenant: of, Function: "f"}})
+		return find(b.acts, ActAnswer, id) != nil
+	}
+	loud := 0
+	for ; loud < 100 && !refused(fmt.Sprint("loud", loud), "t"); loud++ {
+	}
+	if loud != 33 { // one runs
+		t.Fatalf("%d calls of the loud tenant were taken, want 33", loud)
+	}
+	quiet := 0
+	for ; quiet < 100 && !refused(fmt.Sprint("quiet", quiet), "quiet"); quiet++ {
+	}
+	if quiet != 2 { // less than a sixteenth of 32 waits until then
+		t.Errorf("%d calls of the quiet tenant were taken, want 2", quiet)
+	}
+}
