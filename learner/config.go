@@ -47,7 +47,7 @@ type Config struct {
 	Regrow int
 	// MinForest is how many samples a function must have before the forest speaks for it (default 20); below, averages do.
 	MinForest int
-	// Without leaves parts of the forest out, to measure what they are worth; zero for any other use.
+	// Without leaves parts of the forest out, to measure what they are worth and to be what others have; zero for any other use.
 	Without Parts
 }
 
@@ -66,6 +66,8 @@ const (
 	PartDrift
 	// PartWarmUp grows all trees anew at short intervals while rows are few.
 	PartWarmUp
+	// PartGuard lets averages speak while the forest's errors are larger than theirs.
+	PartGuard
 )
 
 // Ablations are the sets worth measuring: each part alone, and the first three together, which leaves a plain forest that is
@@ -74,7 +76,7 @@ var Ablations = []Parts{PartResidual, PartOnlineLeaves, PartHorizons, PartDrift,
 
 func (p Parts) String() string {
 	var names []string
-	for i, name := range []string{"residual", "online_leaves", "horizons", "drift", "warm_up"} {
+	for i, name := range []string{"residual", "online_leaves", "horizons", "drift", "warm_up", "guard"} {
 		if p>>i&1 == 1 {
 			names = append(names, name)
 		}

@@ -137,7 +137,7 @@ func (l *Learner) train(e *api.Echo, x row, y float64, mature bool) {
 	if p.known && mature {
 		l.forestErr.add(math.Abs(y-p.mu), guardMemory)
 		l.averagesErr.add(math.Abs(y), guardMemory)
-		if l.forestErr.N >= guardSamples {
+		if l.forestErr.N >= guardSamples && !l.cfg.Without.has(PartGuard) {
 			limit := guardOn
 			if l.guarded {
 				limit = guardOff

@@ -29,7 +29,7 @@ type pooled struct {
 // offer sends new trees to the coordinator when it is time, and something was learned since.
 func (s *shard) offer() {
 	every := int64(s.cfg.Learn.Exchange)
-	if every == 0 || s.learner == nil || s.w.coord == nil || s.now < s.offerAt || s.learner.Seq() == s.offerSeq {
+	if every == 0 || s.learner == nil || s.trainer != nil || s.w.coord == nil || s.now < s.offerAt || s.learner.Seq() == s.offerSeq {
 		return
 	}
 	s.offerAt, s.offerSeq = s.now+every, s.learner.Seq()
@@ -41,7 +41,7 @@ func (s *shard) offer() {
 // adopt takes over a pool.
 func (s *shard) adopt(p *pooled) {
 	s.hash = fold(s.hash, p.manifest.Version)
-	if s.learner == nil {
+	if s.learner == nil || s.trainer != nil {
 		return
 	}
 	s.learner.AdoptGrid(p.manifest.Grid)

@@ -59,6 +59,7 @@ type shard struct {
 	published int64
 	offerAt   int64 // earliest time of the next offer of trees
 	offerSeq  uint64
+	trainer   *trainer // nil unless forests are trained now and then; learner is the newest then
 
 	starting  bool               // messages take no time
 	acts      []zonesched.Action // spare
@@ -118,11 +119,18 @@ func newShard(w *World, at int32, specs []api.Function) (*shard, error) {
 			lc = learner.DefaultConfig()
 		}
 		lc.Seed, lc.Zone = seed, s.name
+		if r := &w.cfg.Learn.Retrain; r.Window > 0 {
+			s.trainer = newTrainer(r, lc)
+			lc = s.trainer.cfg
+		}
 		if s.learner, err = learner.New(lc); err != nil {
 			return nil, err
 		}
 		s.scratch = learner.NewScratch()
 		s.published = math.MinInt64 / 2
+		if s.trainer != nil {
+			s.publish() // it knows nothing, and makes rows of what is measured
+		}
 	}
 	s.step(&zonesched.Event{Kind: zonesched.EvFunctions, Functions: specs})
 	s.step(&zonesched.Event{Kind: zonesched.EvLead, Epoch: api.Epoch{Generation: 1, Revision: 1}})
@@ -220,6 +228,9 @@ func (s *shard) do(e *event) {
 
 func (s *shard) tick() {
 	s.step(&zonesched.Event{Kind: zonesched.EvTick})
+	if t := s.trainer; t != nil && t.seen > t.trained && t.seen >= retrainFirst && s.now-t.at >= int64(s.cfg.Learn.Retrain.Every) {
+		s.retrain()
+	}
 	if s.learned && s.now-s.published >= int64(s.cfg.Learn.Publish) {
 		s.publish()
 	}
@@ -508,6 +519,12 @@ func (s *shard) sample(x *api.Sample) {
 	if s.samples++; s.samples > uint64(s.cfg.Learn.Eager) && s.samples%uint64(s.cfg.Learn.Every) != 0 {
 		return
 	}
+	if s.trainer != nil {
+		if s.trainer.add(x) {
+			s.retrain()
+		}
+		return
+	}
 	s.learner.Learn(x)
 	s.learned = true
 	if s.now-s.published >= int64(s.cfg.Learn.Publish) {
@@ -520,7 +537,11 @@ func (s *shard) publish() {
 		return
 	}
 	s.learned, s.published = false, s.now
-	s.step(&zonesched.Event{Kind: zonesched.EvModel, Predictor: s.distort(s.learner.Snapshot().Estimator(s.scratch))})
+	var p zonesched.Predictor = s.learner.Snapshot().Estimator(s.scratch)
+	if s.trainer != nil {
+		p = boundless{p}
+	}
+	s.step(&zonesched.Event{Kind: zonesched.EvModel, Predictor: s.distort(p)})
 }
 
 func (s *shard) change(c *Change) {

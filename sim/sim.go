@@ -85,6 +85,8 @@ type Learning struct {
 	Publish time.Duration
 	// Config sizes the forests; its zone and seed are set by the world. Zero: learner.DefaultConfig.
 	Config learner.Config
+	// Retrain, if it has a window, is in place of learning online, and of exchanging trees.
+	Retrain Retrain
 	// Oracle gives the cores the true laws instead, without the luck of each call: what perfect learning would be worth.
 	Oracle bool
 	// Noise multiplies each prediction by exp(Noise * standard normal), drawn once for each function and node.
@@ -161,6 +163,9 @@ func (c *Config) Validate() error {
 		return bad("heartbeat %v: want at least 1ms", c.Heartbeat)
 	case c.Learn.Every < 0 || c.Learn.Eager < 0 || c.Learn.Publish < 0 || c.Learn.Exchange < 0:
 		return bad("learning one of %d samples, the first %d, forests every %v, offers every %v: want none negative", c.Learn.Every, c.Learn.Eager, c.Learn.Publish, c.Learn.Exchange)
+	}
+	if err := c.Learn.Retrain.validate(); err != nil {
+		return err
 	}
 	for i := range c.Functions {
 		if err := c.Functions[i].validate(); err != nil {

@@ -129,6 +129,30 @@ func TestCharacter(t *testing.T) {
 	}
 }
 
+// Metronome has no calibrated bound: whatever bounds and spreads are said, it chooses the same.
+func TestMetronomeKnowsNoBound(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		nodes := rapid.IntRange(1, 8).Draw(t, "nodes")
+		c, cs := genCall(t, nodes), genCandidates(t, nodes)
+		other := slices.Clone(cs)
+		for i := range other {
+			other[i].Est.UpperMs = rapid.SampledFrom([]float64{.1, 80, 1e4, math.Inf(1)}).Draw(t, "upper")
+			other[i].Est.Sigma = rapid.Float64Range(.01, 2).Draw(t, "sigma")
+		}
+		p := Metronome{DelayMaxMs: 2000}
+		if a, b := p.Decide(&c, cs, rng()), p.Decide(&c, other, rng()); a != b {
+			t.Fatalf("%+v, and %+v with other bounds", a, b)
+		}
+		for i := range cs {
+			okA, a := p.Admit(&c, &cs[i], 100, 50)
+			okB, b := p.Admit(&c, &other[i], 100, 50)
+			if okA != okB || a != b {
+				t.Fatalf("admits %v with %v, and %v with %v with other bounds", okA, a, okB, b)
+			}
+		}
+	})
+}
+
 func TestWakes(t *testing.T) {
 	cands := []Candidate{timed(0, 0, 500, none), timed(1, 100, 50, warm)}
 	for name, c := range map[string]struct {

@@ -8,7 +8,8 @@ import (
 // Metronome is differentiated delay scheduling (Chen, Zheng and Zheng, "Metronome: differentiated delay scheduling for
 // serverless functions", ICSE 2026, arXiv 2512.05703): a forest predicts the execution time on each node, and a call is
 // delayed iff it saves more there than it waits, and is predicted to meet its deadline. What separates Rubato from it: no
-// threshold that grows with the errors of predictions, no calibrated bound, no price of what the choice costs others.
+// threshold that grows with the errors of predictions, no calibrated bound, no price of what the choice costs others. Theirs is
+// a batch of a window, trained now and then: so it is in the simulator's experiments; a zone has its own forest.
 type Metronome struct{ DelayMaxMs float64 }
 
 var _ Policy = Metronome{}
