@@ -57,6 +57,7 @@ func TestCharacter(t *testing.T) {
 	late, denied := unbound(), unbound()
 	late.WaitedMs, denied.DelayOff = 2000, true
 	hopes := func(node int32) Call { c := unbound(); c.Hope = node; return c }
+	begun := func(waited float64) Call { c := unbound(); c.WaitedMs, c.Alike, c.Warming = waited, 2, 2; return c }
 	due := func(ms float64) Call { c := unbound(); c.DeadlineMs = ms; return c }
 	two := unbound()
 	two.Nodes = 2
@@ -103,7 +104,9 @@ func TestCharacter(t *testing.T) {
 
 		{"cidre", "an idle sandbox", unbound(), cs(timed(0, 0, 500, none), timed(1, 0, 50, warm)), Run, ClauseWarm, 1},
 		{"cidre", "a busy one is sooner than a cold start", unbound(), cs(timed(0, 0, 500, none), timed(1, 400, 50, warm)), Delay, ClauseWaitWarm, 1},
-		{"cidre", "as soon is not sooner", unbound(), cs(timed(0, 0, 500, none), timed(1, 450.001, 50, warm)), Run, ClauseColdSooner, 0},
+		{"cidre", "as soon is not sooner: a cold start beside", unbound(), cs(timed(0, 0, 500, none), timed(1, 450.001, 50, warm)), Delay, ClauseColdSooner, 1},
+		{"cidre", "its own start is under way: no second one", begun(0), cs(timed(0, 0, 500, none), timed(1, 450.001, 50, warm)), Delay, ClauseWaitWarm, 1},
+		{"cidre", "its own start is under way, however long", begun(9000), cs(timed(0, 0, 500, none), timed(1, 450.001, 50, warm)), Delay, ClauseWaitWarm, 1},
 		{"cidre", "no sandbox to wait for", unbound(), cs(timed(0, 0, 500, none), timed(1, 1, 500, prepared)), Run, ClauseLeastLoaded, 0},
 		{"cidre", "no waiting wanted", denied, cs(timed(0, 0, 500, none), timed(1, 1, 50, warm)), Run, ClauseDelayOff, 0},
 		{"cidre", "waited long enough", late, cs(timed(0, 0, 500, none), timed(1, 1, 50, warm)), Run, ClauseDelayMax, 0},
@@ -125,6 +128,39 @@ func TestCharacter(t *testing.T) {
 				t.Errorf("%s, %s: verb %d clause %v take %d, want %d %v %d", c.policy, c.name, ch.Verb, ch.Clause, ch.Take, c.verb, c.clause, c.take)
 				break
 			}
+		}
+	}
+}
+
+// CIDRE brings a sandbox up beside the wait when the busy one is not expected to be idle sooner, one for each call that waits and no more.
+func TestCIDREStartsBeside(t *testing.T) {
+	for name, c := range map[string]struct {
+		busyMs         float64
+		alike, warming int
+		beside         bool
+		admitsCold     bool
+	}{
+		"the busy one is sooner":           {400, 1, 0, false, true},
+		"the busy one is later":            {460, 1, 0, true, true},
+		"one is under way, for another":    {460, 2, 1, true, true},
+		"one is under way for each":        {460, 2, 2, false, false},
+		"more are under way than wait":     {460, 1, 2, false, false},
+		"the busy one is sooner all along": {400, 2, 2, false, false},
+	} {
+		call := unbound()
+		call.Alike, call.Warming = c.alike, c.warming
+		cold := timed(0, 0, 500, none)
+		p := mustNew(t, "cidre")
+		ch := p.Decide(&call, []Candidate{cold, timed(1, c.busyMs, 50, warm)}, rng())
+		if ch.Verb != Delay || ch.Take != 1 || ch.Now != 0 || ch.Prewarm != c.beside {
+			t.Errorf("%s: %+v, want it held back, and a start beside: %v", name, ch, c.beside)
+		}
+		if ok, _ := p.Admit(&call, &cold, 600, 50); ok != c.admitsCold {
+			t.Errorf("%s: a freed slot for a cold start is taken: %v", name, ok)
+		}
+		idle := timed(0, 0, 50, warm)
+		if ok, _ := p.Admit(&call, &idle, 1, 50); !ok {
+			t.Errorf("%s: the sandbox that is ready first is not taken", name)
 		}
 	}
 }
@@ -206,6 +242,7 @@ func TestAdmit(t *testing.T) {
 		{"fixed-delay-matched", "no match, waits not over", claim{150, -1, spot(0, 0, 0, none), inf, inf}, claim{5, -1, spot(0, 0, 0, none), inf, inf}, ""},
 		{"cidre", "the one with an idle sandbox", claim{9, -1, timed(0, 0, 500, none), inf, inf}, claim{5, 0, timed(0, 0, 50, warm), 10, 50}, "b"},
 		{"cidre", "no cold start while its sandbox is nearer", claim{9, 1, timed(0, 0, 500, none), 300, 50}, claim{5, 1, timed(0, 0, 500, none), 300, 50}, ""},
+		{"cidre", "a cold start that is sooner", claim{9, 1, timed(0, 0, 200, none), 300, 50}, claim{5, 1, timed(0, 0, 500, none), 300, 50}, "a"},
 		{"metronome", "the oldest that loses nothing", claim{9, 1, timed(0, 0, 500, none), 300, 50}, claim{5, 1, timed(0, 0, 200, none), 300, 50}, "b"},
 		{"metronome", "its node was late", claim{9, 0, timed(0, 0, 50, warm), -20, 50}, claim{5, 1, timed(0, 0, 500, none), 300, 50}, "a"},
 	} {
@@ -299,7 +336,7 @@ func genCall(t *rapid.T, nodes int) Call {
 		WaitedMs: rapid.SampledFrom([]float64{0, 50, 150, 250, 3000}).Draw(t, "waited"), ErrEW: rapid.Float64Range(0, 2).Draw(t, "err"),
 		DeadlineMs: rapid.SampledFrom([]float64{math.Inf(1), -5, 100, 10000}).Draw(t, "deadline"), MarginMs: 3,
 		DelayOff: rapid.Bool().Draw(t, "delay_off"), FnHash: rapid.Uint64().Draw(t, "function"),
-		Hope: int32(rapid.IntRange(-1, nodes-1).Draw(t, "hope")),
+		Hope: int32(rapid.IntRange(-1, nodes-1).Draw(t, "hope")), Alike: rapid.IntRange(1, 3).Draw(t, "alike"), Warming: rapid.IntRange(0, 3).Draw(t, "warming"),
 		Load: Load{Nodes: nodes, Slots: slots, Free: rapid.IntRange(0, slots).Draw(t, "free"), Waiting: rapid.IntRange(0, 9).Draw(t, "waiting")},
 	}
 }

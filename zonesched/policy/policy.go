@@ -256,7 +256,8 @@ func New(name string, cfg Config) (Policy, error) {
 // Config tunes the rules.
 type Config struct {
 	// DelayMax bounds how long a call may be held back for a better node (default 2s; 0 never waits). Larger saves
-	// cold starts; every call whose prediction was wrong pays it. It bounds averages, cidre and metronome too.
+	// cold starts; every call whose prediction was wrong pays it. It bounds averages, cidre (not for
+	// a start of the call's own) and metronome too.
 	DelayMax time.Duration `koanf:"delay_max" doc:"longest time that a call may be held back for a better node"`
 	// Explore is the share of calls sent to a random safe node, so that unchosen nodes keep being measured.
 	Explore float64 `koanf:"explore" doc:"share of calls (0-0.05) that try a random safe node to keep the model honest"`
