@@ -100,6 +100,10 @@ type Request struct {
 	Hour         int // 0-23, of the zone's local time
 	// Alpha is the share of calls that may run past the bound (see Objective.Alpha).
 	Alpha float64
+	// Call and Attempt say which dispatch is asked about. No feature is made of them: they are for a predictor that is told the
+	// truth, to measure how much better than a learned one it is.
+	Call    string
+	Attempt uint8
 }
 
 // Candidate is the node side of a prediction: a node as it will be when the call would start there.

@@ -96,9 +96,9 @@ const (
 	ActFetch
 	// ActFetchArtifact: bring the artifact of Fn onto the node; give EvArtifact.
 	ActFetchArtifact
-	// ActPrepare: prepare the artifact of Fn; give EvPrepared.
+	// ActPrepare: prepare the artifact of Fn, for Run; give EvPrepared.
 	ActPrepare
-	// ActStart: start sandbox Sandbox of Fn; give EvStarted.
+	// ActStart: start sandbox Sandbox of Fn, for Run; give EvStarted.
 	ActStart
 	// ActExec: run ID (Run) in Sandbox until ActStop or its end; give EvExecuted.
 	ActExec

@@ -160,12 +160,12 @@ func (n *Node) bringUp(now time.Time, r *run, out []Action) []Action {
 	switch {
 	case a.state == artReady:
 		r.phase = phaseStart
-		return append(out, Action{Kind: ActStart, Sandbox: r.sb.id, Fn: &r.m.Fn})
+		return append(out, Action{Kind: ActStart, Sandbox: r.sb.id, Fn: &r.m.Fn, Run: r.m})
 	case a.state == artHere:
 		r.phase = phasePrepare
 		a.state = artPreparing
 		a.waiting = append(a.waiting, r)
-		return append(out, Action{Kind: ActPrepare, Digest: r.m.Fn.Artifact, Fn: &r.m.Fn})
+		return append(out, Action{Kind: ActPrepare, Digest: r.m.Fn.Artifact, Fn: &r.m.Fn, Run: r.m})
 	case a.state == artNone:
 		r.phase = phaseArtifact
 		a.state = artFetching

@@ -226,11 +226,11 @@ func (s *shard) nodeAction(n *node, a *nodeagent.Action) {
 		s.transfer(n, work{left: float64(a.Fn.ArtifactBytes), what: doArtifact, key: a.Digest})
 	case nodeagent.ActPrepare:
 		l := s.lawOf(a.Fn)
-		s.compute(n, work{left: s.cold(l.prepareMs, l.coldSpread), what: doPrepare, key: a.Digest})
+		s.compute(n, work{left: s.cold(&a.Run.Call, doPrepare, l.prepareMs, l.coldSpread), what: doPrepare, key: a.Digest})
 	case nodeagent.ActStart:
 		n.boxes = append(n.boxes, a.Sandbox)
 		l := s.lawOf(a.Fn)
-		s.compute(n, work{left: s.cold(l.startMs, l.coldSpread), what: doStart, sandbox: a.Sandbox})
+		s.compute(n, work{left: s.cold(&a.Run.Call, doStart, l.startMs, l.coldSpread), what: doStart, sandbox: a.Sandbox})
 	case nodeagent.ActExec:
 		s.exec(n, a)
 	case nodeagent.ActStop:
@@ -265,12 +265,22 @@ func (s *shard) nodeAction(n *node, a *nodeagent.Action) {
 
 func (s *shard) lawOf(fn *api.Function) *law { return &s.laws[s.w.fnAt[fnName{fn.Tenant, fn.Name}]] }
 
-// cold draws the time of one step of a cold start.
-func (s *shard) cold(ms, spread float64) float64 {
-	if spread == 0 {
+// cold draws the time of one step of a cold start that call asks for. Where an oracle is to know it, it follows from the call, as
+// the luck of its run does, and not from all that was drawn before.
+func (s *shard) cold(call *api.Invocation, what what, ms, spread float64) float64 {
+	switch {
+	case spread == 0:
 		return ms
+	case s.cfg.Learn.Luck:
+		return s.coldOf(call.ID, call.Attempt, what, ms, spread)
 	}
 	return ms * math.Exp(spread*s.rng.NormFloat64())
+}
+
+// coldOf is that time for a call.
+func (s *shard) coldOf(call string, attempt uint8, what what, ms, spread float64) float64 {
+	z, _ := luck(mix(s.cfg.Seed+uint64(what)), luckOf(call), attempt)
+	return ms * math.Exp(spread*z)
 }
 
 func (n *node) run(id string) *run {

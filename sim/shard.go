@@ -75,7 +75,8 @@ type caller struct {
 	serial  uint32 // of the slot: what was said of an earlier call in it is void
 	wake    uint32 // gen of the wake on its way
 	fn      int32
-	home    int32 // zone that it was forwarded from, -1: it began here
+	home    int32   // zone that it was forwarded from, -1: it began here
+	knownMs float64 // its run time, if it was recorded
 	waking  bool
 	live    bool
 	counted bool
@@ -356,6 +357,7 @@ func (s *shard) invoke(inv *api.Invocation) {
 
 func (s *shard) accept(i int32, inv *api.Invocation) {
 	c := &s.calls[i]
+	c.knownMs, _ = recordedMs(inv.Payload)
 	c.due = inv.BudgetMs > 0 || s.cfg.Functions[c.fn].Spec.Objective.Deadline > 0
 	if c.counted = s.now >= int64(s.cfg.Warmup); c.counted {
 		st := &s.stats[c.fn]
@@ -378,6 +380,7 @@ type forward struct {
 func (s *shard) forwardedIn(f *forward) {
 	i := s.newCaller(s.w.fnAt[fnName{f.inv.Tenant, f.inv.Function}], f.home)
 	s.calls[i].id = f.inv.ID
+	s.calls[i].knownMs, _ = recordedMs(f.inv.Payload)
 	s.named[f.inv.ID] = i
 	s.step(&zonesched.Event{Kind: zonesched.EvArrive, Call: f.inv, GrantID: f.grant, GrantEpoch: f.epoch})
 }

@@ -87,8 +87,10 @@ type Learning struct {
 	Config learner.Config
 	// Retrain, if it has a window, is in place of learning online, and of exchanging trees.
 	Retrain Retrain
-	// Oracle gives the cores the true laws instead, without the luck of each call: what perfect learning would be worth.
-	Oracle bool
+	// Oracle gives the cores the true laws instead, Luck what chance has drawn for each call and its cold start, too: what
+	// perfect learning, and perfect knowledge, would be worth. With Luck a cold start's time
+	// follows from its call, else from the moment.
+	Oracle, Luck bool
 	// Noise multiplies each prediction by exp(Noise * standard normal), drawn once for each function and node.
 	Noise float64
 	// Exchange is the least time between two offers of trees by a zone, from which the coordinator makes the pool that all zones

@@ -174,7 +174,7 @@ func (z *Zone) estimate(now time.Time, c *call) {
 	if z.pred != nil {
 		z.req = api.Request{
 			Function: c.fn.id, Runtime: c.fn.spec.Runtime, MemoryMB: c.fn.spec.MemoryMB, InputBytes: c.inv.InputBytes(),
-			PayloadBytes: c.inv.PayBytes, Hour: now.Hour(), Alpha: c.fn.spec.Objective.Alpha(),
+			PayloadBytes: c.inv.PayBytes, Hour: now.Hour(), Alpha: c.fn.spec.Objective.Alpha(), Call: c.inv.ID, Attempt: c.attempt,
 		}
 		z.pred.Estimate(&z.req, z.feats, ests)
 	} else {

@@ -125,7 +125,7 @@ func (z *Zone) remoteMs(c *call, g *grantIn) float64 {
 	if z.pred != nil {
 		req := api.Request{
 			Function: c.fn.id, Runtime: c.fn.spec.Runtime, MemoryMB: c.fn.spec.MemoryMB, InputBytes: c.inv.InputBytes(),
-			PayloadBytes: c.inv.PayBytes, Alpha: c.fn.spec.Objective.Alpha(),
+			PayloadBytes: c.inv.PayBytes, Alpha: c.fn.spec.Objective.Alpha(), Call: c.inv.ID, Attempt: c.attempt,
 		}
 		link := 1000.0
 		if len(z.nodes) > 0 && z.nodes[0].linkMbps > 0 {

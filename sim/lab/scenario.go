@@ -352,15 +352,15 @@ type Policy struct {
 	Name, Rule string
 	// Wait is the wait of a fixed delay, or how long another rule may wait at most; below 0: as the scenario has it.
 	Wait time.Duration
-	// Oracle is the product's rule with the world's true laws instead of a forest.
-	Oracle bool
+	// Oracle gives the rule the world's true laws instead of a forest, Luck what chance has drawn for each call, too.
+	Oracle, Luck bool
 }
 
 // ParsePolicy reads a policy. Which rules there are is up to zonesched/policy.
 func ParsePolicy(s string) (Policy, error) {
 	p := Policy{Name: s, Rule: s, Wait: -1}
 	if s == "oracle" {
-		p.Rule, p.Oracle = "rubato", true
+		p.Rule, p.Oracle, p.Luck = "rubato", true, true
 		return p, nil
 	}
 	if rule, wait, ok := strings.Cut(s, "="); ok {
@@ -373,7 +373,7 @@ func ParsePolicy(s string) (Policy, error) {
 	c := zonesched.DefaultConfig()
 	c.Policy = p.Rule
 	if err := c.Validate(); err != nil {
-		return p, fmt.Errorf("%w (or oracle: rubato with the true laws)", err)
+		return p, fmt.Errorf("%w (or oracle: rubato with the true times)", err)
 	}
 	return p, nil
 }
@@ -469,7 +469,7 @@ const defaultExchange = 30 * time.Second
 var metronomeLearns = sim.Retrain{Window: 4096, Every: 10 * time.Second}
 
 func (s *Scenario) learning(p Policy) sim.Learning {
-	l := sim.Learning{Every: 1, Eager: s.Learn.Eager, Publish: time.Duration(s.Learn.Publish), Oracle: p.Oracle, Noise: s.Learn.Noise, Config: learner.DefaultConfig()}
+	l := sim.Learning{Every: 1, Eager: s.Learn.Eager, Publish: time.Duration(s.Learn.Publish), Oracle: p.Oracle, Luck: p.Luck, Noise: s.Learn.Noise, Config: learner.DefaultConfig()}
 	l.Exchange = defaultExchange
 	if s.Learn.Exchange != nil {
 		l.Exchange = time.Duration(*s.Learn.Exchange)

@@ -9,7 +9,7 @@ import (
 // The questions of pages that look at the cells of several experiments.
 const (
 	throughputQuestion = "How much load does each rule hold before its slowest calls are too slow?"
-	forestQuestion     = "Does the forest matter, beside plain averages, and how far is it from the true laws?"
+	forestQuestion     = "Does the forest matter, beside plain averages, and how far is it from the true times?"
 	disastersQuestion  = "Where delay scheduling is known to fail, does the rule hold?"
 )
 
@@ -75,7 +75,7 @@ func WriteForest(w io.Writer, p *Plan, all []Ran) error {
 
 ## Setup
 The cells are those of the pages about each workload: nothing is run for this one. All three policies are the same rule: %s with the
-forest, averages with each function's averages in its place, oracle with the world's true laws. Times are in ms, means over seeds of
+forest, averages with each function's averages in its place, oracle with the true times of each call. Times are in ms, means over seeds of
 each seed's figure; ratios are paired by seed, and below 1 the first is better. %s
 
 ## Figures
