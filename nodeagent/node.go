@@ -20,6 +20,8 @@ type Config struct {
 	Name string `koanf:"-"`
 	// Slots is how many calls run at once.
 	Slots int `koanf:"slots" doc:"calls that run at once"`
+	// Cores are what running calls share; above one call a core they slow each other down.
+	Cores float64 `koanf:"cores" doc:"cores that the slots share (0: one each)"`
 	// MemoryMB bounds the memory that sandboxes (busy and idle) may claim, by their functions' declared sizes.
 	MemoryMB int `koanf:"memory_mb" doc:"memory for sandboxes, by their functions' declared sizes"`
 	// CacheBytes bounds the object cache.
@@ -61,6 +63,7 @@ func (c Config) Validate() error {
 		}
 	}
 	bad(c.Slots >= 1 && c.Slots <= wire.MaxRunning, "slots %d: want 1-%d", c.Slots, wire.MaxRunning)
+	bad(c.Cores >= 0 && c.Cores <= 1e6, "cores %v: want 0-1e6", c.Cores)
 	bad(c.MemoryMB >= 1, "memory_mb %d: want at least 1", c.MemoryMB)
 	bad(c.CacheBytes >= 0, "cache_bytes %d: want at least 0", c.CacheBytes)
 	bad(c.Artifacts >= 1 && c.Artifacts <= wire.MaxSandboxes, "artifacts %d: want 1-%d", c.Artifacts, wire.MaxSandboxes)
@@ -215,7 +218,7 @@ func (n *Node) Idle() bool { return len(n.order) == 0 && len(n.unacked) == 0 }
 func (n *Node) Heartbeat(now time.Time) *wire.Heartbeat {
 	hb := &wire.Heartbeat{
 		Zone: n.cfg.Zone, Node: n.cfg.Name, Boot: n.boot, Epoch: n.epoch, SeenSeq: n.seenSeq, Slots: n.cfg.Slots,
-		MemMB: n.cfg.MemoryMB, MemUsedMB: n.memUsed, LinkMbps: n.cfg.LinkMbps, Class: api.HardwareClass(n.cfg.Class), ClassName: n.cfg.Class,
+		Cores: n.cfg.Cores, MemMB: n.cfg.MemoryMB, MemUsedMB: n.memUsed, LinkMbps: n.cfg.LinkMbps, Class: api.HardwareClass(n.cfg.Class), ClassName: n.cfg.Class,
 		PricePerHour: n.cfg.PricePerHour, EnergyClass: n.cfg.EnergyClass, Draining: n.draining,
 		Labels: n.labels, UptimeMs: max(n.age(now).Milliseconds(), 1), // 0 would say that it is not known
 		Unacked: len(n.unacked), CacheBytes: n.bytes, CacheMax: n.cfg.CacheBytes, FetchedBytes: n.fetchedBytes, ColdStarts: n.coldStarts,

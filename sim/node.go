@@ -75,6 +75,7 @@ func (s *shard) makeNodes(z *Zone, seed uint64) error {
 func (s *shard) boot(n *node) error {
 	s.boots++
 	cfg := n.group.Core
+	cfg.Cores = n.group.Cores
 	cfg.Name, cfg.Zone = fmt.Sprintf("%s-%05d", s.name, n.index), s.name
 	core, err := nodeagent.New(cfg, s.boots, n.epoch)
 	if err != nil {

@@ -233,7 +233,7 @@ func (z *Zone) add(now time.Time, n *node, c *call, startMs float64, sb api.Sand
 	}
 	z.cands = append(z.cands, policy.Candidate{
 		Node: n.index, Free: free, StartMs: startMs, LinkMs: linkMs, EvictMs: evictMs + z.pushOutMs(n, missing), Sandbox: sb,
-		MissingBytes: missing, HasInputs: c.inv.InputBytes() >= api.LocalityBytes, Affine: affine, Running: len(n.running), Slots: n.slots,
+		MissingBytes: missing, HasInputs: c.inv.InputBytes() >= api.LocalityBytes, Affine: affine, Running: len(n.running), Slots: n.slots, Cores: n.cores,
 	})
 }
 

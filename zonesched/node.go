@@ -23,9 +23,10 @@ type node struct {
 	clsName  string
 	price    float64 // of a slot, per hour
 	energy   uint8
-	total    int  // slots that it has
-	slots    int  // those that it offers: fewer while it starts slowly
-	slow     bool // it starts slowly
+	total    int     // slots that it has
+	slots    int     // those that it offers: fewer while it starts slowly
+	slow     bool    // it starts slowly
+	cores    float64 // that its slots share; 0: one each
 	born     time.Time
 	memMB    int
 	memUsed  int
@@ -294,6 +295,10 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 	n.unlisted = hb.CacheBytes
 	for i := range hb.Objects {
 		n.unlisted -= hb.Objects[i].Bytes
+	}
+	n.cores = 0
+	if hb.Cores > 0 && !math.IsInf(hb.Cores, 1) {
+		n.cores = hb.Cores
 	}
 	n.price, n.energy = 0, min(hb.EnergyClass, api.MaxEnergyClass)
 	if hb.PricePerHour >= 0 && hb.PricePerHour <= api.MaxPrice {

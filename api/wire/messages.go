@@ -88,9 +88,11 @@ type Heartbeat struct {
 	Boot  uint64    `msgpack:"b" json:"boot"`
 	Epoch api.Epoch `msgpack:"e" json:"epoch"`
 	// SeenSeq is the highest dispatch seen of the present epoch.
-	SeenSeq   uint64  `msgpack:"s" json:"seen_seq"`
-	Slots     int     `msgpack:"sl" json:"slots"`
-	MemMB     int     `msgpack:"m" json:"mem_mb"`
+	SeenSeq uint64 `msgpack:"s" json:"seen_seq"`
+	Slots   int    `msgpack:"sl" json:"slots"`
+	MemMB   int    `msgpack:"m" json:"mem_mb"`
+	// Cores are what the slots share; 0, as from older nodes: each has its own.
+	Cores     float64 `msgpack:"co,omitempty" json:"cores,omitempty"`
 	MemUsedMB int     `msgpack:"mu" json:"mem_used_mb"`
 	LinkMbps  float64 `msgpack:"l" json:"link_mbps"`
 	Class     uint8   `msgpack:"c" json:"class"`

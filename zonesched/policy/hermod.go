@@ -6,9 +6,9 @@ import (
 )
 
 // Hermod binds early and balances in two ways (Kaffes, Yadwadkar and Kozyrakis, "Hermod: principled and practical
-// scheduling for serverless functions", SoCC 2022; Hermes in arXiv 2111.07226): while some node has a free slot, it packs
-// calls onto nodes that are in use already, those with a warm sandbox first, in a fixed order; once all are full, the call is
-// bound to the least loaded node and waits in its queue.
+// scheduling for serverless functions", SoCC 2022; Hermes in arXiv 2111.07226): while some node has a free
+// core, it packs calls onto nodes that are in use already, those with a warm sandbox first, in a fixed order; once all cores are
+// taken, calls go to the least loaded node, where they share the cores as long as there are slots, and then wait in its queue.
 type Hermod struct{}
 
 var (
@@ -27,7 +27,7 @@ func (Hermod) Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice {
 	take, rank := -1, -1
 	for i := range cands {
 		k := &cands[i]
-		if !k.Free {
+		if !k.Free || float64(k.Running) >= k.cores() {
 			continue
 		}
 		if r := k.packRank(); r > rank || r == rank && k.Node < cands[take].Node {
@@ -37,8 +37,20 @@ func (Hermod) Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice {
 	if take >= 0 {
 		return runOn(take, ClausePacked, 1)
 	}
-	// All are as full as each other; what differs is how soon the call's turn would come.
 	l := newLot()
+	for i := range cands {
+		if k := &cands[i]; k.Free {
+			key := float64(k.Running) / k.cores()
+			if !k.warm() {
+				key += coldLast
+			}
+			l.offer(i, key, rng)
+		}
+	}
+	if l.at >= 0 {
+		return runOn(l.at, ClauseLeastLoaded, 1/float64(l.ties))
+	}
+	// All are as full as each other; what differs is how soon the call's turn would come.
 	for i := range cands {
 		l.offer(i, cands[i].StartMs, rng)
 	}
@@ -46,6 +58,17 @@ func (Hermod) Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice {
 		return queue(cands)
 	}
 	return Choice{Verb: Queue, Clause: ClauseNoSlot, Take: l.at, Now: -1, WakeMs: math.Inf(1), Propensity: 1 / float64(l.ties)}
+}
+
+// coldLast tells nodes of one load apart: those with a warm sandbox first. It is less than one call makes of a load.
+const coldLast = 1e-9
+
+// cores is how many calls of the node run without sharing.
+func (c *Candidate) cores() float64 {
+	if c.Cores > 0 {
+		return c.Cores
+	}
+	return float64(max(c.Slots, 1))
 }
 
 // packRank orders free nodes: in use and warm, in use, unused but warm, unused.

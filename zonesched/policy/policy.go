@@ -39,6 +39,8 @@ type Candidate struct {
 	HasInputs bool
 	Running   int
 	Slots     int
+	// Cores are what the slots share; 0: one each.
+	Cores float64
 	// UnderWay: what is said of the start rests on one of the same function that runs now, and is as uncertain as that.
 	UnderWay bool
 	// Affine: the caller's hint names this node (see zonesched/affinity.go).

@@ -28,6 +28,13 @@ func spot(node int32, startMs float64, running int, sb api.SandboxState) Candida
 	return c
 }
 
+// shares is a free node of six slots on so many cores.
+func shares(node int32, running int, cores float64, sb api.SandboxState) Candidate {
+	c := spot(node, 0, running, sb)
+	c.Slots, c.Cores = 6, cores
+	return c
+}
+
 // timed is a candidate with a start and an execution time.
 func timed(node int32, startMs, execMs float64, sb api.SandboxState) Candidate {
 	c := cand(node, startMs, execMs, math.Inf(1))
