@@ -130,6 +130,16 @@ func TestForestsAreOfTheWindow(t *testing.T) {
 	}
 }
 
+func TestTrainingsThatCannotBeAreRefused(t *testing.T) {
+	for _, r := range []Retrain{{Window: 63, Every: time.Second}, {Window: learner.MaxWindow + 1, Every: time.Second}, {Window: 512}, {Window: -1, Every: time.Second}} {
+		cfg := retrained()
+		cfg.Learn.Retrain = r
+		if _, err := New(cfg); err == nil {
+			t.Errorf("%+v is taken", r)
+		}
+	}
+}
+
 func BenchmarkTrain(b *testing.B) {
 	c := retrained()
 	c.Learn.Retrain.Window, c.Record = 4096, false
