@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -104,9 +105,10 @@ func TestExperiment(t *testing.T) {
 	}
 }
 
-// The plan that the project ships can be read, and so can all of its scenarios.
-func TestShippedPlan(t *testing.T) {
-	f, err := os.Open("../../experiments/plan.yaml")
+// shipped reads a plan of the project.
+func shipped(t *testing.T, name string) *Plan {
+	t.Helper()
+	f, err := os.Open(filepath.Join("../../experiments", name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,6 +116,34 @@ func TestShippedPlan(t *testing.T) {
 	p, err := ReadPlan(f)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return p
+}
+
+// The plan that the project ships can be read, and so can all of its scenarios.
+func TestShippedPlan(t *testing.T) {
+	p, tuning := shipped(t, "plan.yaml"), shipped(t, "tuning.yaml")
+	// The waits of fixed delay are among those that were tried, on seeds that are not published.
+	if last := tuning.FirstSeed + uint64(tuning.Seeds) - 1; last >= p.FirstSeed {
+		t.Errorf("waits are tuned on seeds to %d, published from %d on", last, p.FirstSeed)
+	}
+	for i := range tuning.Experiments {
+		e := &tuning.Experiments[i]
+		k := slices.IndexFunc(p.Experiments, func(x Experiment) bool { return x.Name == e.Name })
+		if k < 0 {
+			t.Fatalf("%s is tuned, and not in the plan", e.Name)
+		}
+		kinds := map[string]int{}
+		for _, name := range p.PoliciesOf(&p.Experiments[k]) {
+			if rule, _, fixed := strings.Cut(name, "="); strings.HasPrefix(rule, "fixed-delay") {
+				if kinds[rule]++; !fixed || !slices.Contains(tuning.PoliciesOf(e), name) {
+					t.Errorf("%s: %s is not among what was tried", e.Name, name)
+				}
+			}
+		}
+		if kinds["fixed-delay"] != 2 || kinds["fixed-delay-matched"] != 1 {
+			t.Errorf("%s: %v, want the two best waits, and the best one of the matched kind", e.Name, kinds)
+		}
 	}
 	for i := range p.Experiments {
 		e := &p.Experiments[i]
