@@ -93,6 +93,9 @@ type Learning struct {
 	Oracle, Luck bool
 	// Noise multiplies each prediction by exp(Noise * standard normal), drawn once for each function and node.
 	Noise float64
+	// Fault is what is wrong with the model on purpose, from FaultAt on.
+	Fault   Fault
+	FaultAt time.Duration
 	// Exchange is the least time between two offers of trees by a zone, from which the coordinator makes the pool that all zones
 	// share; 0: each zone is alone.
 	Exchange time.Duration
@@ -159,6 +162,8 @@ func (c *Config) Validate() error {
 		return bad("reports late by %v: want 0-1m", c.Late)
 	case !(c.Learn.Noise >= 0 && c.Learn.Noise <= 4) || c.Learn.Freeze < 0:
 		return bad("noise %v of predictions, no new ones from %v on: want noise of 0-4 and no negative time", c.Learn.Noise, c.Learn.Freeze)
+	case c.Learn.Fault > FaultSign || c.Learn.FaultAt < 0:
+		return bad("fault %d of the model from %v on: want 0-%d and no negative time", c.Learn.Fault, c.Learn.FaultAt, FaultSign)
 	case len(c.Zones) > 1 && (c.Between < 10*time.Microsecond || c.Between > time.Minute):
 		return bad("%v between zones: want 10us-1m", c.Between)
 	case c.Heartbeat < time.Millisecond:
@@ -554,6 +559,12 @@ func (w *World) Cancel(zone int, id string) {
 // Model gives a zone's core a predictor.
 func (w *World) Model(zone int, p zonesched.Predictor) {
 	w.shards[zone].step(&zonesched.Event{Kind: zonesched.EvModel, Predictor: p})
+}
+
+// Command puts a rule and a mode in force for a zone, as an operator's does.
+func (w *World) Command(zone int, rule string, m zonesched.Mode) {
+	cfg := w.cfg.Zones[zone].Core.PolicyConfig
+	w.shards[zone].step(&zonesched.Event{Kind: zonesched.EvPolicy, PolicyName: rule, PolicyConfig: cfg, Mode: m})
 }
 
 // Nodes is how many nodes a zone has.
