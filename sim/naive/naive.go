@@ -267,3 +267,154 @@ func (p ToTheLetter) Decide(c *policy.Call, cands []policy.Candidate, rng *rand.
 	}
 	return ch
 }
+
+// FIFO is the given rule for a call that arrives. Whatever slot frees, in a full zone or not, goes to the call that has waited
+// longest, and what has to be brought up for it there does not matter.
+type FIFO struct{ policy.Policy }
+
+// Name implements policy.Policy.
+func (FIFO) Name() string { return "fifo" }
+
+// Admit implements policy.Policy.
+func (FIFO) Admit(c *policy.Call, _ *policy.Candidate, _, _ float64) (bool, float64) {
+	return true, c.WaitedMs
+}
+
+// Unsaturated is the given rule without its saturation mode: in a full zone, too, whoever gains by a freed slot may have it, by index
+// alone.
+type Unsaturated struct{ policy.Policy }
+
+// Name implements policy.Policy.
+func (Unsaturated) Name() string { return "unsaturated" }
+
+// Admit implements policy.Policy.
+func (p Unsaturated) Admit(c *policy.Call, k *policy.Candidate, elsewhereMs, execBestMs float64) (bool, float64) {
+	calm := *c
+	calm.Waiting = 0
+	return p.Policy.Admit(&calm, k, elsewhereMs, execBestMs)
+}
+
+// ColdInFull takes calls one by one, in a full zone too: a freed slot goes to the one that has waited longest among those that expect
+// to be done sooner by it than where they hope to run, warm there or not. Where all have to wait long, a cold start is sooner for
+// nearly everybody.
+type ColdInFull struct{ policy.Policy }
+
+// Name implements policy.Policy.
+func (ColdInFull) Name() string { return "cold-in-full" }
+
+// Admit implements policy.Policy.
+func (p ColdInFull) Admit(c *policy.Call, k *policy.Candidate, elsewhereMs, execBestMs float64) (bool, float64) {
+	calm := *c
+	calm.Waiting = 0
+	ok, _ := p.Policy.Admit(&calm, k, elsewhereMs, execBestMs)
+	return ok, c.WaitedMs
+}
+
+// ForceOld is the given rule, but what bounds holding back bounds queueing too: a call that has waited MaxMs takes the next slot
+// that frees, the oldest first, and starts cold there if it must.
+type ForceOld struct {
+	policy.Policy
+	MaxMs float64
+}
+
+// Name implements policy.Policy.
+func (ForceOld) Name() string { return "force-old" }
+
+// Admit implements policy.Policy.
+func (p ForceOld) Admit(c *policy.Call, k *policy.Candidate, elsewhereMs, execBestMs float64) (bool, float64) {
+	if c.WaitedMs >= p.MaxMs {
+		return true, 1e15 + c.WaitedMs
+	}
+	return p.Policy.Admit(c, k, elsewhereMs, execBestMs)
+}
+
+// Speculate is the given rule, but whenever a call finds no idle sandbox another one is brought up for it on a free slot, whatever
+// is on its way already and however few slots are left.
+type Speculate struct{ policy.Policy }
+
+// Name implements policy.Policy.
+func (Speculate) Name() string { return "speculate" }
+
+// Decide implements policy.Policy.
+func (p Speculate) Decide(c *policy.Call, cands []policy.Candidate, rng *rand.Rand) policy.Choice {
+	ch := p.Policy.Decide(c, cands, rng)
+	if ch.Verb == policy.Queue || cands[ch.Now].Sandbox == api.SandboxWarm || cands[ch.Take].Free && cands[ch.Take].Sandbox == api.SandboxWarm {
+		return ch
+	}
+	wake := ch.WakeMs
+	if ch.Verb == policy.Run {
+		wake = cands[ch.Take].CostMs()
+	}
+	return policy.Choice{Verb: policy.Delay, Clause: policy.ClauseWaitWarm, Take: ch.Take, Now: ch.Now, WakeMs: math.Max(wake, 1), Propensity: 1, Prewarm: true}
+}
+
+// Flock sends everybody to the one node that was warm first: the lowest that has a sandbox of the function, whatever runs there
+// already. A call that finds no slot there waits up to MaxMs for one.
+type Flock struct{ MaxMs float64 }
+
+// Name implements policy.Policy.
+func (Flock) Name() string { return "flock" }
+
+// lowest is the candidate on the lowest node that want accepts, the one with the most of what the call needs there; -1 for none.
+func lowest(cands []policy.Candidate, want func(*policy.Candidate) bool) int {
+	best := -1
+	for i := range cands {
+		k := &cands[i]
+		if want(k) && (best < 0 || k.Node < cands[best].Node || k.Node == cands[best].Node && k.Sandbox > cands[best].Sandbox) {
+			best = i
+		}
+	}
+	return best
+}
+
+// Decide implements policy.Policy.
+func (p Flock) Decide(c *policy.Call, cands []policy.Candidate, _ *rand.Rand) policy.Choice {
+	warm := lowest(cands, func(k *policy.Candidate) bool { return k.Sandbox == api.SandboxWarm })
+	now := cheapest(cands, free)
+	if warm >= 0 {
+		if i := lowest(cands, func(k *policy.Candidate) bool { return k.Free && k.Node == cands[warm].Node }); i >= 0 {
+			return run(i, policy.ClauseWarm) // in a sandbox of its own if the others are busy
+		}
+	}
+	switch {
+	case now < 0:
+		return policy.Choice{Verb: policy.Queue, Clause: policy.ClauseNoSlot, Take: cheapest(cands, anyone), Now: -1, WakeMs: math.Inf(1), Propensity: 1}
+	case warm >= 0 && c.WaitedMs < p.MaxMs:
+		return policy.Choice{Verb: policy.Delay, Clause: policy.ClauseWaitWarm, Take: warm, Now: now, WakeMs: math.Max(p.MaxMs-c.WaitedMs, 1), Propensity: 1}
+	}
+	return run(now, policy.ClauseDelayMax)
+}
+
+// Admit implements policy.Policy.
+func (p Flock) Admit(c *policy.Call, k *policy.Candidate, _, _ float64) (bool, float64) {
+	return k.Node == c.Hope || c.WaitedMs >= p.MaxMs, c.WaitedMs
+}
+
+// Unguarded is the given rule, hidden from the zone's guard, which judges no rule but the product's.
+type Unguarded struct{ policy.Policy }
+
+// Boundless is the given rule, but no time is too long to be held back: each look is like the first.
+type Boundless struct{ policy.Policy }
+
+// Name implements policy.Policy.
+func (Boundless) Name() string { return "boundless" }
+
+// Decide implements policy.Policy.
+func (p Boundless) Decide(c *policy.Call, cands []policy.Candidate, rng *rand.Rand) policy.Choice {
+	fresh := *c
+	fresh.WaitedMs = 0
+	return p.Policy.Decide(&fresh, cands, rng)
+}
+
+// DeafToOff is the given rule, but it does not hear that a function's owner wants no waiting.
+type DeafToOff struct{ policy.Policy }
+
+// Name implements policy.Policy.
+func (DeafToOff) Name() string { return "deaf-to-off" }
+
+// Decide implements policy.Policy.
+func (p DeafToOff) Decide(c *policy.Call, cands []policy.Candidate, rng *rand.Rand) policy.Choice {
+	deaf := *c
+	deaf.DelayOff = false
+	return p.Policy.Decide(&deaf, cands, rng)
+}
