@@ -194,6 +194,7 @@ func runDisasters(cmd *cobra.Command, p *lab.Plan, folder, out, cache, program s
 	var hear func(done, total int, doing string)
 	done := showProgress(&hear, cmd.ErrOrStderr())
 	all := lab.Disasters()
+	var known lab.Known
 	for i := range all {
 		d := &all[i]
 		o := simFlags{traces: traceFlags{window: time.Minute}}
@@ -211,7 +212,7 @@ func runDisasters(cmd *cobra.Command, p *lab.Plan, folder, out, cache, program s
 		var runs []lab.Faced
 		if b, err := os.ReadFile(path); err != nil || json.Unmarshal(b, &runs) != nil {
 			hear(i, len(all), d.Name)
-			if runs, err = d.Face(cmd.Context(), s, seeds); err == nil {
+			if runs, err = d.Face(cmd.Context(), s, seeds, &known); err == nil {
 				err = keep(path, runs)
 			}
 			if err != nil {

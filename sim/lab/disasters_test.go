@@ -15,6 +15,7 @@ func TestDisasters(t *testing.T) {
 	if testing.Short() || underRace {
 		seeds = seeds[:1]
 	}
+	var known Known
 	var scenarios []*Scenario
 	var faced [][]Faced
 	for i := range Disasters() {
@@ -22,7 +23,7 @@ func TestDisasters(t *testing.T) {
 		s := scenarioOf(t, d)
 		scenarios, faced = append(scenarios, s), append(faced, nil)
 		t.Run(strings.ReplaceAll(d.Name, " ", "-"), func(t *testing.T) {
-			runs, err := d.Face(t.Context(), s, seeds)
+			runs, err := d.Face(t.Context(), s, seeds, &known)
 			if err != nil {
 				t.Fatal(err)
 			}
