@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -96,5 +95,5 @@ func TestFunctionsThatFailHarmNobody(t *testing.T) {
 		t.Error("the node's process ended")
 	default:
 	}
-	t.Log(fmt.Sprintf("%d calls were answered beside those that failed", good.Load()))
+	t.Logf("%d calls were answered beside those that failed", good.Load())
 }
