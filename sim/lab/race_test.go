@@ -2,5 +2,5 @@
 
 package lab
 
-// underRace: one seed is enough to look for races, and ten times as slow.
+// underRace: what runs in one goroutine is left out.
 const underRace = true
