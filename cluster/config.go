@@ -236,12 +236,14 @@ func (c *NodeConfig) Validate() error {
 // filesThere finds files of the connection to NATS that are named and cannot be read: it would fail at the start, and only there.
 func filesThere(c *natsbus.Config) error {
 	var errs []error
-	for key, file := range map[string]string{"creds_file": c.CredsFile, "nkey_seed_file": c.NKeySeedFile, "tls.ca": c.TLS.CA, "tls.cert": c.TLS.Cert, "tls.key": c.TLS.Key} {
-		if file == "" {
+	for _, f := range []struct{ key, path string }{
+		{"creds_file", c.CredsFile}, {"nkey_seed_file", c.NKeySeedFile}, {"tls.ca", c.TLS.CA}, {"tls.cert", c.TLS.Cert}, {"tls.key", c.TLS.Key},
+	} {
+		if f.path == "" {
 			continue
 		}
-		if _, err := os.ReadFile(file); err != nil {
-			errs = append(errs, fmt.Errorf("%w: nats.%s: %w", api.ErrInvalid, key, err))
+		if _, err := os.ReadFile(f.path); err != nil {
+			errs = append(errs, fmt.Errorf("%w: nats.%s: %w", api.ErrInvalid, f.key, err))
 		}
 	}
 	return errors.Join(errs...)

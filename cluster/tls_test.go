@@ -95,22 +95,7 @@ func TestZoneOverTLS(t *testing.T) {
 		}
 	}()
 	ours := ops.TLSFiles{CA: s.ca.File, Cert: s.cert, Key: s.key}
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		status, body, err := s.get("https://"+z.Addr+"/readyz", ours)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if status == http.StatusOK {
-			break
-		}
-		select {
-		case <-tick.C:
-		case <-s.ctx.Done():
-			t.Fatalf("not ready: %s", body)
-		}
-	}
+	s.answers(z, ours, http.StatusOK)
 	if _, _, mine := z.Daemon.Leader(); !mine {
 		t.Error("the only scheduler does not lead")
 	}
@@ -132,28 +117,9 @@ func TestDoorLingersBeforeItCloses(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- z.Run(ctx) }()
 	ours := ops.TLSFiles{CA: s.ca.File, Cert: s.cert, Key: s.key}
-	until := func(want int) {
-		t.Helper()
-		tick := time.NewTicker(10 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			status, body, err := s.get("https://"+z.Addr+"/readyz", ours)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if status == want {
-				return
-			}
-			select {
-			case <-tick.C:
-			case <-s.ctx.Done():
-				t.Fatalf("status %d %s, want %d", status, body, want)
-			}
-		}
-	}
-	until(http.StatusOK)
+	s.answers(z, ours, http.StatusOK)
 	stop()
-	until(http.StatusServiceUnavailable)
+	s.answers(z, ours, http.StatusServiceUnavailable)
 	if status, body, err := s.get("https://"+z.Addr+"/v1/functions/none", ours); err != nil || status != http.StatusNotFound {
 		t.Errorf("a request at a door that lingers: %d %s, %v", status, body, err)
 	}
@@ -195,6 +161,27 @@ func TestDoorWaitsAsLongAsItIsTold(t *testing.T) {
 	}
 	close(let)
 	<-asked
+}
+
+// answers waits until /readyz does with this status.
+func (s *secured) answers(z *Zone, files ops.TLSFiles, want int) {
+	s.t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		status, body, err := s.get("https://"+z.Addr+"/readyz", files)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if status == want {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-s.ctx.Done():
+			s.t.Fatalf("status %d %s, want %d", status, body, want)
+		}
+	}
 }
 
 // refused are clients that the door must not serve.

@@ -377,8 +377,8 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// A call that another zone works on is canceled there, too.
-func TestCancelFollowsAForward(t *testing.T) {
+// outgrown is a zone with a long queue and a grant of one slot from core, to which the next call goes.
+func outgrown(t *testing.T) *bed {
 	b := newBed(t, nil)
 	b.node("a", 1, 1)
 	b.invoke("i0", "f")
@@ -389,6 +389,12 @@ func TestCancelFollowsAForward(t *testing.T) {
 	}
 	b.step(&Event{Kind: EvGrant, Grant: &wire.Grant{ID: 3, From: "core", To: "z", Epoch: api.Epoch{Generation: 1, Revision: 9}, Slots: 1, TTLMs: 1000, MeanMs: 10}})
 	b.step(&Event{Kind: EvModel, Predictor: nearby{}})
+	return b
+}
+
+// A call that another zone works on is canceled there, too.
+func TestCancelFollowsAForward(t *testing.T) {
+	b := outgrown(t)
 	b.invoke("i2", "f")
 	const id = "i2"
 	if find(b.acts, ActForward, id) == nil {
@@ -406,16 +412,7 @@ func TestCancelFollowsAForward(t *testing.T) {
 }
 
 func TestForwardsUnderAGrantOnceOnly(t *testing.T) {
-	b := newBed(t, nil)
-	b.node("a", 1, 1)
-	b.invoke("i0", "f")
-	b.done("i0", "a", func(c *wire.Completion) { c.RunMs = 1000 })
-	b.invoke("i1", "f")
-	for i := range 30 { // a long queue
-		b.invoke(fmt.Sprint("q", i), "f")
-	}
-	b.step(&Event{Kind: EvGrant, Grant: &wire.Grant{ID: 3, From: "core", To: "z", Epoch: api.Epoch{Generation: 1, Revision: 9}, Slots: 1, TTLMs: 1000, MeanMs: 10}})
-	b.step(&Event{Kind: EvModel, Predictor: nearby{}})
+	b := outgrown(t)
 	b.invoke("i2", "f")
 	a := find(b.acts, ActForward, "i2")
 	if a == nil || a.To != "core" || a.GrantID != 3 || a.Call.Forwarded != "z" {

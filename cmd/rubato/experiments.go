@@ -57,10 +57,11 @@ program with the same inputs is taken from the cache, so an interrupted run goes
 				}
 				all = append(all, lab.Ran{Experiment: e, Cells: cells})
 				// After each one: whoever interrupts a run of an hour finds what is there.
-				for name, write := range map[string]func(io.Writer, *lab.Plan, []lab.Ran) error{
-					"README.md": lab.WriteSummary, "throughput.md": lab.WriteThroughput, "forest.md": lab.WriteForest,
-				} {
-					if err := writeFile(filepath.Join(out, name), func(w io.Writer) error { return write(w, p, all) }); err != nil {
+				for _, page := range []struct {
+					name  string
+					write func(io.Writer, *lab.Plan, []lab.Ran) error
+				}{{"README.md", lab.WriteSummary}, {"throughput.md", lab.WriteThroughput}, {"forest.md", lab.WriteForest}} {
+					if err := writeFile(filepath.Join(out, page.name), func(w io.Writer) error { return page.write(w, p, all) }); err != nil {
 						return err
 					}
 				}

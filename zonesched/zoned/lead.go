@@ -116,7 +116,7 @@ func (d *Daemon) leadOn(epoch api.Epoch) {
 
 // lead begins to schedule under epoch.
 func (d *Daemon) lead(epoch api.Epoch, seq uint64) {
-	if d.drain {
+	if d.draining.Load() {
 		return
 	}
 	d.next, d.batch = seq, nil

@@ -180,7 +180,7 @@ var errLeaderLost = errors.New("leader lost")
 
 // accept runs on the loop: it joins a call with a known idempotency key, or gives the core a new one.
 func (d *Daemon) accept(inv *api.Invocation, grant uint64, epoch api.Epoch, keep bool, tell func(*wire.Answer)) {
-	if !d.leads() || d.drain {
+	if !d.leads() || d.draining.Load() {
 		tell(refusal(inv.ID, api.CodeUnavailable, "this scheduler does not lead the zone", 100))
 		return
 	}

@@ -138,7 +138,6 @@ type Daemon struct {
 	committed settings
 	settled   uint64
 	ahead     map[string]*setting
-	drain     bool
 }
 
 // role is who leads, as this scheduler sees it.
@@ -239,7 +238,7 @@ func (d *Daemon) loop(ctx context.Context) {
 		case <-digest.C:
 			d.sendDigest()
 		case <-done:
-			done, d.drain = nil, true
+			done = nil
 			d.draining.Store(true)
 			t := time.NewTimer(d.cfg.DrainTimeout)
 			defer t.Stop()
