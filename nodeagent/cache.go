@@ -73,8 +73,15 @@ func (n *Node) claim(now time.Time, r *run, out []Action) ([]Action, bool) {
 	if n.cfg.MemoryMB-n.memUsed+n.idleMB() < need {
 		return out, false
 	}
-	for n.cfg.MemoryMB-n.memUsed < need {
-		out = n.dropSandbox(n.coldestIdle(), out)
+	for named := r.m.Evict[:min(len(r.m.Evict), wire.MaxEvict)]; n.cfg.MemoryMB-n.memUsed < need; {
+		var s *sandboxState
+		for ; s == nil && len(named) > 0; named = named[1:] {
+			s = n.coldestIdle(named[0])
+		}
+		if s == nil {
+			s = n.coldestIdle("")
+		}
+		out = n.dropSandbox(s, out)
 	}
 	a := n.artifactFor(&r.m.Fn, r.fnKey)
 	switch a.state {
@@ -105,10 +112,11 @@ func (n *Node) idleMB() int {
 	return mb
 }
 
-func (n *Node) coldestIdle() *sandboxState {
+// coldestIdle is the sandbox of the function that was used longest ago, of any function for the empty key; nil when none is idle.
+func (n *Node) coldestIdle(fnKey string) *sandboxState {
 	var c *sandboxState
 	for _, s := range n.sbs {
-		if s.run == nil && s.up && (c == nil || s.idleAt.Before(c.idleAt)) {
+		if s.run == nil && s.up && (fnKey == "" || s.fnKey == fnKey) && (c == nil || s.idleAt.Before(c.idleAt)) {
 			c = s
 		}
 	}

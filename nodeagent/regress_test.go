@@ -2,7 +2,9 @@ package nodeagent
 
 import (
 	"fmt"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
@@ -94,5 +96,42 @@ func TestDeltasAreBounded(t *testing.T) {
 	b.run("i2", "f")
 	if c := b.finish("i2", b.up("f")); len(c.Evicted) != wire.MaxObjects {
 		t.Fatalf("%d evictions in one completion", len(c.Evicted))
+	}
+}
+
+// Where memory is short, what the dispatch names goes first; then, and without a name that is idle here, the longest idle.
+func TestWhoIsPushedOut(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.Slots = 4 }) // 300 MB
+	for i, fn := range []string{"old", "mid", "young"} {
+		b.run(fmt.Sprint("i", i), fn)
+		b.finish(fmt.Sprint("i", i), b.up(fn))
+		b.now = b.now.Add(time.Second)
+	}
+	idle := func() (left []string) {
+		for _, s := range b.n.Heartbeat(b.now).Sandboxes {
+			if s.Idle > 0 {
+				left = append(left, s.Function)
+			}
+		}
+		slices.Sort(left)
+		return left
+	}
+	key := func(fn string) string {
+		f := api.Function{Tenant: "t", Name: fn, Version: 1}
+		return f.Key()
+	}
+	for i, c := range []struct {
+		evict []string
+		left  []string
+	}{
+		{[]string{"t/gone@1", key("mid")}, []string{key("old"), key("young")}},
+		{nil, []string{key("young")}},
+		{slices.Repeat([]string{"t/gone@1"}, 2*wire.MaxEvict), nil},
+	} {
+		id := fmt.Sprint("n", i)
+		b.run(id, id, func(m *wire.Run) { m.Evict = c.evict })
+		if got := idle(); !slices.Equal(got, c.left) {
+			t.Errorf("with %d names: %v is left, want %v", len(c.evict), got, c.left)
+		}
 	}
 }

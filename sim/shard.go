@@ -243,7 +243,7 @@ func (s *shard) tick() {
 			Zone: s.name, Tier: s.cfg.Zones[s.at0].Core.Tier, Region: s.cfg.Zones[s.at0].Core.Region, Epoch: s.core.Epoch(), Seq: s.digests,
 			Slots: l.Slots, Busy: l.Busy, Queued: l.Queued, Delayed: l.Delayed,
 		}
-		for _, f := range s.core.FunctionLoads(api.MaxDigestClasses) {
+		for _, f := range s.core.FunctionLoads(s.clock(), api.MaxDigestClasses) {
 			d.Classes = append(d.Classes, api.ClassLoad{Class: f.Function, RatePerS: f.RatePerS, MeanMs: f.MeanMs})
 		}
 		s.post(-1, evDigest, d)

@@ -37,6 +37,7 @@ type call struct {
 	hope     *node
 	hopeFn   *holding // the function whose busy sandbox it hopes for; nil: any slot
 	fallback *node
+	latest   time.Time // when it must start there
 	finishAt time.Time // predicted finish at hope
 	execBest float64   // predicted execution there, ms, with what the owner's weights make of it
 	planned  float64   // the same as the zone's backlog counts it
@@ -171,9 +172,7 @@ func deadlines(arrived, now time.Time, inv *api.Invocation, spec *api.Function) 
 
 func (f *function) arrival(now time.Time) {
 	if !f.lastAt.IsZero() {
-		gap := math.Max(ms(now.Sub(f.lastAt)), .1)
-		f.gapMs.add(gap)
-		f.rate += .1 * (1000/gap - f.rate)
+		f.gapMs.add(math.Max(ms(now.Sub(f.lastAt)), .1))
 	}
 	f.lastAt = now
 }
@@ -455,7 +454,7 @@ const maxRefusals = 16
 func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out []Action) []Action {
 	exec := m.FetchMs + m.InitMs + m.RunMs
 	net := math.Max(ms(now.Sub(c.dispatched))-exec, 0)
-	z.linkDev.add(math.Abs(net - z.linkMs.v))
+	z.linkP99.add(net)
 	z.linkMs.add(net)
 	if m.Outcome == api.OutcomeInternal {
 		z.quarantine(now, n)
@@ -470,6 +469,9 @@ func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out [
 		f.runMs.add(m.RunMs)
 		if m.Start != api.SandboxWarm {
 			f.coldMs.add(m.InitMs)
+			if m.Start == api.SandboxPrepared {
+				f.prepMs.add(m.InitMs)
+			}
 		}
 	}
 	z.judge(now, c, m.Outcome)
@@ -493,7 +495,7 @@ func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out [
 func (z *Zone) policyCall(now time.Time, c *call, hope *node) policy.Call {
 	p := policy.Call{
 		WaitedMs: ms(now.Sub(c.arrived)), DeadlineMs: math.Inf(1), ErrEW: c.fn.errEW.v, DelayOff: c.fn.spec.DelayOff,
-		MarginMs: 2 + z.linkMs.v + 3*z.linkDev.v, Alike: c.fn.alike(), Warming: c.fn.h.warming(), FnHash: c.fn.hash, Affinity: c.affinity, Hope: -1, Load: z.load(),
+		MarginMs: 2 + z.linkP99.v, Alike: c.fn.alike(), OwedMs: c.fn.owedMs(now), Warming: c.fn.h.warming(), FnHash: c.fn.hash, Affinity: c.affinity, Hope: -1, Load: z.load(),
 	}
 	if must, _ := z.mustRun(c); must {
 		p.DelayOff = true

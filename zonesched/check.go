@@ -84,6 +84,20 @@ func (z *Zone) Check() error {
 			return fmt.Errorf("%s: %d idle on %d nodes, %d start; counted %d, %d, %d", key, idle[h], holders[h], starting[h], h.idle, len(h.nodes), len(h.starting))
 		}
 	}
+	for id, f := range z.fns {
+		for i := range f.queues {
+			sum := int64(0)
+			for _, c := range f.queues[i].calls {
+				sum += c.arrived.UnixNano()
+			}
+			if sum != f.queues[i].arrived {
+				return fmt.Errorf("calls of %s arrived at %d in sum, counted %d", id, sum, f.queues[i].arrived)
+			}
+		}
+		if f.h.fn != f {
+			return fmt.Errorf("the sandboxes of %s are not known as its own", id)
+		}
+	}
 	for key, at := range z.objects {
 		if len(at) != objects[key] {
 			return fmt.Errorf("object %x is on %d nodes, counted %d", key, objects[key], len(at))

@@ -3,6 +3,7 @@ package zonesched
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/rubato-faas/rubato/api"
@@ -111,10 +112,11 @@ func (z *Zone) plan(now time.Time, c *call, ch *policy.Choice, out []Action) []A
 		c.finishAt = now.Add(duration(k.CostMs()))
 	}
 	if ch.Now >= 0 {
-		if c.delaying {
+		if c.delaying && ch.Clause != policy.ClauseMemory { // whoever waits for others' sake wins nothing by it
 			c.declined(now, &z.cands[ch.Now])
 		}
 		c.fallback = z.nodes[z.cands[ch.Now].Node]
+		c.latest = now.Add(duration(math.Max(math.Min(policy.LatestStart(&z.pc, &z.cands[ch.Now]), ms(maxWait)), -ms(maxWait))))
 		if ch.Prewarm {
 			out = z.prewarm(now, c.fn, c.fallback, out)
 		}
@@ -185,15 +187,19 @@ func (z *Zone) estimate(now time.Time, c *call) {
 	underWay := math.NaN() // computed when needed
 	for i := range z.cands {
 		z.cands[i].Est = ests[i]
-		if ests[i].Source == api.SourceForest || z.cands[i].Sandbox == api.SandboxWarm {
+		if z.cands[i].Sandbox == api.SandboxWarm {
 			continue
 		}
 		if math.IsNaN(underWay) {
-			underWay = z.startUnderWayMs(now, c.fn.h)
+			underWay = z.startUnderWayMs(now, c.fn)
 		}
-		if underWay > 0 {
-			z.cands[i].Est.Mu = math.Max(ests[i].Mu, math.Log(underWay))
+		switch {
+		case underWay == 0:
+		case ests[i].Source == api.SourceForest:
+			z.cands[i].UnderWay = z.cands[i].EvictMs > 0
+		default:
 			z.cands[i].UnderWay = true
+			z.cands[i].Est.Mu = math.Max(ests[i].Mu, math.Log(underWay))
 		}
 	}
 	z.weigh(now, c)
@@ -202,12 +208,14 @@ func (z *Zone) estimate(now time.Time, c *call) {
 // startUnderWayMs is what the function's cold starts that run now say of another one: it will take as long as the
 // longest of them, which has not ended yet. 0 when none runs. Without this evidence every call of a function that
 // nobody knew yet began a cold start of its own, and all of them took the longer for it: eight compilations of one
-// module at once, five seconds each instead of one.
-func (z *Zone) startUnderWayMs(now time.Time, h *holding) float64 {
+// module at once, five seconds each instead of one. A call that has run for twice what a start takes has its sandbox.
+func (z *Zone) startUnderWayMs(now time.Time, f *function) float64 {
 	longest := 0.0
-	for _, r := range h.starting {
+	for _, r := range f.h.starting {
 		e := math.Max(z.ranMs(now, r), 0)
-		longest = math.Max(longest, e+remaining(e, r.mu, r.sigma))
+		if f.coldMs.n == 0 || e < r.fetchMs+2*f.coldMs.v {
+			longest = math.Max(longest, e+remaining(e, r.mu, r.sigma))
+		}
 	}
 	return longest
 }
@@ -232,7 +240,7 @@ func (z *Zone) add(now time.Time, n *node, c *call, startMs float64, sb api.Sand
 		n.columnsOf = z.models
 	}
 	z.cands = append(z.cands, policy.Candidate{
-		Node: n.index, Free: free, StartMs: startMs, LinkMs: linkMs, EvictMs: evictMs + z.pushOutMs(n, missing), Sandbox: sb,
+		Node: n.index, Free: free, StartMs: startMs, LinkMs: linkMs, EvictMs: evictMs, PushMs: z.pushOutMs(n, missing), Sandbox: sb,
 		MissingBytes: missing, HasInputs: c.inv.InputBytes() >= api.LocalityBytes, Affine: affine, Running: len(n.running), Slots: n.slots, Cores: n.cores,
 	})
 }
@@ -252,11 +260,7 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node, sb *sandboxes) {
 	if idle > 0 {
 		at = api.SandboxWarm
 	} else {
-		v, enough := n.victim(c.fn.spec.MemoryMB, c.fn.h)
-		room = enough
-		if v != nil {
-			evictMs = z.evictMs(now, v)
-		}
+		_, evictMs, room = z.victims(now, n, c.fn.spec.MemoryMB)
 	}
 	if n.free() > 0 && room {
 		z.add(now, n, c, 0, at, evictMs)
@@ -283,22 +287,6 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node, sb *sandboxes) {
 	}
 }
 
-// evictMs prices the sandbox that would be pushed out: what its function would pay for a new one, times how likely it
-// is wanted within ten seconds, less when others of it stay warm.
-func (z *Zone) evictMs(now time.Time, h *holding) float64 {
-	g := z.byKey[h.key]
-	if g == nil {
-		return 0
-	}
-	warm := float64(h.idle)
-	rate := g.rate
-	if idle := ms(now.Sub(g.lastAt)); idle > 0 && rate > 1000/idle {
-		rate = 1000 / idle // it has fallen silent
-	}
-	spare := math.Max(1, warm-2*rate*g.runMs.v/1000)
-	return g.coldMs.v * math.Min(1, rate*10) / (spare * spare)
-}
-
 // dispatch sends the call to the candidate's node and takes over, ahead of its report, what that changes there.
 func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause policy.Clause, propensity float64, out []Action) []Action {
 	n := z.nodes[k.Node]
@@ -310,6 +298,10 @@ func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause poli
 		c.ownMs = 0 // a guess is not a prediction
 	}
 	c.mu, c.sigma, c.upperMs = k.Est.Mu, math.Min(k.Est.Sigma, sigmaMax), k.Est.UpperMs
+	var evict []string
+	if k.Sandbox != api.SandboxWarm {
+		evict = z.makeRoom(now, n, c.fn.spec.MemoryMB)
+	}
 	z.occupy(now, c, n, k)
 	z.affine.ran(c.affinity, n.index)
 	z.counters.Clauses[clause]++
@@ -322,7 +314,9 @@ func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause poli
 		timeout = min(timeout, c.hard.Sub(now))
 	}
 	c.giveUp = now.Add(timeout + z.cfg.DispatchGrace)
-	out = append(out, Action{Kind: ActRun, ID: c.inv.ID, Node: n.name, Run: z.run(c, n, k, timeout, propensity)})
+	run := z.run(c, n, k, timeout, propensity)
+	run.Evict = evict
+	out = append(out, Action{Kind: ActRun, ID: c.inv.ID, Node: n.name, Run: run})
 	out = z.watch(c, z.hedgeAt(now, c, k), out)
 	if n.free() <= 0 {
 		z.slotLost(n)
@@ -380,12 +374,13 @@ func (z *Zone) prewarm(now time.Time, f *function, n *node, out []Action) []Acti
 	n.sentSeq++
 	n.sentAt = now
 	n.begin(&running{id: id, h: f.h, start: now, mu: math.Log(math.Max(f.coldMs.v, 1)), sigma: .5, cold: true, prewarm: true})
+	evict := z.makeRoom(now, n, f.spec.MemoryMB)
 	n.sandboxFor(f.h, f.spec.MemoryMB).busy++
 	n.memUsed += f.spec.MemoryMB
 	z.prewarms[id] = prewarming{n, f.id}
 	out = append(out,
 		Action{Kind: ActRun, ID: id, Node: n.name, Run: &wire.Run{
-			Epoch: z.epoch, Seq: n.sentSeq, Fn: *f.spec, TimeoutMs: max(f.spec.Timeout.Milliseconds(), 1), Prewarm: true, KeepMs: f.keepMs(),
+			Epoch: z.epoch, Seq: n.sentSeq, Fn: *f.spec, TimeoutMs: max(f.spec.Timeout.Milliseconds(), 1), Prewarm: true, KeepMs: f.keepMs(), Evict: evict,
 			Call: api.Invocation{ID: id, Tenant: f.spec.Tenant, Function: f.spec.Name, Version: f.spec.Version},
 		}},
 		Action{Kind: ActWake, ID: id, At: now.Add(f.spec.Timeout + z.cfg.DispatchGrace)})
@@ -406,13 +401,16 @@ func (h *holding) warming() int {
 	return n
 }
 
-// slotLost: calls that are held back with n as their fallback must decide anew, since n is full.
+// slotLost: calls that are held back with n as their fallback must decide anew, since n is full. Of those that named the same
+// slot the one that must start first chooses first.
 func (z *Zone) slotLost(n *node) {
+	from := len(z.redo)
 	for _, w := range z.waiting {
 		if w.delaying && w.fallback == n {
 			z.redo = append(z.redo, w)
 		}
 	}
+	slices.SortStableFunc(z.redo[from:], func(a, b *call) int { return a.latest.Compare(b.latest) })
 }
 
 // slotFreed offers n's free slots to all waiting calls (late binding: a reservation informs estimates, it binds

@@ -14,10 +14,12 @@ import (
 // holding is one function version's presence in the zone.
 type holding struct {
 	key   string
+	fn    *function    // whose current version it is; nil for none in the catalogue
 	nodes []*node      // that have a sandbox of it in any state
 	boxes []*sandboxes // theirs, in the same order
 	idle  int          // warm sandboxes, in all
 	refs  int          // calls that run
+	loss  loss         // of its next idle sandbox
 	// starting are its cold starts that run now.
 	starting []*running
 }
@@ -41,7 +43,7 @@ func (z *Zone) holdingOf(key string) *holding {
 
 // release forgets an entry that nobody holds, runs or waits for, and no function of the catalogue has.
 func (z *Zone) release(h *holding) {
-	if len(h.nodes) == 0 && h.refs == 0 && z.byKey[h.key] == nil && z.holdings[h.key] == h {
+	if len(h.nodes) == 0 && h.refs == 0 && h.fn == nil && z.holdings[h.key] == h {
 		delete(z.holdings, h.key)
 	}
 }

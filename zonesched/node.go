@@ -222,27 +222,6 @@ func remaining(elapsedMs, mu, sigma float64) float64 {
 	return math.Max(math.Exp(mu+sigma*conditionalMedian(x))-elapsedMs, .05)
 }
 
-// victim is the function whose idle sandbox the node would evict next to make room for memMB, nil when memory is free or
-// nothing can be evicted. enough says whether room can be made at all.
-func (n *node) victim(memMB int, except *holding) (h *holding, enough bool) {
-	free := n.memMB - n.memUsed
-	if free >= memMB {
-		return nil, true
-	}
-	var oldest time.Time
-	for i := range n.slotOf {
-		s := n.slotOf[i].box
-		if s.idle == 0 {
-			continue
-		}
-		free += s.idle * s.memMB
-		if s.h != except && (h == nil || s.idleFrom.Before(oldest)) {
-			h, oldest = s.h, s.idleFrom
-		}
-	}
-	return h, free >= memMB
-}
-
 func (n *node) drop(now time.Time, id string) bool {
 	for i, r := range n.running {
 		if r.id == id {

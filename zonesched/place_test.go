@@ -518,3 +518,53 @@ func TestEveryClassIsAmongTheCandidates(t *testing.T) {
 		}
 	})
 }
+
+// Where memory is short the zone names what goes, the least missed first, and takes it from its view at once.
+func TestWhatIsPushedOut(t *testing.T) {
+	b := newBed(t, nil)
+	box := func(fn string, idle, idleMs int) wire.SandboxReport {
+		return wire.SandboxReport{Function: "t/" + fn + "@1", State: api.SandboxPrepared, Idle: idle, MemoryMB: 100, IdleMs: int64(idleMs)}
+	}
+	spec := *b.z.fns["t/f"].spec
+	var all []api.Function
+	for _, name := range []string{"rare", "often", "twice", "asked", "new"} {
+		f := spec
+		f.Name = name
+		if name == "asked" {
+			f.MinWarm = 1
+		}
+		all = append(all, f)
+	}
+	b.step(&Event{Kind: EvFunctions, Functions: all})
+	for name, gapMs := range map[string]float64{"rare": 20_000, "often": 1000, "twice": 1000, "asked": 90_000} {
+		f := b.z.fns["t/"+name]
+		f.gapMs, f.lastAt, f.runMs.v, f.coldMs = ewma{v: gapMs, n: 1}, b.now, 50, ewma{v: 500, n: 1}
+	}
+	hb := b.report("a", 4, 0)
+	hb.MemMB, hb.MemUsedMB = 500, 500
+	// The node would push out what is idle for longest: "often", then "asked".
+	hb.Sandboxes = []wire.SandboxReport{box("often", 1, 9000), box("asked", 1, 8000), box("twice", 2, 10), box("rare", 1, 1000)}
+	b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+	for i, want := range []string{"t/twice@1", "t/rare@1", "t/often@1"} {
+		id := fmt.Sprint("n", i)
+		b.invoke(id, "new", func(inv *api.Invocation) { inv.Tenant = "t" })
+		for find(b.acts, ActRun, id) == nil { // it waits until that is paid for
+			w := find(b.acts, ActWake, id)
+			if w == nil {
+				t.Fatalf("%s: neither runs nor waits: %v", id, b.acts)
+			}
+			b.now = w.At
+			b.step(&Event{Kind: EvWake, ID: id, Gen: w.Gen})
+		}
+		if got := find(b.acts, ActRun, id).Run.Evict; len(got) != 1 || got[0] != want {
+			t.Errorf("call %d pushes out %v, want %s", i, got, want)
+		}
+		if err := b.z.Check(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := b.z.byName["a"]
+	if n.memUsed != 500 || b.z.fns["t/twice"].h.idle != 1 || b.z.fns["t/asked"].h.idle != 1 {
+		t.Errorf("%d MB in use, %d of twice, %d of asked", n.memUsed, b.z.fns["t/twice"].h.idle, b.z.fns["t/asked"].h.idle)
+	}
+}

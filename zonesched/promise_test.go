@@ -264,32 +264,44 @@ func TestPromisesNeverPassWhatIsFree(t *testing.T) {
 	}
 }
 
-// The price of pushing out a sandbox is what its function would pay for another, times how likely it is wanted within ten seconds,
-// over the square of how many are to spare.
+// The price of pushing out a sandbox is what calls lose without it in ten seconds, at most what its function would pay for another:
+// the only one is missed by each call, one of several by those that find the others busy.
 func TestPriceOfAnEviction(t *testing.T) {
 	b := newBed(t, nil)
 	b.node("a", 8, 1)
 	f, h := b.z.fns["t/f"], b.z.fns["t/f"].h
 	f.lastAt = b.now
 	for _, c := range []struct {
-		rate, runMs, coldMs float64
-		idle                int
-		silent              time.Duration
-		want                float64
+		rate, runMs, coldMs, prepMs float64
+		idle, busy, gone            int
+		silent                      time.Duration
+		want                        float64
 	}{
 		{rate: .01, runMs: 100, coldMs: 2000, idle: 1, want: 200},                          // once in 100 s: a tenth
 		{rate: 5, runMs: 100, coldMs: 2000, idle: 1, want: 2000},                           // wanted for certain, none to spare
-		{rate: 5, runMs: 100, coldMs: 2000, idle: 5, want: 2000. / 16},                     // 5 warm, one of them in use: four to spare
-		{rate: 5, runMs: 1000, coldMs: 2000, idle: 5, want: 2000},                          // all five in use half of the time
+		{rate: 5, runMs: 100, coldMs: 2000, prepMs: 30, idle: 1, want: 30},                 // what it compiled stays
+		{rate: 2, runMs: 100, coldMs: 2000, idle: 2, want: 10 * 2 * 100 * .2 / (1 - .2)},   // the other one is busy for a fifth of the time: M/M/1
+		{rate: 2, runMs: 100, coldMs: 2000, idle: 1, busy: 1, want: 20 * 100 * .2 / .8},    // whether it is at the moment or not
+		{rate: 2, runMs: 100, coldMs: 2000, idle: 3, gone: 1, want: 20 * 100 * .2 / .8},    // one of three is pushed out already
+		{rate: 2, runMs: 600, coldMs: 2000, idle: 2, want: 2000},                           // one cannot serve them
 		{rate: 5, runMs: 100, coldMs: 2000, idle: 1, silent: 100 * time.Second, want: 200}, // it has fallen silent: once in 100 s
 		{rate: 5, runMs: 100, coldMs: 0, idle: 1, want: 0},                                 // nothing is known of its starts
 	} {
-		f.rate, f.runMs.v, f.coldMs.v, h.idle = c.rate, c.runMs, c.coldMs, c.idle
-		if got := b.z.evictMs(b.now.Add(c.silent), h); math.Abs(got-c.want) > 1e-6*(1+c.want) {
+		f.gapMs, f.prepMs, h.loss = ewma{v: 1000 / c.rate, n: 1}, ewma{}, loss{}
+		if c.prepMs > 0 {
+			f.prepMs = ewma{v: c.prepMs, n: 1}
+		}
+		f.runMs.v, f.coldMs.v, h.idle, h.refs = c.runMs, c.coldMs, c.idle, c.busy
+		if got := b.z.evictMs(b.now.Add(c.silent), h, c.gone); math.Abs(got-c.want) > 1e-6*(1+c.want) {
 			t.Errorf("%+v: %v", c, got)
 		}
 	}
-	if got := b.z.evictMs(b.now, &holding{key: "deleted@1"}); got != 0 {
+	// Of many, the last one is hardly missed: M/M/4 at half its capacity waits .087 of a run (Erlang C), and .112 by the approximation.
+	f.gapMs, f.runMs.v, f.coldMs.v, h.idle, h.refs, h.loss = ewma{v: 50, n: 1}, 100, 2000, 5, 0, loss{}
+	if got := h.lossMs(b.now, 0) / 20 / 100; got < .08 || got > .12 {
+		t.Errorf("one of five, of which two are busy: a mean wait of %v runs", got)
+	}
+	if got := b.z.evictMs(b.now, &holding{key: "deleted@1"}, 0); got != 0 {
 		t.Errorf("of a function that is gone: %v", got)
 	}
 }

@@ -64,8 +64,9 @@ const (
 // queue is a function's waiting calls of one class, in order of arrival; at is its place among the zone's queues while there
 // are any.
 type queue struct {
-	calls []*call
-	at    int
+	calls   []*call
+	at      int
+	arrived int64 // sum of their arrivals, in nanoseconds; it may wrap around, differences are right all the same
 }
 
 func (c *call) queue() *queue { return &c.fn.queues[classOf(c.inv.Priority)] }
@@ -77,6 +78,15 @@ func (f *function) alike() int {
 		n += len(f.queues[i].calls)
 	}
 	return n
+}
+
+// owedMs is how long the function's waiting calls have waited, all together.
+func (f *function) owedMs(now time.Time) float64 {
+	sum := int64(0)
+	for i := range f.queues {
+		sum += int64(len(f.queues[i].calls))*now.UnixNano() - f.queues[i].arrived
+	}
+	return float64(sum) / 1e6
 }
 
 // usage is what a tenant has had: slot-seconds, fading.
@@ -139,6 +149,7 @@ func (z *Zone) wait(now time.Time, c *call) {
 		z.want(c.fn, 1)
 	}
 	q.calls = inOrder(q.calls, c)
+	q.arrived += c.arrived.UnixNano()
 	z.inClass[classOf(c.inv.Priority)]++
 	u := z.tenant(now, c.inv.Tenant)
 	c.tenant = u
@@ -150,6 +161,7 @@ func (z *Zone) wait(now time.Time, c *call) {
 func (z *Zone) unwait(c *call) {
 	z.waiting = without(z.waiting, c)
 	q := c.queue()
+	q.arrived -= c.arrived.UnixNano()
 	if q.calls = without(q.calls, c); len(q.calls) == 0 {
 		last := z.queues[len(z.queues)-1]
 		z.queues[q.at], last.at = last, q.at

@@ -230,7 +230,7 @@ func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choi
 		}
 		d.Candidates = append(d.Candidates, Candidate{
 			Node: z.nodes[k.Node].name, Free: k.Free, StartMs: k.StartMs, ExecMs: k.Est.MedianMs(), UpperMs: finite(k.Est.UpperMs),
-			EvictMs: k.EvictMs, PriceMs: k.PriceMs, MissMs: k.MissMs, CostMs: z.costs[i], Sandbox: k.Sandbox.String(), Missing: k.MissingBytes, Estimate: k.Est.Source.String(),
+			EvictMs: k.EvictMs + k.PushMs, PriceMs: k.PriceMs, MissMs: k.MissMs, CostMs: z.costs[i], Sandbox: k.Sandbox.String(), Missing: k.MissingBytes, Estimate: k.Est.Source.String(),
 		})
 		d.Candidates[len(d.Candidates)-1].expected(k)
 	}
@@ -386,6 +386,9 @@ func (d *Decision) Explain() string {
 		b.WriteString("The zone did not take it.\n")
 	case d.Clause == "":
 		b.WriteString("Nothing was decided about it, or what was is no longer kept.\n")
+	case d.Kind == api.DecisionDelayed.String() && d.Clause == policy.ClauseMemory.String() && now != nil:
+		fmt.Fprintf(&b, "It was held back: memory is short, and a new sandbox on %s pushes out others, at a cost of %.1f ms to their calls.\n", now.words(), now.EvictMs)
+		fmt.Fprintf(&b, "It waits until the function's calls have waited for that long together, so that one start serves several; clause %s.\n", d.Clause)
 	case d.Kind == api.DecisionDelayed.String() && now != nil && best != nil:
 		fmt.Fprintf(&b, "It was held back: it could have started at once on %s, for a cost of %.1f ms,\n", now.words(), now.CostMs)
 		fmt.Fprintf(&b, "but %s was predicted to be ready in %.1f ms, for a cost of %.1f ms in all:\n", best.words(), best.StartMs, best.CostMs)

@@ -1,6 +1,8 @@
 package zonesched
 
 import (
+	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -278,5 +280,58 @@ func TestNodeColumnsAreKeptAndMadeAnew(t *testing.T) {
 		if count != step.made {
 			t.Errorf("step %d: columns made %d times, want %d", i, count, step.made)
 		}
+	}
+}
+
+// Of calls that fall back on the same slot, the one that must start first chooses first when it is lost, whichever came first.
+func TestEarliestStartHasTheFirstClaim(t *testing.T) {
+	b := newBed(t, nil)
+	off, _ := b.z.Function("t/f")
+	off.Name, off.DelayOff = "off", true
+	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{off}})
+	b.node("warm", 1, 1)
+	b.node("cold", 1, 0)
+	b.invoke("i1", "f")
+	b.ran("i1", "warm")
+	within := func(d time.Duration) func(*api.Invocation) {
+		return func(inv *api.Invocation) { inv.BudgetMs = d.Milliseconds() }
+	}
+	b.invoke("any time", "f")
+	b.invoke("later", "deadline", within(4*time.Second))
+	b.invoke("sooner", "deadline", within(3*time.Second))
+	b.invoke("takes it", "off")
+	b.ran("takes it", "cold")
+	var order []string
+	for _, a := range b.acts {
+		if a.Kind == ActWake && a.ID != "takes it" {
+			order = append(order, a.ID)
+		}
+	}
+	if want := []string{"sooner", "later", "any time"}; !slices.Equal(order, want) {
+		t.Errorf("they decide anew in the order %v, want %v", order, want)
+	}
+}
+
+// The margin before a deadline is what all but one in a hundred of the last dispatches needed.
+func TestTail(t *testing.T) {
+	var l tail
+	for range 3 {
+		l.add(5)
+	}
+	if l.v != 5 {
+		t.Errorf("of three: %v", l.v)
+	}
+	l.add(math.NaN())
+	for i := range 2000 {
+		l.add(float64(i%100) + 1)
+	}
+	if l.v < 98 || l.v > 100 {
+		t.Errorf("99th percentile of 1-100: %v", l.v)
+	}
+	for range 300 {
+		l.add(1)
+	}
+	if l.v != 1 {
+		t.Errorf("what is long past still counts: %v", l.v)
 	}
 }

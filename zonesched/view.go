@@ -76,11 +76,11 @@ type FunctionLoad struct {
 }
 
 // FunctionLoads returns at most limit functions with traffic, in order of name.
-func (z *Zone) FunctionLoads(limit int) []FunctionLoad {
+func (z *Zone) FunctionLoads(now time.Time, limit int) []FunctionLoad {
 	var out []FunctionLoad
 	for _, id := range sortedKeys(z.fns) {
 		if f := z.fns[id]; f.runMs.n > 0 && len(out) < limit {
-			out = append(out, FunctionLoad{Function: id, RatePerS: f.rate, MeanMs: f.runMs.v})
+			out = append(out, FunctionLoad{Function: id, RatePerS: f.rate(now), MeanMs: f.runMs.v})
 		}
 	}
 	return out

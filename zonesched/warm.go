@@ -101,8 +101,7 @@ func (z *Zone) warmPlace(now time.Time, f *function) *node {
 		if s := &n.profile.sums; !n.usable(now) || n.free() <= 0 || s.warming+1 > s.free-1 {
 			return
 		}
-		v, enough := n.victim(f.spec.MemoryMB, nil)
-		if !enough || v != nil && z.asked(v) {
+		if out, _, enough := z.victims(now, n, f.spec.MemoryMB); !enough || slices.ContainsFunc(out, (*holding).asked) {
 			return
 		}
 		has := 0
@@ -131,10 +130,7 @@ func (z *Zone) warmPlace(now time.Time, f *function) *node {
 }
 
 // asked reports whether a function's sandboxes are asked for.
-func (z *Zone) asked(h *holding) bool {
-	f := z.byKey[h.key]
-	return f != nil && f.spec.MinWarm > 0
-}
+func (h *holding) asked() bool { return h.fn != nil && h.fn.spec.MinWarm > 0 }
 
 // warmed takes the end of a prewarming. What fails is tried again more and more seldom.
 func (z *Zone) warmed(now time.Time, p prewarming, ok bool) {

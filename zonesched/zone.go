@@ -12,6 +12,7 @@ import (
 	"hash/fnv"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/rubato-faas/rubato/api"
@@ -129,7 +130,6 @@ type Zone struct {
 	epoch    api.Epoch
 
 	fns   map[string]*function // by "tenant/name"
-	byKey map[string]*function // the same, by Function.Key of the current version
 	nodes []*node              // live and lost, in order of first report
 	// The indices of index.go.
 	holdings map[string]*holding
@@ -160,7 +160,7 @@ type Zone struct {
 	ring     ring
 	counters Counters
 	linkMs   ewma // dispatch overhead of the zone, ms
-	linkDev  ewma
+	linkP99  tail // its 99th percentile
 	comeback ewma // share of evicted objects that come back soon
 	helloAt  time.Time
 	ledAt    time.Time // since when it leads
@@ -182,6 +182,7 @@ type Zone struct {
 	req        api.Request
 	pc         policy.Call
 	redo       []*call
+	out        []*holding // of victims
 }
 
 // New makes a zone without nodes, functions or model.
@@ -203,9 +204,9 @@ func New(cfg Config) (*Zone, error) {
 	n := 2 * cfg.Candidates
 	return &Zone{
 		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule, fallback: fallback, guard: newGuard(), profiles: []*profile{{largest: -1}},
-		fns: map[string]*function{}, byKey: map[string]*function{}, holdings: map[string]*holding{}, objects: map[uint64][]*node{}, prewarms: map[string]prewarming{}, byName: map[string]*node{}, calls: map[string]*call{}, tenants: map[string]*usage{},
+		fns: map[string]*function{}, holdings: map[string]*holding{}, objects: map[uint64][]*node{}, prewarms: map[string]prewarming{}, byName: map[string]*node{}, calls: map[string]*call{}, tenants: map[string]*usage{},
 		grantsIn: map[string]*grantIn{}, given: map[string]*grantOut{}, ring: newRing(cfg.Records),
-		linkMs: ewma{w: .05, v: 1}, linkDev: ewma{w: .05, v: .5}, comeback: ewma{w: .1, v: .5, n: 2},
+		linkMs: ewma{w: .05, v: 1}, linkP99: tail{v: 2.5}, comeback: ewma{w: .1, v: .5, n: 2},
 		cands: make([]policy.Candidate, 0, n), feats: make([]api.Candidate, 0, n), ests: make([]api.Estimate, n),
 		picked: make([]picked, 0, cfg.Candidates), wanted: make([]int32, 0, cfg.Candidates),
 	}, nil
@@ -314,7 +315,7 @@ type function struct {
 	errEW  ewma // |ln(measured/predicted)|
 	runMs  ewma
 	coldMs ewma // cost of a start that was not warm
-	rate   float64
+	prepMs ewma // the same, of what was prepared
 	gapMs  ewma // between arrivals
 	lastAt time.Time
 
@@ -329,16 +330,18 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 		spec := ev.Functions[i]
 		f := z.fns[spec.ID()]
 		if f == nil {
-			f = &function{id: spec.ID(), errEW: ewma{w: .1, v: .2}, runMs: ewma{w: .1}, coldMs: ewma{w: .2}, gapMs: ewma{w: .1}}
+			f = &function{id: spec.ID(), errEW: ewma{w: .1, v: .2}, runMs: ewma{w: .1}, coldMs: ewma{w: .2}, prepMs: ewma{w: .2}, gapMs: ewma{w: .1}}
 			z.fns[f.id] = f
 		}
 		if f.spec == nil || f.spec.Version < spec.Version {
 			changed := f.spec == nil || !f.spec.Needs.Equal(&spec.Needs)
-			delete(z.byKey, f.key)
 			old := f.h
+			if old != nil {
+				old.fn = nil
+			}
 			f.spec, f.key = &spec, spec.Key()
 			f.hash, f.h = hashOf(f.key), z.holdingOf(f.key)
-			z.byKey[f.key] = f
+			f.h.fn = f
 			if old != nil {
 				z.release(old)
 			}
@@ -354,7 +357,7 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 	}
 	for _, id := range ev.Deleted {
 		if f := z.fns[id]; f != nil {
-			delete(z.byKey, f.key)
+			f.h.fn = nil
 			z.release(f.h)
 		}
 		delete(z.fns, id)
@@ -382,6 +385,27 @@ func hashOf(s string) uint64 {
 	h := fnv.New64a()
 	h.Write([]byte(s))
 	return h.Sum64()
+}
+
+// tail is the 99th percentile of the last values, found anew now and then.
+type tail struct {
+	v    float64
+	ring [256]float64
+	n    int
+}
+
+func (l *tail) add(x float64) {
+	if math.IsNaN(x) || math.IsInf(x, 0) {
+		return
+	}
+	l.ring[l.n%len(l.ring)] = x
+	if l.n++; l.n > 16 && l.n%16 > 0 {
+		return // sorting costs some microseconds
+	}
+	have := l.ring // a copy
+	seen := have[:min(l.n, len(have))]
+	slices.Sort(seen)
+	l.v = seen[(len(seen)*99-1)/100]
 }
 
 // ewma is an exponentially weighted mean with weight w, a plain one for the first 1/w updates: with a fixed weight from the

@@ -29,7 +29,13 @@ type Run struct {
 	Prewarm bool `msgpack:"pw,omitempty"`
 	// KeepMs is how long the sandbox is worth keeping once it is idle; the node may drop it earlier. 0: as long as it likes.
 	KeepMs int64 `msgpack:"ka,omitempty"`
+	// Evict names functions (Function.Key) whose idle sandboxes, one for each entry, go first if memory is short: the zone knows
+	// better than the node which will be missed. Without it, and for what it does not suffice, the longest idle one goes.
+	Evict []string `msgpack:"ev,omitempty"`
 }
+
+// MaxEvict bounds Run.Evict; a node ignores what is beyond.
+const MaxEvict = 64
 
 // SandboxReport is what a node holds of one function version.
 type SandboxReport struct {

@@ -340,7 +340,7 @@ func genCall(t *rapid.T, nodes int) Call {
 		WaitedMs: rapid.SampledFrom([]float64{0, 50, 150, 250, 3000}).Draw(t, "waited"), ErrEW: rapid.Float64Range(0, 2).Draw(t, "err"),
 		DeadlineMs: rapid.SampledFrom([]float64{math.Inf(1), -5, 100, 10000}).Draw(t, "deadline"), MarginMs: 3,
 		DelayOff: rapid.Bool().Draw(t, "delay_off"), FnHash: rapid.Uint64().Draw(t, "function"),
-		Hope: int32(rapid.IntRange(-1, nodes-1).Draw(t, "hope")), Alike: rapid.IntRange(1, 3).Draw(t, "alike"), Warming: rapid.IntRange(0, 3).Draw(t, "warming"),
+		Hope: int32(rapid.IntRange(-1, nodes-1).Draw(t, "hope")), Alike: rapid.IntRange(1, 3).Draw(t, "alike"), OwedMs: rapid.Float64Range(0, 200).Draw(t, "owed"), Warming: rapid.IntRange(0, 3).Draw(t, "warming"),
 		Load: Load{Nodes: nodes, Slots: slots, Free: rapid.IntRange(0, slots).Draw(t, "free"), Waiting: rapid.IntRange(0, 9).Draw(t, "waiting")},
 	}
 }
@@ -380,7 +380,7 @@ func check(ch Choice, cands []Candidate) error {
 		return fmt.Errorf("verb %d although no slot is free", ch.Verb)
 	case ch.Verb == Run && !cands[ch.Take].Free:
 		return fmt.Errorf("runs where no slot is free")
-	case ch.Verb == Delay && (cands[ch.Take].Free || ch.Now < 0 || !cands[ch.Now].Free):
+	case ch.Verb == Delay && (cands[ch.Take].Free != (ch.Clause == ClauseMemory) || ch.Now < 0 || !cands[ch.Now].Free):
 		return fmt.Errorf("delays for %d, now %d", ch.Take, ch.Now)
 	case ch.Verb == Delay && !(ch.WakeMs >= minWakeMs):
 		return fmt.Errorf("wakes in %v", ch.WakeMs)

@@ -28,8 +28,8 @@ type Candidate struct {
 	StartMs float64
 	// LinkMs is the dispatch round trip, without fetching.
 	LinkMs float64
-	// EvictMs prices the sandbox that a new one would push out.
-	EvictMs float64
+	// EvictMs prices the sandboxes that a new one would push out, PushMs the objects that a fetch would.
+	EvictMs, PushMs float64
 	// PriceMs is what the owner's price weight makes of the time on this node, MissMs what the miss weight makes of the chance of a
 	// miss there; 0 without weights.
 	PriceMs, MissMs float64
@@ -61,7 +61,7 @@ func (c *Candidate) CostMs() float64 {
 }
 
 // ExtraMs is the part of the cost that the call itself does not wait for.
-func (c *Candidate) ExtraMs() float64 { return c.EvictMs + c.PriceMs + c.MissMs }
+func (c *Candidate) ExtraMs() float64 { return c.EvictMs + c.PushMs + c.PriceMs + c.MissMs }
 
 // affinityGain is the share of its execution that a call is taken to gain where its caller's hint points.
 const affinityGain = .1
@@ -84,6 +84,8 @@ type Call struct {
 	// without a call; ColdMs what bringing one up takes (0: not known, or nothing on the node whose slot is offered).
 	Alike, Warming int
 	ColdMs         float64
+	// OwedMs is how long these calls have waited, all together.
+	OwedMs float64
 	// AgeTurn: the slot that is offered may go by age alone.
 	AgeTurn bool
 	// Hope is the node that a waiting call hopes for, -1 for none.
@@ -142,6 +144,7 @@ const (
 	ClausePredicted
 	ClauseLate
 	ClauseHedge
+	ClauseMemory
 	numClauses
 )
 
@@ -150,7 +153,7 @@ var clauseNames = [numClauses]string{
 	"delay_max", "deadline_too_close", "no_free_slot", "delay_off", "explore", "round_robin", "least_loaded",
 	"local", "wait_for_local", "slot_freed", "random", "home_node", "next_on_ring", "pulled_by_idle", "packed", "bound_to_node",
 	"warm_is_free", "wait_for_warm", "cold_is_sooner", "gain_predicted",
-	"late_everywhere", "hedge",
+	"late_everywhere", "hedge", "memory_is_short",
 }
 
 func (c Clause) String() string {

@@ -126,8 +126,8 @@ func TestSecondStarts(t *testing.T) {
 			t.Errorf("%s: verb %d take %d, want %d", name, ch.Verb, ch.Take, c.verb)
 		}
 		call.ColdMs, call.Alike, call.Slots, call.Free = 100, 1, 10, 5
-		if ch := p.Decide(&call, []Candidate{cold, cand(1, c.startMs, 10, 20)}, rng()); ch.Prewarm != (name == "behind the first it ends sooner") {
-			t.Errorf("%s: prewarm %v", name, ch.Prewarm)
+		if ch := p.Decide(&call, []Candidate{cold, cand(1, c.startMs, 10, 20)}, rng()); ch.Prewarm {
+			t.Errorf("%s: a second one is brought up ahead", name)
 		}
 		if ok, _ := p.Admit(&call, &cold, c.startMs+10, 10); ok != (c.verb == Run) {
 			t.Errorf("%s: a freed slot begins a second start: %v", name, ok)
@@ -192,6 +192,51 @@ func genCandidate(t *rapid.T, i int) Candidate {
 	return c
 }
 
+// Where a new sandbox pushes out those of others, calls of its function wait until that is paid for, within their deadlines.
+func TestMemoryIsPaidFor(t *testing.T) {
+	inf := math.Inf(1)
+	dear := func(evict float64) Candidate {
+		k := cand(0, 0, 1000, 1500)
+		k.Sandbox, k.EvictMs = prepared, evict
+		return k
+	}
+	for name, c := range map[string]struct {
+		call  Call
+		evict float64
+		verb  Verb
+		wake  float64
+	}{
+		"nothing is pushed out":          {Call{DeadlineMs: inf, Alike: 1}, 0, Run, 0},
+		"less than errors can fake":      {Call{DeadlineMs: inf, Alike: 1}, 104, Run, 0},
+		"the first call waits":           {Call{DeadlineMs: inf, Alike: 1}, 800, Delay, 800},
+		"four pay four times as fast":    {Call{DeadlineMs: inf, Alike: 4, OwedMs: 400}, 800, Delay, 100},
+		"it is paid for":                 {Call{DeadlineMs: inf, Alike: 4, OwedMs: 800}, 800, Run, 0},
+		"not beyond DelayMax":            {Call{DeadlineMs: inf, Alike: 1, WaitedMs: 1900, OwedMs: 1900}, 5000, Delay, 100},
+		"DelayMax is over":               {Call{DeadlineMs: inf, Alike: 1, WaitedMs: 2000, OwedMs: 2000}, 5000, Run, 0},
+		"not beyond its latest start":    {Call{DeadlineMs: 1700, MarginMs: 20, Alike: 1}, 800, Delay, 180},
+		"its latest start has passed":    {Call{DeadlineMs: 1500, MarginMs: 20, Alike: 1}, 800, Run, 0},
+		"its owner wants no waiting":     {Call{DeadlineMs: inf, Alike: 1, DelayOff: true}, 800, Run, 0},
+		"a call that waits elsewhere":    {Call{DeadlineMs: inf, Alike: 2, OwedMs: 700, WaitedMs: 100}, 800, Delay, 50},
+		"less than the shortest wake":    {Call{DeadlineMs: inf, Alike: 8, OwedMs: 799}, 800, Delay, minWakeMs},
+		"waiting as little as it can be": {Call{DeadlineMs: inf, Alike: 1, OwedMs: 799.5, WaitedMs: 799.5}, 800, Delay, minWakeMs},
+	} {
+		p := &Rubato{cfg: Config{DelayMax: 2 * time.Second}}
+		k := dear(c.evict)
+		ch := p.Decide(&c.call, []Candidate{k}, rng())
+		if ch.Verb != c.verb || ch.Verb == Delay && (ch.Clause != ClauseMemory || ch.Take != 0 || math.Abs(ch.WakeMs-c.wake) > 1e-9) {
+			t.Errorf("%s: verb %d clause %v take %d wake %v", name, ch.Verb, ch.Clause, ch.Take, ch.WakeMs)
+		}
+		if ok, _ := p.Admit(&c.call, &k, inf, inf); ok != (c.verb == Run) {
+			t.Errorf("%s: takes a freed slot: %v", name, ok)
+		}
+	}
+	k := dear(800)
+	k.Sandbox = warm
+	if ch := (&Rubato{cfg: Config{DelayMax: 2 * time.Second}}).Decide(&Call{DeadlineMs: inf, Alike: 1}, []Candidate{k}, rng()); ch.Verb != Run {
+		t.Errorf("a warm sandbox pushes out nothing: verb %d", ch.Verb)
+	}
+}
+
 // Properties: what runs is free; what is delayed gains more than the threshold, has a free fallback and waits within
 // its bounds.
 func TestRubatoProperties(t *testing.T) {
@@ -207,6 +252,7 @@ func TestRubatoProperties(t *testing.T) {
 			WaitedMs: rapid.Float64Range(0, 3000).Draw(t, "waited"), ErrEW: rapid.Float64Range(0, 2).Draw(t, "err"),
 			DeadlineMs: rapid.SampledFrom([]float64{math.Inf(1), -5, 100, 10000}).Draw(t, "deadline"), MarginMs: 3,
 		}
+		c.OwedMs = c.WaitedMs + rapid.Float64Range(0, 200).Draw(t, "owed")
 		ch := p.Decide(&c, cs, rng())
 		free := false
 		for i := range cs {
@@ -218,7 +264,12 @@ func TestRubatoProperties(t *testing.T) {
 				t.Fatal("runs on a node without a free slot")
 			}
 		case Delay:
-			if gain := cs[ch.Now].CostMs() - cs[ch.Take].CostMs(); !cs[ch.Now].Free || gain <= threshold(c.ErrEW, cs[ch.Now].Est.MedianMs()) {
+			if ch.Clause == ClauseMemory {
+				k := &cs[ch.Take]
+				if ch.Take != ch.Now || !k.Free || k.Sandbox == warm || k.EvictMs <= c.OwedMs || !math.IsInf(c.DeadlineMs, 1) && ch.WakeMs > c.DeadlineMs-k.LinkMs-k.Est.UpperMs {
+					t.Fatalf("waits for %+v and %v ms since memory is short, though its calls have waited for %v", *k, ch.WakeMs, c.OwedMs)
+				}
+			} else if gain := cs[ch.Now].CostMs() - cs[ch.Take].CostMs(); !cs[ch.Now].Free || gain <= threshold(c.ErrEW, cs[ch.Now].Est.MedianMs()) {
 				t.Fatalf("delays for a gain of %v", gain)
 			}
 			if c.WaitedMs >= 2000 || ch.WakeMs < minWakeMs || ch.WakeMs > math.Max(2000-c.WaitedMs, minWakeMs) {

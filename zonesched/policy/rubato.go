@@ -70,6 +70,13 @@ func (p *Rubato) Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice {
 		best = behind(cands, best)
 	}
 	ch := p.choose(c, cands, now, best)
+	if k := &cands[ch.Take]; ch.Verb == Run && p.owes(c, k) {
+		if c.DelayOff {
+			ch.Clause = ClauseDelayOff
+			return ch
+		}
+		return Choice{Verb: Delay, Clause: ClauseMemory, Take: ch.Take, Now: ch.Take, WakeMs: p.paidIn(c, k), ThresholdMs: ch.ThresholdMs, Propensity: 1}
+	}
 	if ch.Verb == Run && p.cfg.Explore > 0 {
 		p.explore(c, cands, &ch, rng)
 	}
@@ -84,12 +91,10 @@ func (p *Rubato) choose(c *Call, cands []Candidate, now, best int) Choice {
 		return run
 	}
 	run.ThresholdMs = threshold(c.ErrEW, n.Est.MedianMs())
-	even := false // it is a second start that is not wanted, with the call or before it
 	if n.UnderWay && b.Sandbox == api.SandboxWarm {
 		// Both wait for a start of the same kind, and the one under way is ahead by what it has run: however wrong its
 		// estimate is, the difference is not.
 		run.ThresholdMs = thresholdBaseMs - evenStart(n)
-		even = n.CostMs()-b.CostMs() <= thresholdBaseMs
 	}
 	delayMaxMs := ms(p.cfg.DelayMax)
 	switch {
@@ -103,7 +108,7 @@ func (p *Rubato) choose(c *Call, cands []Candidate, now, best int) Choice {
 		run.Clause = ClauseDelayMax
 		return run
 	}
-	latest := c.DeadlineMs - n.LinkMs - n.Est.UpperMs - c.MarginMs
+	latest := LatestStart(c, n)
 	clause, ok := delayClause(c, n, b, latest)
 	if !ok {
 		run.Clause = ClauseDeadlineClose
@@ -115,8 +120,31 @@ func (p *Rubato) choose(c *Call, cands []Candidate, now, best int) Choice {
 	}
 	return Choice{
 		Verb: Delay, Clause: clause, Take: best, Now: now, WakeMs: math.Max(wake, minWakeMs), ThresholdMs: run.ThresholdMs, Propensity: 1,
-		Prewarm: n.Sandbox != api.SandboxWarm && !even && prewarm(c, b.StartMs),
+		Prewarm: n.Sandbox != api.SandboxWarm && !n.UnderWay && prewarm(c, n, b.StartMs),
 	}
+}
+
+// owes says that the call should wait before it starts a sandbox that pushes out those of others: until the function's waiting calls
+// have waited, all together, for as long as that costs the others. As with rented skis: whoever comes meanwhile shares the start, which
+// never costs more than twice what it had to. Where every call took memory at once, each start made another one necessary, and a zone
+// with room for one sandbox of each function was busy with starts at a load of .2. Not where it costs less than what errors can fake,
+// nor beyond DelayMax or the latest safe start.
+func (p *Rubato) owes(c *Call, k *Candidate) bool {
+	return k.Sandbox != api.SandboxWarm && k.EvictMs > math.Max(c.OwedMs, threshold(c.ErrEW, k.Est.MedianMs())) && c.WaitedMs < ms(p.cfg.DelayMax) && LatestStart(c, k) > minWakeMs
+}
+
+// paidIn is when it will not owe any more, or may not wait any longer.
+func (p *Rubato) paidIn(c *Call, k *Candidate) float64 {
+	paid := (k.EvictMs - c.OwedMs) / float64(max(c.Alike, 1))
+	return math.Max(math.Min(math.Min(paid, ms(p.cfg.DelayMax)-c.WaitedMs), LatestStart(c, k)), minWakeMs)
+}
+
+// LatestStart is when, from now, the call must start on k to meet its deadline for all that is known; +Inf without a deadline.
+func LatestStart(c *Call, k *Candidate) float64 {
+	if math.IsInf(c.DeadlineMs, 1) {
+		return c.DeadlineMs
+	}
+	return c.DeadlineMs - k.LinkMs - k.Est.UpperMs - c.MarginMs
 }
 
 // evenStart is how much more a wait for a start under way may be predicted to cost than a second start and still be preferred: about
@@ -137,8 +165,8 @@ func behind(cands []Candidate, best int) int {
 // prewarm says whether a sandbox should be brought up while calls of the function wait (the idea is CIDRE's, Liu et al.,
 // ASPLOS 2025): only with slots to spare, for no more sandboxes than calls, and when what waits adds up to a good part of a
 // cold start.
-func prewarm(c *Call, startMs float64) bool {
-	return c.ColdMs > 0 && spareSlots*c.Free >= c.Slots && c.Warming < c.Alike && float64(c.Alike)*startMs > prewarmShare*c.ColdMs
+func prewarm(c *Call, n *Candidate, startMs float64) bool {
+	return c.ColdMs > 0 && spareSlots*c.Free >= c.Slots && c.Warming < c.Alike && float64(c.Alike)*startMs > prewarmShare*c.ColdMs+n.EvictMs
 }
 
 // delayClause finds the reason that lets a gainful wait happen. The last two matter: "the latest safe start must lie
@@ -193,8 +221,11 @@ func (p *Rubato) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64
 	med := cand.Est.MedianMs()
 	slack := threshold(c.ErrEW, med)
 	// Who waits alike shares the cold start.
-	ea := math.Max(med-c.ColdMs+c.ColdMs/float64(min(max(c.Alike, 1), sharedCold))+cand.EvictMs, .01)
+	ea := math.Max(med-c.ColdMs+c.ColdMs/float64(min(max(c.Alike, 1), sharedCold))+cand.EvictMs+cand.PushMs, .01)
 	index := (c.WaitedMs + ea) / ea
+	if !c.DelayOff && p.owes(c, cand) {
+		return false, index
+	}
 	if c.Saturated() {
 		// Nothing that has to be fetched or brought up may push out what would run at once: else a zone that is full spends its
 		// slots on cold starts, which keep it full. Nobody starves: the oldest have one slot in a few.

@@ -181,7 +181,7 @@ func (d *Daemon) sendDigest() {
 		Slots: l.Slots, Busy: l.Busy, Queued: l.Queued, Delayed: l.Delayed,
 		Policy: d.core.PolicyName(), Mode: d.core.Mode().String(), Guarded: d.core.Guard().Stopped,
 	}
-	for _, f := range d.core.FunctionLoads(api.MaxDigestClasses) {
+	for _, f := range d.core.FunctionLoads(time.Now(), api.MaxDigestClasses) {
 		g.Classes = append(g.Classes, api.ClassLoad{Class: f.Function, RatePerS: f.RatePerS, MeanMs: f.MeanMs})
 	}
 	d.send(wire.SubjectDigest, &g)
