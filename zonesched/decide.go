@@ -284,6 +284,7 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node, sb *sandboxes) {
 			start += float64(r-len(times)+1) * math.Max(c.fn.runMs.v, 1) / float64(len(times))
 		}
 		z.add(now, n, c, math.Max(start, .1), api.SandboxWarm, 0)
+		z.cands[len(z.cands)-1].Coming = !slices.ContainsFunc(n.running, func(r *running) bool { return r.h == c.fn.h && !r.cold })
 	}
 }
 

@@ -43,6 +43,8 @@ type Candidate struct {
 	Cores float64
 	// UnderWay: what is said of the start rests on one of the same function that runs now, and is as uncertain as that.
 	UnderWay bool
+	// Coming: the sandbox here is one that is being brought up.
+	Coming bool
 	// Affine: the caller's hint names this node (see zonesched/affinity.go).
 	Affine bool
 	Est    api.Estimate
@@ -145,6 +147,7 @@ const (
 	ClauseLate
 	ClauseHedge
 	ClauseMemory
+	ClauseComing
 	numClauses
 )
 
@@ -153,7 +156,7 @@ var clauseNames = [numClauses]string{
 	"delay_max", "deadline_too_close", "no_free_slot", "delay_off", "explore", "round_robin", "least_loaded",
 	"local", "wait_for_local", "slot_freed", "random", "home_node", "next_on_ring", "pulled_by_idle", "packed", "bound_to_node",
 	"warm_is_free", "wait_for_warm", "cold_is_sooner", "gain_predicted",
-	"late_everywhere", "hedge", "memory_is_short",
+	"late_everywhere", "hedge", "memory_is_short", "start_under_way",
 }
 
 func (c Clause) String() string {

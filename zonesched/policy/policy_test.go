@@ -129,6 +129,18 @@ func TestSecondStarts(t *testing.T) {
 		if ch := p.Decide(&call, []Candidate{cold, cand(1, c.startMs, 10, 20)}, rng()); ch.Prewarm {
 			t.Errorf("%s: a second one is brought up ahead", name)
 		}
+		// Under a deadline and without a bound: a second start does not end before the first, but of a busy sandbox nothing is known.
+		due := unbound()
+		due.DeadlineMs = 5000
+		unsure, coming := cold, cand(1, c.startMs, 10, math.Inf(1))
+		unsure.Est.UpperMs = math.Inf(1)
+		if ch := p.Decide(&due, []Candidate{unsure, coming}, rng()); ch.Verb != Run {
+			t.Errorf("%s: waits for a busy sandbox without a bound", name)
+		}
+		coming.Coming = true
+		if ch := p.Decide(&due, []Candidate{unsure, coming}, rng()); ch.Verb != c.verb || ch.Verb == Delay && ch.Clause != ClauseComing {
+			t.Errorf("%s, under a deadline: verb %d, %v", name, ch.Verb, ch.Clause)
+		}
 		if ok, _ := p.Admit(&call, &cold, c.startMs+10, 10); ok != (c.verb == Run) {
 			t.Errorf("%s: a freed slot begins a second start: %v", name, ok)
 		}

@@ -170,13 +170,17 @@ func prewarm(c *Call, n *Candidate, startMs float64) bool {
 }
 
 // delayClause finds the reason that lets a gainful wait happen. The last two matter: "the latest safe start must lie
-// ahead", taken to the letter, would force calls that will miss anyway into cold starts.
+// ahead", taken to the letter, would force calls that will miss anyway into cold starts. Without a bound nothing is known of either
+// side of a deadline, but for one thing: a second start of the same kind does not end before the one under way, whatever they take.
 func delayClause(c *Call, n, b *Candidate, latest float64) (Clause, bool) {
 	if math.IsInf(c.DeadlineMs, 1) {
 		return ClauseNoDeadline, true
 	}
 	if latest > minWakeMs && b.StartMs+b.LinkMs+b.Est.UpperMs <= c.DeadlineMs {
 		return ClauseSafeWait, true
+	}
+	if n.UnderWay && b.Coming && math.IsInf(n.Est.UpperMs, 1) {
+		return ClauseComing, true
 	}
 	missNow, missBest := MissProb(n, c.DeadlineMs), MissProb(b, c.DeadlineMs)
 	switch {
