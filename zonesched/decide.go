@@ -251,15 +251,15 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node, sb *sandboxes) {
 	at := api.SandboxNone
 	idle, busy := 0, 0
 	if sb != nil {
-		at, idle, busy = sb.state, sb.idle, sb.busy
-		if busy > 0 {
-			at = max(at, api.SandboxFetched) // the artifact is there, or on its way for another call
-		}
+		at, idle, busy = sb.reached(), sb.idle, sb.busy
 	}
 	evictMs, room := 0.0, true
 	if idle > 0 {
 		at = api.SandboxWarm
 	} else {
+		if at < api.SandboxPrepared {
+			at = max(at, n.prepared(c.fn.h))
+		}
 		_, evictMs, room = z.victims(now, n, c.fn.spec.MemoryMB)
 	}
 	if n.free() > 0 && room {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/zonesched/policy"
 )
 
@@ -20,6 +21,7 @@ type holding struct {
 	idle  int          // warm sandboxes, in all
 	refs  int          // calls that run
 	loss  loss         // of its next idle sandbox
+	art   uint64       // hash of its artifact's digest; 0 when it was never in the catalogue
 	// starting are its cold starts that run now.
 	starting []*running
 }
@@ -56,6 +58,29 @@ func (n *node) sandbox(h *holding) *sandboxes {
 		}
 	}
 	return nil
+}
+
+// prepared is how far the node has come with h's artifact for other functions, or versions, that are made of it too: what is fetched
+// and prepared once serves all of them.
+func (n *node) prepared(h *holding) api.SandboxState {
+	at := api.SandboxNone
+	for i := range n.slotOf {
+		if x := &n.slotOf[i]; x.h.art == h.art && x.h != h && h.art != 0 {
+			at = max(at, x.box.reached())
+		}
+	}
+	return at
+}
+
+// reached is how far the sandbox's artifact has come, whatever its state says: a busy one may still fetch it.
+func (s *sandboxes) reached() api.SandboxState {
+	switch {
+	case s.idle > 0:
+		return api.SandboxPrepared
+	case s.busy > 0:
+		return max(s.state, api.SandboxFetched)
+	}
+	return s.state
 }
 
 // sandboxFor is sandbox, made when absent.

@@ -568,3 +568,25 @@ func TestWhatIsPushedOut(t *testing.T) {
 		t.Errorf("%d MB in use, %d of twice, %d of asked", n.memUsed, b.z.fns["t/twice"].h.idle, b.z.fns["t/asked"].h.idle)
 	}
 }
+
+// What a node has prepared for one function serves all that are made of the same artifact: others, and new versions.
+func TestArtifactsAreShared(t *testing.T) {
+	b := newBed(t, nil)
+	for i := range 8 {
+		b.node(fmt.Sprint("n", i), 1, i/7) // n7 has a sandbox of f
+	}
+	again, _ := b.z.Function("t/f")
+	again.Name = "again"
+	other := again
+	other.Name, other.Artifact = "other", strings.Repeat("b", 64)
+	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{again, other}})
+	b.invoke("i1", "again")
+	b.ran("i1", "n7")
+	if got := find(b.acts, ActRun, "i1").Run.Echo.Sandbox; got != api.SandboxPrepared {
+		t.Errorf("the node is taken for %v", got)
+	}
+	b.invoke("i2", "other")
+	if got := find(b.acts, ActRun, "i2").Run.Echo.Sandbox; got != api.SandboxNone {
+		t.Errorf("another artifact's node is taken for %v", got)
+	}
+}

@@ -97,6 +97,9 @@ func (p *player) line(line string) {
 	case "function":
 		f, _ := p.z.Function("t/f")
 		f.Name, f.Version, f.DelayOff, f.Needs = w[1], uint64(num(2)), slices.Contains(w, "off"), labelsOf(w[3:])
+		if f.Name != "f" {
+			f.Artifact = strings.Repeat(f.Name, 64)[:64] // one of its own
+		}
 		fmt.Sscan(value(w, "min_warm="), &f.MinWarm) //nolint:errcheck // none is 0
 		p.tell(p.step(&Event{Kind: EvFunctions, Functions: []api.Function{f}}))
 	case "delete":

@@ -341,7 +341,7 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 			}
 			f.spec, f.key = &spec, spec.Key()
 			f.hash, f.h = hashOf(f.key), z.holdingOf(f.key)
-			f.h.fn = f
+			f.h.fn, f.h.art = f, hashOf(spec.Artifact)
 			if old != nil {
 				z.release(old)
 			}
