@@ -208,12 +208,13 @@ func (z *Zone) estimate(now time.Time, c *call) {
 // startUnderWayMs is what the function's cold starts that run now say of another one: it will take as long as the
 // longest of them, which has not ended yet. 0 when none runs. Without this evidence every call of a function that
 // nobody knew yet began a cold start of its own, and all of them took the longer for it: eight compilations of one
-// module at once, five seconds each instead of one. A call that has run for twice what a start takes has its sandbox.
+// module at once, five seconds each instead of one. A call that was sent longer ago than twice what a start takes has
+// its sandbox, whether the zone has heard of it or not.
 func (z *Zone) startUnderWayMs(now time.Time, f *function) float64 {
 	longest := 0.0
 	for _, r := range f.h.starting {
 		e := math.Max(z.ranMs(now, r), 0)
-		if f.coldMs.n == 0 || e < r.fetchMs+2*f.coldMs.v {
+		if f.coldMs.n == 0 || ms(now.Sub(r.start)) < r.fetchMs+2*f.coldMs.v {
 			longest = math.Max(longest, e+remaining(e, r.mu, r.sigma))
 		}
 	}

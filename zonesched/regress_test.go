@@ -335,3 +335,25 @@ func TestTail(t *testing.T) {
 		t.Errorf("what is long past still counts: %v", l.v)
 	}
 }
+
+// Where reports are late by seconds, a start that is older than starts take has ended, though the zone has not heard of it.
+func TestStartsThatMustHaveEnded(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 4, 0)
+	b.invoke("i1", "f")
+	b.ran("i1", "a")
+	f := b.z.fns["t/f"]
+	b.z.linkMs = ewma{w: .05, v: 20_000, n: 100}
+	b.after(3 * time.Second)
+	if got := b.z.startUnderWayMs(b.now, f); got == 0 {
+		t.Error("nothing is known of its starts: this one may still go on")
+	}
+	f.coldMs.add(1000)
+	if got := b.z.startUnderWayMs(b.now, f); got != 0 {
+		t.Errorf("it began 3 s ago, starts take one second: %v ms", got)
+	}
+	b.now = b.now.Add(-2 * time.Second)
+	if got := b.z.startUnderWayMs(b.now, f); got == 0 {
+		t.Error("it began a second ago")
+	}
+}
