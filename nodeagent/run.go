@@ -49,6 +49,9 @@ func (n *Node) accept(now time.Time, m *wire.Run, out []Action) []Action {
 	}
 	out = n.raise(m.Epoch, out)
 	n.seenSeq = max(n.seenSeq, m.Seq)
+	for _, key := range m.Evict[:min(len(m.Evict), wire.MaxEvict)] {
+		n.touched[key] = true // the zone takes them for gone, and hears what has become of them whatever is done with the call
+	}
 	id := m.Call.ID
 	switch {
 	case n.runs[id] != nil:

@@ -42,6 +42,7 @@ type call struct {
 	execBest float64   // predicted execution there, ms, with what the owner's weights make of it
 	planned  float64   // the same as the zone's backlog counts it
 	delaying bool      // a free slot is being declined right now
+	owing    bool      // since memory is short
 	since    time.Time // of the present kind of waiting
 	delayMs  float64
 	queueMs  float64
@@ -471,6 +472,8 @@ func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out [
 			f.coldMs.add(m.InitMs)
 			if m.Start == api.SandboxPrepared {
 				f.prepMs.add(m.InitMs)
+			} else {
+				f.freshMs.add(m.InitMs)
 			}
 		}
 	}
@@ -498,7 +501,7 @@ func (z *Zone) policyCall(now time.Time, c *call, hope *node) policy.Call {
 		MarginMs: 2 + z.linkP99.v, Alike: c.fn.alike(), OwedMs: c.fn.owedMs(now), Warming: c.fn.h.warming(), FnHash: c.fn.hash, Affinity: c.affinity, Hope: -1, Load: z.load(),
 	}
 	if must, _ := z.mustRun(c); must {
-		p.DelayOff = true
+		p.Stopped = true
 	}
 	if c.fn.coldMs.n > 0 {
 		p.ColdMs = c.fn.coldMs.v

@@ -94,7 +94,7 @@ const maxWait = api.MaxTimeout
 
 // plan writes down what a waiting call hopes for and asks for the wake at which it decides again.
 func (z *Zone) plan(now time.Time, c *call, ch *policy.Choice, out []Action) []Action {
-	c.delaying = ch.Verb == policy.Delay
+	c.delaying, c.owing = ch.Verb == policy.Delay, ch.Clause == policy.ClauseMemory
 	if c.delaying && c.kind != api.DecisionDelayed {
 		c.kind = api.DecisionDelayed
 		z.counters.Delayed++
@@ -112,7 +112,10 @@ func (z *Zone) plan(now time.Time, c *call, ch *policy.Choice, out []Action) []A
 		c.finishAt = now.Add(duration(k.CostMs()))
 	}
 	if ch.Now >= 0 {
-		if c.delaying && ch.Clause != policy.ClauseMemory { // whoever waits for others' sake wins nothing by it
+		switch {
+		case ch.Clause == policy.ClauseMemory: // whoever waits for others' sake wins nothing by it
+			c.wager = wager{}
+		case c.delaying:
 			c.declined(now, &z.cands[ch.Now])
 		}
 		c.fallback = z.nodes[z.cands[ch.Now].Node]
@@ -184,41 +187,52 @@ func (z *Zone) estimate(now time.Time, c *call) {
 			ests[i] = unknown
 		}
 	}
-	underWay := math.NaN() // computed when needed
 	for i := range z.cands {
 		z.cands[i].Est = ests[i]
-		if z.cands[i].Sandbox == api.SandboxWarm {
+		known := ests[i].Source == api.SourceForest
+		if len(c.fn.h.starting) == 0 || z.cands[i].Sandbox == api.SandboxWarm || known && z.cands[i].EvictMs == 0 {
 			continue
 		}
-		if math.IsNaN(underWay) {
-			underWay = z.startUnderWayMs(now, c.fn)
+		from := z.cands[i].Sandbox
+		if known {
+			from = api.SandboxNone // its estimates tell a start from another
 		}
-		switch {
-		case underWay == 0:
-		case ests[i].Source == api.SourceForest:
-			z.cands[i].UnderWay = z.cands[i].EvictMs > 0
-		default:
+		if longest := z.startUnderWayMs(now, c.fn, from); longest > 0 {
 			z.cands[i].UnderWay = true
-			z.cands[i].Est.Mu = math.Max(ests[i].Mu, math.Log(underWay))
+			if !known {
+				z.cands[i].Est.Mu = math.Max(ests[i].Mu, math.Log(longest))
+			}
 		}
 	}
 	z.weigh(now, c)
 }
 
-// startUnderWayMs is what the function's cold starts that run now say of another one: it will take as long as the
-// longest of them, which has not ended yet. 0 when none runs. Without this evidence every call of a function that
-// nobody knew yet began a cold start of its own, and all of them took the longer for it: eight compilations of one
+// startUnderWayMs is what the function's cold starts that run now say of another one from a sandbox's state: it will take as long as
+// the longest of them, which has not ended yet. 0 when none runs that began with as much. Without this evidence every call of a
+// function that nobody knew yet began a cold start of its own, and all of them took the longer for it: eight compilations of one
 // module at once, five seconds each instead of one. A call that was sent longer ago than twice what a start takes has
 // its sandbox, whether the zone has heard of it or not.
-func (z *Zone) startUnderWayMs(now time.Time, f *function) float64 {
+func (z *Zone) startUnderWayMs(now time.Time, f *function, from api.SandboxState) float64 {
 	longest := 0.0
 	for _, r := range f.h.starting {
-		e := math.Max(z.ranMs(now, r), 0)
-		if f.coldMs.n == 0 || ms(now.Sub(r.start)) < r.fetchMs+2*f.coldMs.v {
+		if r.from < from {
+			continue
+		}
+		takes, known := f.startMs(r.from)
+		if !known || ms(now.Sub(r.start)) < r.fetchMs+2*takes {
+			e := math.Max(z.ranMs(now, r), 0)
 			longest = math.Max(longest, e+remaining(e, r.mu, r.sigma))
 		}
 	}
 	return longest
+}
+
+// startMs is what bringing up a sandbox from this state takes; not known until one was, from there or with more to do.
+func (f *function) startMs(from api.SandboxState) (takesMs float64, known bool) {
+	if from == api.SandboxPrepared && f.prepMs.n > 0 {
+		return f.prepMs.v, true
+	}
+	return f.freshMs.v, f.freshMs.n > 0
 }
 
 // unknown is the estimate without any model: equal for all, so that only starting soon counts.
@@ -300,11 +314,7 @@ func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause poli
 		c.ownMs = 0 // a guess is not a prediction
 	}
 	c.mu, c.sigma, c.upperMs = k.Est.Mu, math.Min(k.Est.Sigma, sigmaMax), k.Est.UpperMs
-	var evict []string
-	if k.Sandbox != api.SandboxWarm {
-		evict = z.makeRoom(now, n, c.fn.spec.MemoryMB)
-	}
-	z.occupy(now, c, n, k)
+	evict := z.occupy(now, c, n, k)
 	z.affine.ran(c.affinity, n.index)
 	z.counters.Clauses[clause]++
 	z.counters.Estimates[k.Est.Source]++
@@ -326,8 +336,11 @@ func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause poli
 	return out
 }
 
-// occupy takes over, ahead of n's report, what a dispatch of c changes there.
-func (z *Zone) occupy(now time.Time, c *call, n *node, k *policy.Candidate) {
+// occupy takes over, ahead of n's report, what a dispatch of c changes there, and names what goes for it.
+func (z *Zone) occupy(now time.Time, c *call, n *node, k *policy.Candidate) (evict []string) {
+	if k.Sandbox != api.SandboxWarm {
+		evict = z.makeRoom(now, n, c.fn.spec.MemoryMB)
+	}
 	n.sentSeq++
 	n.sentAt = now
 	fetch := k.MissingBytes
@@ -335,7 +348,7 @@ func (z *Zone) occupy(now time.Time, c *call, n *node, k *policy.Candidate) {
 		fetch += c.fn.spec.ArtifactBytes
 	}
 	n.drop(now, c.inv.ID) // reported by a node that was taken for lost: what runs there serves this attempt, in the same slot
-	n.begin(&running{id: c.inv.ID, h: c.fn.h, tenant: c.tenant, start: now, mu: k.Est.Mu, sigma: math.Min(k.Est.Sigma, sigmaMax), fetchMs: n.transferMs(fetch), cold: k.Sandbox != api.SandboxWarm})
+	n.begin(&running{id: c.inv.ID, h: c.fn.h, tenant: c.tenant, start: now, mu: k.Est.Mu, sigma: math.Min(k.Est.Sigma, sigmaMax), fetchMs: n.transferMs(fetch), cold: k.Sandbox != api.SandboxWarm, from: k.Sandbox})
 	s := n.sandboxFor(c.fn.h, c.fn.spec.MemoryMB)
 	if s.idle > 0 {
 		s.setIdle(s.idle - 1)
@@ -346,6 +359,7 @@ func (z *Zone) occupy(now time.Time, c *call, n *node, k *policy.Candidate) {
 	for _, o := range c.inputs {
 		n.hold(o.key, o.bytes)
 	}
+	return evict
 }
 
 func (z *Zone) run(c *call, n *node, k *policy.Candidate, timeout time.Duration, propensity float64) *wire.Run {
@@ -375,7 +389,11 @@ func (z *Zone) prewarm(now time.Time, f *function, n *node, out []Action) []Acti
 	id := fmt.Sprintf("prewarm-%d-%d-%d", z.epoch.Generation, z.epoch.Revision, z.warmSeq)
 	n.sentSeq++
 	n.sentAt = now
-	n.begin(&running{id: id, h: f.h, start: now, mu: math.Log(math.Max(f.coldMs.v, 1)), sigma: .5, cold: true, prewarm: true})
+	from := n.prepared(f.h)
+	if s := n.sandbox(f.h); s != nil {
+		from = max(from, s.reached())
+	}
+	n.begin(&running{id: id, h: f.h, start: now, mu: math.Log(math.Max(f.coldMs.v, 1)), sigma: .5, cold: true, from: from, prewarm: true})
 	evict := z.makeRoom(now, n, f.spec.MemoryMB)
 	n.sandboxFor(f.h, f.spec.MemoryMB).busy++
 	n.memUsed += f.spec.MemoryMB
@@ -422,7 +440,7 @@ func (z *Zone) slotFreed(now time.Time, n *node, out []Action) []Action {
 		c, k := z.admit(now, n)
 		if c == nil {
 			for _, w := range z.waiting[:min(len(z.waiting), redoScan)] {
-				if n.fits(w.fn) && (!w.delaying || w.hope == n) {
+				if n.fits(w.fn) && !w.owing && (!w.delaying || w.hope == n) { // who owes has been asked just now, and has a wake
 					z.redo = append(z.redo, w)
 				}
 			}

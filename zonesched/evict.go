@@ -12,11 +12,17 @@ import (
 // evictMs prices an idle sandbox of h: what the zone loses without it in evictFor, at most what a new one takes. gone others of it
 // are taken to be pushed out already.
 func (z *Zone) evictMs(now time.Time, h *holding, gone int) float64 {
-	if h.fn == nil {
+	switch {
+	case h.fn == nil:
 		return 0
+	case h.kept(gone):
+		return h.fn.restartMs() // another one will be brought up at once
 	}
 	return math.Min(h.fn.restartMs(), evictFor.Seconds()*h.lossMs(now, gone))
 }
+
+// kept: the function asks for the sandboxes that are left when gone are pushed out.
+func (h *holding) kept(gone int) bool { return h.fn != nil && h.idle+h.refs-gone <= h.fn.spec.MinWarm }
 
 // evictFor is how far ahead an eviction is priced.
 const evictFor = 10 * time.Second
@@ -64,17 +70,22 @@ func (f *function) restartMs() float64 {
 	return f.coldMs.v
 }
 
-// rate is how many calls of f come in a second, as far as its last arrivals tell; it falls when they fall silent.
+// rate is how many calls of f come in a second, as far as its last arrivals tell; it falls when they fall silent. After a single
+// call the next one is taken to come as soon as its sandbox is kept for at least.
 func (f *function) rate(now time.Time) float64 {
-	if f.gapMs.n == 0 {
+	if f.lastAt.IsZero() {
 		return 0
 	}
-	return 1000 / math.Max(f.gapMs.v, ms(now.Sub(f.lastAt)))
+	gap := ms(keepLeast)
+	if f.gapMs.n > 0 {
+		gap = f.gapMs.v
+	}
+	return 1000 / math.Max(gap, ms(now.Sub(f.lastAt)))
 }
 
 // victims chooses the idle sandboxes that n gives up to make room for memMB, one entry each, and what they are worth together.
 // The least loss a second and megabyte goes first, as in greedy-dual caches (FaasCache, Fuerst and Sharma, ASPLOS 2021), what
-// functions ask for last. enough says whether room can be made at all. The result is valid until the next call.
+// functions ask for last (MinWarm). enough says whether room can be made at all. The result is valid until the next call.
 func (z *Zone) victims(now time.Time, n *node, memMB int) (out []*holding, priceMs float64, enough bool) {
 	short := memMB - (n.memMB - n.memUsed)
 	out = z.out[:0]
@@ -99,12 +110,12 @@ func (z *Zone) victims(now time.Time, n *node, memMB int) (out []*holding, price
 			loss := 0.0
 			switch f := s.h.fn; {
 			case f == nil:
-			case f.spec.MinWarm > 0:
+			case s.h.kept(taken):
 				loss = math.MaxFloat64
 			default:
 				loss = s.h.lossMs(now, taken) / float64(max(s.memMB, 1))
 			}
-			if loss < least || loss == least && s.idleFrom.Before(v.idleFrom) {
+			if v == nil || loss < least || loss == least && s.idleFrom.Before(v.idleFrom) {
 				v, least, gone = s, loss, taken
 			}
 		}

@@ -95,8 +95,9 @@ func (z *Zone) trySecond(now time.Time, c *call, out []Action) ([]Action, bool) 
 	if r := z.ring.at(c.rec); r != nil {
 		r.Hedge = Hedge{From: c.node.name, Node: n.name, AfterMs: ms(now.Sub(c.dispatched)), BoundMs: c.upperMs}
 	}
-	z.occupy(now, c, n, &k)
+	evict := z.occupy(now, c, n, &k)
 	run := z.run(c, n, &k, left, 1)
+	run.Evict = evict
 	run.Call.Attempt = c.hedge.attempt
 	out = append(out, Action{Kind: ActRun, ID: c.inv.ID, Node: n.name, Run: run})
 	if n.free() <= 0 {

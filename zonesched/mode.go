@@ -128,7 +128,7 @@ func (z *Zone) choose(c *call) policy.Choice {
 	z.shadowed = false
 	if z.ruled(c, m) {
 		ch := z.rule.Decide(&z.pc, z.cands, z.rng)
-		if ch.Verb == policy.Delay || ch.Clause == policy.ClauseDelayOff && !c.fn.spec.DelayOff {
+		if ch.Verb == policy.Delay && ch.Clause != policy.ClauseMemory || ch.Clause == policy.ClauseDelayOff && !c.fn.spec.DelayOff {
 			_, share := z.mustRun(c)
 			ch.Propensity *= share
 		}

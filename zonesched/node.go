@@ -71,8 +71,9 @@ type running struct {
 	fetchMs   float64 // what it had to bring over the node's link, at full speed
 	// tenant pays for the slot; nil for calls of an earlier leader.
 	tenant *usage
-	// cold: it began without a warm sandbox.
+	// cold: it began without a warm sandbox, from this state.
 	cold bool
+	from api.SandboxState
 	// prewarm: it brings up a sandbox for whoever comes.
 	prewarm bool
 	// foreign: dispatched by an earlier leader; it ends with a completion or by its absence from a report.

@@ -345,15 +345,18 @@ func TestStartsThatMustHaveEnded(t *testing.T) {
 	f := b.z.fns["t/f"]
 	b.z.linkMs = ewma{w: .05, v: 20_000, n: 100}
 	b.after(3 * time.Second)
-	if got := b.z.startUnderWayMs(b.now, f); got == 0 {
+	if got := b.z.startUnderWayMs(b.now, f, api.SandboxNone); got == 0 {
 		t.Error("nothing is known of its starts: this one may still go on")
 	}
-	f.coldMs.add(1000)
-	if got := b.z.startUnderWayMs(b.now, f); got != 0 {
+	f.freshMs.add(1000)
+	if got := b.z.startUnderWayMs(b.now, f, api.SandboxNone); got != 0 {
 		t.Errorf("it began 3 s ago, starts take one second: %v ms", got)
 	}
 	b.now = b.now.Add(-2 * time.Second)
-	if got := b.z.startUnderWayMs(b.now, f); got == 0 {
+	if got := b.z.startUnderWayMs(b.now, f, api.SandboxNone); got == 0 {
 		t.Error("it began a second ago")
+	}
+	if got := b.z.startUnderWayMs(b.now, f, api.SandboxPrepared); got != 0 {
+		t.Errorf("it began from nothing, and says nothing of a start from what is prepared: %v ms", got)
 	}
 }

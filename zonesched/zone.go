@@ -312,12 +312,13 @@ type function struct {
 	fits   []bool     // by profile
 	on     []*profile // those that it fits
 
-	errEW  ewma // |ln(measured/predicted)|
-	runMs  ewma
-	coldMs ewma // cost of a start that was not warm
-	prepMs ewma // the same, of what was prepared
-	gapMs  ewma // between arrivals
-	lastAt time.Time
+	errEW   ewma // |ln(measured/predicted)|
+	runMs   ewma
+	coldMs  ewma // cost of a start that was not warm
+	prepMs  ewma // the same, of what was prepared
+	freshMs ewma // and of what was not
+	gapMs   ewma // between arrivals
+	lastAt  time.Time
 
 	warmFails int       // prewarmings that failed in a row
 	warmAt    time.Time // not tried again before
@@ -330,7 +331,7 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 		spec := ev.Functions[i]
 		f := z.fns[spec.ID()]
 		if f == nil {
-			f = &function{id: spec.ID(), errEW: ewma{w: .1, v: .2}, runMs: ewma{w: .1}, coldMs: ewma{w: .2}, prepMs: ewma{w: .2}, gapMs: ewma{w: .1}}
+			f = &function{id: spec.ID(), errEW: ewma{w: .1, v: .2}, runMs: ewma{w: .1}, coldMs: ewma{w: .2}, prepMs: ewma{w: .2}, freshMs: ewma{w: .2}, gapMs: ewma{w: .1}}
 			z.fns[f.id] = f
 		}
 		if f.spec == nil || f.spec.Version < spec.Version {

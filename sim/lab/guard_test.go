@@ -29,7 +29,7 @@ func TestWaitingIsNotStoppedInHealthyScenarios(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.Duration *= 4 // long enough to be judged
+		s.Duration *= 6 // long enough to be judged
 		cfg, err := s.Config(p, 1)
 		if err != nil {
 			t.Fatal(err)

@@ -78,6 +78,8 @@ type Call struct {
 	ErrEW float64
 	// DelayOff: the function's owner wants no waiting.
 	DelayOff bool
+	// Stopped: waiting for a better node is not wanted now, since it has lost of late or since this call is to tell what it wins.
+	Stopped bool
 	// MarginMs is kept before a deadline for what estimates do not cover.
 	MarginMs float64
 	// FnHash names the function version, and Affinity the caller's affinity key (0: none), for rules that place by hashes.

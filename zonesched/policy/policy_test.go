@@ -137,7 +137,12 @@ func TestSecondStarts(t *testing.T) {
 		if ch := p.Decide(&due, []Candidate{unsure, coming}, rng()); ch.Verb != Run {
 			t.Errorf("%s: waits for a busy sandbox without a bound", name)
 		}
+		due.DeadlineMs = 2*c.startMs - 1
 		coming.Coming = true
+		if ch := p.Decide(&due, []Candidate{unsure, coming}, rng()); ch.Verb != Run {
+			t.Errorf("%s: waits for more than half of its time", name)
+		}
+		due.DeadlineMs = 5000
 		if ch := p.Decide(&due, []Candidate{unsure, coming}, rng()); ch.Verb != c.verb || ch.Verb == Delay && ch.Clause != ClauseComing {
 			t.Errorf("%s, under a deadline: verb %d, %v", name, ch.Verb, ch.Clause)
 		}
@@ -200,7 +205,9 @@ func genCandidate(t *rapid.T, i int) Candidate {
 	c.Est.Sigma = rapid.Float64Range(0, 2).Draw(t, "sigma")
 	c.Sandbox = api.SandboxState(rapid.IntRange(0, 3).Draw(t, "sandbox"))
 	c.MissingBytes = rapid.SampledFrom([]int64{0, 1 << 20}).Draw(t, "missing")
-	c.LinkMs, c.EvictMs = rapid.Float64Range(0, 5).Draw(t, "link"), rapid.Float64Range(0, 100).Draw(t, "evict")
+	c.LinkMs, c.EvictMs = rapid.Float64Range(0, 5).Draw(t, "link"), rapid.SampledFrom([]float64{0, 50, 5000}).Draw(t, "evict")
+	c.PushMs = rapid.SampledFrom([]float64{0, 20}).Draw(t, "push")
+	c.UnderWay, c.Coming = rapid.Bool().Draw(t, "under_way"), rapid.Bool().Draw(t, "coming")
 	return c
 }
 
@@ -242,6 +249,15 @@ func TestMemoryIsPaidFor(t *testing.T) {
 			t.Errorf("%s: takes a freed slot: %v", name, ok)
 		}
 	}
+	// A node that has room costs nobody anything: it is taken if it is not dearer than waiting, 800 ms here, and then starting.
+	for cost, verb := range map[float64]Verb{2500: Run, 2700: Delay} {
+		roomy := cand(1, 0, cost, 2*cost)
+		roomy.Sandbox = none
+		call := Call{DeadlineMs: inf, Alike: 1}
+		if ch := (&Rubato{cfg: Config{DelayMax: 2 * time.Second}}).Decide(&call, []Candidate{dear(800), roomy}, rng()); ch.Verb != verb || ch.Clause != ClauseMemory || verb == Run && ch.Take != 1 {
+			t.Errorf("room at %v ms: verb %d clause %v take %d", cost, ch.Verb, ch.Clause, ch.Take)
+		}
+	}
 	k := dear(800)
 	k.Sandbox = warm
 	if ch := (&Rubato{cfg: Config{DelayMax: 2 * time.Second}}).Decide(&Call{DeadlineMs: inf, Alike: 1}, []Candidate{k}, rng()); ch.Verb != Run {
@@ -281,7 +297,12 @@ func TestRubatoProperties(t *testing.T) {
 				if ch.Take != ch.Now || !k.Free || k.Sandbox == warm || k.EvictMs <= c.OwedMs || !math.IsInf(c.DeadlineMs, 1) && ch.WakeMs > c.DeadlineMs-k.LinkMs-k.Est.UpperMs {
 					t.Fatalf("waits for %+v and %v ms since memory is short, though its calls have waited for %v", *k, ch.WakeMs, c.OwedMs)
 				}
-			} else if gain := cs[ch.Now].CostMs() - cs[ch.Take].CostMs(); !cs[ch.Now].Free || gain <= threshold(c.ErrEW, cs[ch.Now].Est.MedianMs()) {
+				for i := range cs {
+					if o := &cs[i]; o.Free && (o.Sandbox == warm || o.EvictMs == 0) && o.CostMs() < k.CostMs() {
+						t.Fatalf("waits although %+v costs nobody anything", *o)
+					}
+				}
+			} else if gain := cs[ch.Now].CostMs() - cs[ch.Take].CostMs(); !cs[ch.Now].Free || gain <= threshold(c.ErrEW, cs[ch.Now].Est.MedianMs()) && !cs[ch.Now].UnderWay {
 				t.Fatalf("delays for a gain of %v", gain)
 			}
 			if c.WaitedMs >= 2000 || ch.WakeMs < minWakeMs || ch.WakeMs > math.Max(2000-c.WaitedMs, minWakeMs) {

@@ -71,11 +71,11 @@ func (p *Rubato) Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice {
 	}
 	ch := p.choose(c, cands, now, best)
 	if k := &cands[ch.Take]; ch.Verb == Run && p.owes(c, k) {
-		if c.DelayOff {
-			ch.Clause = ClauseDelayOff
-			return ch
+		wait := p.paidIn(c, k)
+		if alt := roomy(cands, rng); alt >= 0 && cands[alt].CostMs() < k.CostMs()+wait {
+			return Choice{Verb: Run, Clause: ClauseMemory, Take: alt, Now: alt, WakeMs: math.Inf(1), ThresholdMs: ch.ThresholdMs, Propensity: 1}
 		}
-		return Choice{Verb: Delay, Clause: ClauseMemory, Take: ch.Take, Now: ch.Take, WakeMs: p.paidIn(c, k), ThresholdMs: ch.ThresholdMs, Propensity: 1}
+		return Choice{Verb: Delay, Clause: ClauseMemory, Take: ch.Take, Now: ch.Take, WakeMs: wait, ThresholdMs: ch.ThresholdMs, Propensity: 1}
 	}
 	if ch.Verb == Run && p.cfg.Explore > 0 {
 		p.explore(c, cands, &ch, rng)
@@ -98,7 +98,7 @@ func (p *Rubato) choose(c *Call, cands []Candidate, now, best int) Choice {
 	}
 	delayMaxMs := ms(p.cfg.DelayMax)
 	switch {
-	case c.DelayOff:
+	case c.DelayOff || c.Stopped:
 		run.Clause = ClauseDelayOff
 		return run
 	case n.CostMs()-b.CostMs() <= run.ThresholdMs:
@@ -125,12 +125,22 @@ func (p *Rubato) choose(c *Call, cands []Candidate, now, best int) Choice {
 }
 
 // owes says that the call should wait before it starts a sandbox that pushes out those of others: until the function's waiting calls
-// have waited, all together, for as long as that costs the others. As with rented skis: whoever comes meanwhile shares the start, which
-// never costs more than twice what it had to. Where every call took memory at once, each start made another one necessary, and a zone
+// have waited, all together, for as long as that costs the others. As with rented skis, whoever comes meanwhile shares the start. Where every call took memory at once, each start made another one necessary, and a zone
 // with room for one sandbox of each function was busy with starts at a load of .2. Not where it costs less than what errors can fake,
 // nor beyond DelayMax or the latest safe start.
 func (p *Rubato) owes(c *Call, k *Candidate) bool {
-	return k.Sandbox != api.SandboxWarm && k.EvictMs > math.Max(c.OwedMs, threshold(c.ErrEW, k.Est.MedianMs())) && c.WaitedMs < ms(p.cfg.DelayMax) && LatestStart(c, k) > minWakeMs
+	return !c.DelayOff && k.Sandbox != api.SandboxWarm && k.EvictMs > math.Max(c.OwedMs, threshold(c.ErrEW, k.Est.MedianMs())) && c.WaitedMs < ms(p.cfg.DelayMax) && LatestStart(c, k) > minWakeMs
+}
+
+// roomy is the cheapest candidate that can start now and pushes out no sandbox, -1 for none.
+func roomy(cands []Candidate, rng *rand.Rand) int {
+	l := newLot()
+	for i := range cands {
+		if k := &cands[i]; k.Free && k.EvictMs == 0 {
+			l.offer(i, k.CostMs(), rng)
+		}
+	}
+	return l.at
 }
 
 // paidIn is when it will not owe any more, or may not wait any longer.
@@ -172,6 +182,7 @@ func prewarm(c *Call, n *Candidate, startMs float64) bool {
 // delayClause finds the reason that lets a gainful wait happen. The last two matter: "the latest safe start must lie
 // ahead", taken to the letter, would force calls that will miss anyway into cold starts. Without a bound nothing is known of either
 // side of a deadline, but for one thing: a second start of the same kind does not end before the one under way, whatever they take.
+// What the call that began it still needs of the sandbox is less sure: half of the whole deadline must be left for the rest.
 func delayClause(c *Call, n, b *Candidate, latest float64) (Clause, bool) {
 	if math.IsInf(c.DeadlineMs, 1) {
 		return ClauseNoDeadline, true
@@ -179,7 +190,7 @@ func delayClause(c *Call, n, b *Candidate, latest float64) (Clause, bool) {
 	if latest > minWakeMs && b.StartMs+b.LinkMs+b.Est.UpperMs <= c.DeadlineMs {
 		return ClauseSafeWait, true
 	}
-	if n.UnderWay && b.Coming && math.IsInf(n.Est.UpperMs, 1) {
+	if n.UnderWay && b.Coming && math.IsInf(n.Est.UpperMs, 1) && c.WaitedMs+b.StartMs <= (c.WaitedMs+c.DeadlineMs)/2 {
 		return ClauseComing, true
 	}
 	missNow, missBest := MissProb(n, c.DeadlineMs), MissProb(b, c.DeadlineMs)
@@ -227,7 +238,7 @@ func (p *Rubato) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64
 	// Who waits alike shares the cold start.
 	ea := math.Max(med-c.ColdMs+c.ColdMs/float64(min(max(c.Alike, 1), sharedCold))+cand.EvictMs+cand.PushMs, .01)
 	index := (c.WaitedMs + ea) / ea
-	if !c.DelayOff && p.owes(c, cand) {
+	if p.owes(c, cand) {
 		return false, index
 	}
 	if c.Saturated() {
