@@ -141,7 +141,7 @@ func newExplain(g *globals) *cobra.Command {
 						if i == e.Best {
 							mark = " *"
 						}
-						row(k.Node+mark, k.Free, ms(k.StartMs), k.Sandbox, size(k.Missing), ms(k.ExecMs), ms(k.UpperMs), ms(k.EvictMs + k.PushMs), ms(k.CostMs), fmt.Sprintf("%s (%s-%s)", ms(k.ExpectedMs), ms(k.LowMs), ms(k.HighMs)), hindsight(&k))
+						row(k.Node+mark, k.Free, ms(k.StartMs), k.Sandbox, size(k.Missing), ms(k.ExecMs), ms(k.UpperMs), ms(k.EvictMs+k.PushMs), ms(k.CostMs), fmt.Sprintf("%s (%s-%s)", ms(k.ExpectedMs), ms(k.LowMs), ms(k.HighMs)), hindsight(&k))
 					}
 				})
 			})
