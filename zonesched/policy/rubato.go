@@ -125,9 +125,9 @@ func (p *Rubato) choose(c *Call, cands []Candidate, now, best int) Choice {
 }
 
 // owes says that the call should wait before it starts a sandbox that pushes out those of others: until the function's waiting calls
-// have waited, all together, for as long as that costs the others. As with rented skis, whoever comes meanwhile shares the start. Where every call took memory at once, each start made another one necessary, and a zone
-// with room for one sandbox of each function was busy with starts at a load of .2. Not where it costs less than what errors can fake,
-// nor beyond DelayMax or the latest safe start.
+// have waited, all together, for as long as that costs the others. As with rented skis, whoever comes meanwhile shares the start.
+// Where every call took memory at once, each start made another one necessary, and a zone with room for one sandbox of each function
+// was busy with starts at a load of .2. Not where it costs less than what errors can fake, nor beyond DelayMax or the latest safe start.
 func (p *Rubato) owes(c *Call, k *Candidate) bool {
 	return !c.DelayOff && k.Sandbox != api.SandboxWarm && k.EvictMs > math.Max(c.OwedMs, threshold(c.ErrEW, k.Est.MedianMs())) && c.WaitedMs < ms(p.cfg.DelayMax) && LatestStart(c, k) > minWakeMs
 }
