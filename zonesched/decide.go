@@ -215,8 +215,8 @@ func (z *Zone) estimate(now time.Time, c *call) {
 func (z *Zone) startUnderWayMs(now time.Time, f *function, from api.SandboxState) float64 {
 	longest := 0.0
 	for _, r := range f.h.starting {
-		if r.from < from {
-			continue
+		if from == api.SandboxPrepared && r.from != from {
+			continue // fetched or not is no difference: what another start has brought up so far stands in the state too
 		}
 		takes, known := f.startMs(r.from)
 		if !known || ms(now.Sub(r.start)) < r.fetchMs+2*takes {

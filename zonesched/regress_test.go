@@ -356,6 +356,9 @@ func TestStartsThatMustHaveEnded(t *testing.T) {
 	if got := b.z.startUnderWayMs(b.now, f, api.SandboxNone); got == 0 {
 		t.Error("it began a second ago")
 	}
+	if got := b.z.startUnderWayMs(b.now, f, api.SandboxFetched); got == 0 {
+		t.Error("on its own node, where the artifact is by now, another start is no quicker")
+	}
 	if got := b.z.startUnderWayMs(b.now, f, api.SandboxPrepared); got != 0 {
 		t.Errorf("it began from nothing, and says nothing of a start from what is prepared: %v ms", got)
 	}
