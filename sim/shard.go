@@ -492,7 +492,11 @@ func (s *shard) zoneAction(a *zonesched.Action) {
 			}
 			c.wake, c.waking = a.Gen, true
 			// A call that is held back gets a wake. Asked when it is answered, a core with few records would not know any more.
-			c.safe = c.safe || c.due && s.core.DelayedBy(a.ID) == policy.ClauseSafeWait.String()
+			// Under a deadline both waits ask for a latest safe start that lies ahead.
+			switch s.core.DelayedBy(a.ID) {
+			case policy.ClauseSafeWait.String(), policy.ClauseMemory.String():
+				c.safe = c.safe || c.due
+			}
 			s.at(int64(a.At.Sub(start)), event{kind: evWake, ref: i, aux: uint64(c.serial), gen: a.Gen})
 		}
 	case zonesched.ActAnswer:

@@ -8,8 +8,9 @@ import (
 	"testing"
 )
 
-// TestDisasters: in every disaster, with every seed, the naive rule fails and the product's holds. Seeds and margins are not
-// tuned: the scenarios' parameters follow from what they are to show.
+// TestDisasters: in every disaster, with every seed, the naive rule fails and the product's holds. The scenarios' parameters follow
+// from what they are to show. Where a better scheduler let a naive rule get away, its scenario was changed (spiral-speculation, no-deadline,
+// model-sign), never the margin of the product's rule.
 func TestDisasters(t *testing.T) {
 	if underRace {
 		t.Skip("one zone each, in one goroutine: no races to look for, and ten times as slow")
