@@ -187,6 +187,10 @@ func (z *Zone) estimate(now time.Time, c *call) {
 			ests[i] = unknown
 		}
 	}
+	var under [api.SandboxWarm]float64 // startUnderWayMs by state, once it was asked for; -1 otherwise
+	for i := range under {
+		under[i] = -1
+	}
 	for i := range z.cands {
 		z.cands[i].Est = ests[i]
 		known := ests[i].Source == api.SourceForest
@@ -197,7 +201,10 @@ func (z *Zone) estimate(now time.Time, c *call) {
 		if known {
 			from = api.SandboxNone // its estimates tell a start from another
 		}
-		if longest := z.startUnderWayMs(now, c.fn, from); longest > 0 {
+		if under[from] < 0 {
+			under[from] = z.startUnderWayMs(now, c.fn, from)
+		}
+		if longest := under[from]; longest > 0 {
 			z.cands[i].UnderWay = true
 			if !known {
 				z.cands[i].Est.Mu = math.Max(ests[i].Mu, math.Log(longest))

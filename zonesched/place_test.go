@@ -2,6 +2,7 @@ package zonesched
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -566,6 +567,35 @@ func TestWhatIsPushedOut(t *testing.T) {
 	n := b.z.byName["a"]
 	if n.memUsed != 500 || b.z.fns["t/twice"].h.idle != 1 || b.z.fns["t/asked"].h.idle != 1 {
 		t.Errorf("%d MB in use, %d of twice, %d of asked", n.memUsed, b.z.fns["t/twice"].h.idle, b.z.fns["t/asked"].h.idle)
+	}
+}
+
+// Sandboxes brought up ahead push out none that is asked for, but what its function has beyond that.
+func TestPrewarmingPushesOutWhatIsLeftOver(t *testing.T) {
+	b := newBed(t, nil)
+	kept, _ := b.z.Function("t/f")
+	kept.Name, kept.MinWarm, kept.MemoryMB = "kept", 1, 100
+	fresh := kept
+	fresh.Name, fresh.MinWarm = "fresh", 0
+	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{kept, fresh}})
+	hb := b.report("a", 4, 0)
+	hb.MemMB, hb.MemUsedMB = 200, 200
+	hb.Sandboxes = []wire.SandboxReport{{Function: "t/kept@1", State: api.SandboxPrepared, Idle: 2, MemoryMB: 100}}
+	b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+	for i, want := range []int{1, 0} {
+		b.step(&Event{Kind: EvPrewarm, ID: "t/fresh", Count: 1})
+		got := 0
+		for k := range b.acts {
+			if a := &b.acts[k]; a.Kind == ActRun {
+				got++
+				if i == 0 && !slices.Equal(a.Run.Evict, []string{"t/kept@1"}) {
+					t.Errorf("it pushes out %v", a.Run.Evict)
+				}
+			}
+		}
+		if got != want {
+			t.Errorf("prewarming %d: %d begin, want %d", i, got, want)
+		}
 	}
 }
 

@@ -101,7 +101,7 @@ func (z *Zone) warmPlace(now time.Time, f *function) *node {
 		if s := &n.profile.sums; !n.usable(now) || n.free() <= 0 || s.warming+1 > s.free-1 {
 			return
 		}
-		if out, _, enough := z.victims(now, n, f.spec.MemoryMB); !enough || slices.ContainsFunc(out, (*holding).asked) {
+		if out, _, enough := z.victims(now, n, f.spec.MemoryMB); !enough || anyKept(out) {
 			return
 		}
 		has := 0
@@ -129,8 +129,21 @@ func (z *Zone) warmPlace(now time.Time, f *function) *node {
 	return best
 }
 
-// asked reports whether a function's sandboxes are asked for.
-func (h *holding) asked() bool { return h.fn != nil && h.fn.spec.MinWarm > 0 }
+// anyKept reports whether functions ask for one of the sandboxes that victims chose.
+func anyKept(out []*holding) bool {
+	for i, h := range out {
+		gone := 0
+		for _, o := range out[:i] {
+			if o == h {
+				gone++
+			}
+		}
+		if h.kept(gone) {
+			return true
+		}
+	}
+	return false
+}
 
 // warmed takes the end of a prewarming. What fails is tried again more and more seldom.
 func (z *Zone) warmed(now time.Time, p prewarming, ok bool) {
