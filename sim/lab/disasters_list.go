@@ -75,6 +75,15 @@ var disasters = []Disaster{
 		Held:  unspun,
 	},
 	{
+		Name: "Evictions that chain", Scenario: "push-out.yaml",
+		Question: "Memory holds about one sandbox of each function, and whoever starts a second one ends somebody's only one. Who starts the next?",
+		naive:    broken("starts at once whatever it pushes out", func(p policy.Policy) policy.Policy { return naive.PushOut{Policy: p} }),
+		Fails:    "calls take more than 1.5 times as long, and more than twice as many start cold",
+		Failed:   func(f *Faced) bool { return f.Naive.MeanMs > 1.5*f.Ours.MeanMs && f.Naive.Cold > 2*f.Ours.Cold },
+		Holds:    "fewer than one in twelve start cold, and no call waits longer than the bound, 2 s",
+		Held:     func(f *Faced) bool { return f.Ours.Cold < 1./12 && f.Ours.LongestMs < 2010 },
+	},
+	{
 		Name: "Waiting without a bound", Scenario: "reset-timer.yaml",
 		Question: "A timer that begins anew with each hit never runs out where hits are frequent. Does a call get away from the one node that has its sandbox?",
 		naive: contender{name: "timer reset by hits", rule: func(_ policy.Config, clock func() time.Duration) policy.Policy {

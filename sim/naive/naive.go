@@ -390,6 +390,28 @@ func (p Flock) Admit(c *policy.Call, k *policy.Candidate, _, _ float64) (bool, f
 	return k.Node == c.Hope || c.WaitedMs >= p.MaxMs, c.WaitedMs
 }
 
+// PushOut is the given rule, but a cold start owes nothing to those whose sandboxes it pushes out: it begins at once.
+type PushOut struct{ policy.Policy }
+
+// Name implements policy.Policy.
+func (PushOut) Name() string { return "push-out" }
+
+func paid(c *policy.Call) *policy.Call {
+	debtless := *c
+	debtless.OwedMs = math.Inf(1)
+	return &debtless
+}
+
+// Decide implements policy.Policy.
+func (p PushOut) Decide(c *policy.Call, cands []policy.Candidate, rng *rand.Rand) policy.Choice {
+	return p.Policy.Decide(paid(c), cands, rng)
+}
+
+// Admit implements policy.Policy.
+func (p PushOut) Admit(c *policy.Call, k *policy.Candidate, elsewhereMs, execBestMs float64) (bool, float64) {
+	return p.Policy.Admit(paid(c), k, elsewhereMs, execBestMs)
+}
+
 // Unguarded is the given rule, hidden from the zone's guard, which judges no rule but the product's.
 type Unguarded struct{ policy.Policy }
 
