@@ -45,7 +45,7 @@ type Short struct {
 type Experiment struct {
 	Name     string `yaml:"name"`
 	Question string `yaml:"question"`
-	// Family groups experiments for what they are held to (verdict.go): data, init, mixed, light, deadlines, slack, no-gain, drift, crowd.
+	// Family groups experiments for what they are held to (verdict.go): data, init, mixed, light, deadlines, slack, no-gain, drift, crowd, traces.
 	Family   string    `yaml:"family"`
 	Scenario string    `yaml:"scenario"`
 	Loads    []float64 `yaml:"loads"`
@@ -69,7 +69,7 @@ var ownPages = []string{"readme", throughputPage, forestPage, disastersPage}
 
 const throughputPage, forestPage, disastersPage = "throughput", "forest", "disasters"
 
-var families = []string{"data", "init", "mixed", "light", "deadlines", "slack", "no-gain", "drift", "crowd"}
+var families = []string{"data", "init", "mixed", "light", "deadlines", "slack", "no-gain", "drift", "crowd", "traces"}
 
 // ReadPlan reads and checks a plan; keys that are not known are refused.
 func ReadPlan(r io.Reader) (*Plan, error) {
