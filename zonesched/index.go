@@ -294,8 +294,8 @@ func (z *Zone) count(n *node, now sums) {
 	}
 }
 
-// pick chooses which nodes may be scored: all that the function fits, if they are few. Else what the rule wants; nodes that hold
-// the call's objects; nodes that hold something of its function, from a drawn place on, so that a popular function's first
+// pick chooses which nodes may be scored: all that the function fits, if they are few. Else half as many as candidates are scored
+// at most, since each can be two: what the rule wants; nodes that hold the call's objects; nodes that hold something of its function, from a drawn place on, so that a popular function's first
 // nodes are not asked for everything; and random ones with a free slot, one of each hardware class first. The cost does not depend on the number of nodes.
 func (z *Zone) pick(now time.Time, c *call, hope *node) []picked {
 	z.picked = z.picked[:0]
@@ -316,12 +316,13 @@ func (z *Zone) pick(now time.Time, c *call, hope *node) []picked {
 		}
 		return z.picked
 	}
+	draws := room / drawnPart
+	room /= 2 // each can be two candidates, and more nodes find nothing better (DESIGN.md)
 	z.stamp++
 	if i := z.affine.of(c.affinity); i >= 0 {
 		z.pickOne(now, f, z.nodes[i], nil)
 	}
 	z.pickWanted(now, c, hope, room)
-	draws := room / drawnPart
 	for _, o := range c.inputs {
 		z.pickSome(now, f, z.objects[o.key], nil, room/2, false)
 	}
@@ -360,7 +361,7 @@ func (z *Zone) pickWanted(now time.Time, c *call, hope *node, room int) {
 	}
 }
 
-// drawnPart: one in so many candidates is drawn from all nodes with a free slot.
+// drawnPart: one in so many candidates, half of the nodes that are picked, is drawn from all nodes with a free slot.
 const drawnPart = 4
 
 // pickScan bounds how many nodes of one list are looked at.

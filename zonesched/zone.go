@@ -66,8 +66,8 @@ type Config struct {
 	RetryBudget float64 `koanf:"retry_budget" doc:"retries as a share of calls at most"`
 	// HedgeBudget bounds second dispatches of slow calls of idempotent functions, as a share of all calls (see hedge.go).
 	HedgeBudget float64 `koanf:"hedge_budget" doc:"second dispatches of slow idempotent calls as a share of calls at most (0-0.1; 0: none)"`
-	// Candidates bounds the nodes scored for one decision.
-	Candidates int `koanf:"candidates" doc:"nodes scored for one decision at most"`
+	// Candidates bounds what is scored for one decision; a node can be two: as it is, and when a busy sandbox there frees.
+	Candidates int `koanf:"candidates" doc:"candidates scored for one decision at most; in zones of more nodes, half as many nodes are looked at"`
 	// SlowStart is how long a node that has just booted among old ones takes to offer all of its slots; 0: all at once.
 	SlowStart time.Duration `koanf:"slow_start" doc:"time in which a node that has just booted comes to offer all its slots (0: at once)"`
 	// GrantTTL is how long a grant to another zone lives.
