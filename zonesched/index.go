@@ -128,6 +128,9 @@ func (n *node) dropSandboxes() {
 func (n *node) begin(r *running) {
 	n.running = append(n.running, r)
 	r.h.refs++
+	if end := r.start.Add(duration(r.fetchMs) + 1); r.fetchMs > 0 && end.After(n.fetching) {
+		n.fetching = end
+	}
 	if r.cold {
 		r.h.starting = append(r.h.starting, r)
 	}

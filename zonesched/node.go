@@ -38,6 +38,7 @@ type node struct {
 
 	z         *Zone
 	running   []*running       // changed by begin, end and endAll only
+	fetching  time.Time        // when the last fetch of those that ever ran here ends
 	slotOf    []slotOf         // sandboxes: few, found by a scan, in order of first report
 	objects   map[uint64]int64 // bytes by hash of the object key; changed by hold, unhold and dropObjects only
 	filter    filter           // of objects
@@ -191,6 +192,9 @@ func (z *Zone) restMs(now time.Time, r *running) float64 {
 
 // backlogMs is how long the node's link is still busy with what running calls fetch.
 func (n *node) backlogMs(now time.Time) float64 {
+	if !now.Before(n.fetching) {
+		return 0 // asked for each candidate: without a look at what runs
+	}
 	sum := 0.0
 	for _, r := range n.running {
 		if r.fetchMs > 0 {
