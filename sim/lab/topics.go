@@ -13,14 +13,34 @@ const (
 	disastersQuestion  = "Where delay scheduling is known to fail, does the rule hold?"
 )
 
-// forestGains are D8: the families, and what the mean over the averages' must be at most, up to a load of 1.
-var forestGains = []span{{"data", 0, 1, .97}, {"init", 0, 1, .97}, {"mixed", 0, 1, .97}, {"drift", 0, 1, .97}}
+// forestFamilies are those in which the forest is compared with averages, at loads up to forestLoad; the mean over the averages' must
+// nowhere be more than forestLoss.
+var forestFamilies = []string{"data", "init", "mixed", "drift"}
+
+const forestLoad, forestLoss = 1, 1.02
+
+// forestGains are D8: where there is something to tell apart, and what the mean over the averages' must be at most, on average.
+// Nodes of init workloads are all alike, and their calls have no inputs.
+var forestGains = []forestGain{{"unlike nodes and inputs (data, mixed)", []string{"data", "mixed"}, .97}, {"drift", []string{"drift"}, .97}}
 
 func mark(ok bool) string {
 	if ok {
 		return "held"
 	}
 	return "**missed**"
+}
+
+type forestGain struct {
+	where    string
+	families []string
+	must     float64
+}
+
+func (g *forestGain) cells(all []Ran) (out []*Cell) {
+	for _, family := range g.families {
+		out = append(out, cells(all, family, 0, forestLoad)...)
+	}
+	return out
 }
 
 // WriteThroughput writes the page of the loads that policies hold, from the cells of the experiments about it.
@@ -83,8 +103,8 @@ each seed's figure; ratios are paired by seed, and below 1 the first is better. 
 |---|---|---|---|---|---|---|---|---|---|---|
 `, forestPage, forestQuestion, p.Policies[0], p.seeds())
 	var said strings.Builder
-	for _, s := range forestGains {
-		for _, c := range cells(all, s.family, 0, maxLoad) {
+	for _, family := range forestFamilies {
+		for _, c := range cells(all, family, 0, maxLoad) {
 			a, o := c.at(averages), c.at(oracle)
 			if a < 0 {
 				continue
@@ -102,19 +122,25 @@ each seed's figure; ratios are paired by seed, and below 1 the first is better. 
 				r := c.ratio(j, k, of)
 				return fmt.Sprintf("%.3f±%.3f", r.Mean, r.CI)
 			}
-			fmt.Fprintf(&b, "| %s | %g | %s | %s | %s | %s | %.3f | %s | %s | %s | %s |\n", s.family, c.Load, ms(0), ms(a), ms(o),
+			fmt.Fprintf(&b, "| %s | %g | %s | %s | %s | %s | %.3f | %s | %s | %s | %s |\n", family, c.Load, ms(0), ms(a), ms(o),
 				over(0, a, meanMs), c.over(a, meanMs).Worst, over(0, a, p99Ms), over(0, o, meanMs), over(0, o, p99Ms), over(a, o, meanMs))
 		}
-		within := cells(all, s.family, s.from, s.to)
-		if m, _, n := average(within, func(c *Cell) (Ratio, bool) { return c.find(averages, meanMs) }); n > 0 {
+		within := cells(all, family, 0, forestLoad)
+		if m, worst, n := average(within, func(c *Cell) (Ratio, bool) { return c.find(averages, meanMs) }); n > 0 {
 			got := ""
 			if o, _, n := average(within, func(c *Cell) (Ratio, bool) { return c.find(oracle, meanMs) }); n > 0 {
 				got = fmt.Sprintf("%.3f", o.Mean)
 			}
-			fmt.Fprintf(&said, "| %s, load %g-%g | %.3f | %g | %s | %s |\n", s.family, s.from, s.to, m.Mean, s.must, mark(m.Mean <= s.must), got)
+			fmt.Fprintf(&said, "| %s, to load %d | %.3f | %.3f | %g | %s | %s |\n", family, forestLoad, m.Mean, worst.Mean, forestLoss, mark(worst.Mean <= forestLoss), got)
 		}
 	}
-	fmt.Fprintf(&b, "\n## Conclusion\n| workload | mean over averages' | at most | | mean over the oracle's |\n|---|---|---|---|---|\n%s", said.String())
+	fmt.Fprintf(&b, "\n## Conclusion\n| workload | mean over averages' | at its worst load | at most | | mean over the oracle's |\n|---|---|---|---|---|---|\n%s", said.String())
+	b.WriteString("\n| on average | mean over averages' | at most | |\n|---|---|---|---|\n")
+	for _, g := range forestGains {
+		if m, _, n := average(g.cells(all), func(c *Cell) (Ratio, bool) { return c.find(averages, meanMs) }); n > 0 {
+			fmt.Fprintf(&b, "| %s | %.3f | %g | %s |\n", g.where, m.Mean, g.must, mark(m.Mean <= g.must))
+		}
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
