@@ -46,10 +46,12 @@ type Digest struct {
 	Queued  int         `msgpack:"q" json:"queued"`
 	Delayed int         `msgpack:"d" json:"delayed"`
 	Classes []ClassLoad `msgpack:"c" json:"classes,omitempty"`
-	// Policy is the rule in force, Mode how far it acts, and Guarded says that waiting is stopped since it lost.
-	Policy  string `msgpack:"po,omitempty" json:"policy,omitempty"`
-	Mode    string `msgpack:"mo,omitempty" json:"mode,omitempty"`
-	Guarded bool   `msgpack:"gu,omitempty" json:"guarded,omitempty"`
+	// Policy is the rule in force, Mode how far it acts. Guarded says that waiting is stopped since it lost, Distrusted that averages
+	// stand in for the forest since they predict better.
+	Policy     string `msgpack:"po,omitempty" json:"policy,omitempty"`
+	Mode       string `msgpack:"mo,omitempty" json:"mode,omitempty"`
+	Guarded    bool   `msgpack:"gu,omitempty" json:"guarded,omitempty"`
+	Distrusted bool   `msgpack:"ft,omitempty" json:"distrusted,omitempty"`
 }
 
 // Newer reports whether d was made after o, for digests of the same zone.

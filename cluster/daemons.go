@@ -227,6 +227,14 @@ func registerZone(reg *prometheus.Registry, z *Zone) {
 	figure("hedge_wins", "Those among them that the second node answered first.", func(f zoned.Figures) uint64 { return f.HedgeWins })
 	figure("waiting_stopped", "Times that waiting was stopped since it lost.", func(f zoned.Figures) uint64 { return f.WaitingStopped })
 	figure("waiting_resumed", "Times that waiting was resumed since it paid again.", func(f zoned.Figures) uint64 { return f.WaitingResumed })
+	figure("forest_dropped", "Times that averages came to stand in for the forest since they predicted better.", func(f zoned.Figures) uint64 { return f.ForestDropped })
+	figure("forest_restored", "Times that the forest was trusted again.", func(f zoned.Figures) uint64 { return f.ForestRestored })
+	gauge("rubato_zone_forest_distrusted", "1 while averages stand in for the forest since they predict better.", func() float64 {
+		if z.Daemon.Figures().Trust.Lost {
+			return 1
+		}
+		return 0
+	})
 	gauge("rubato_zone_waiting_guarded", "1 while waiting is stopped since it loses.", func() float64 {
 		if z.Daemon.Figures().Guard.Stopped {
 			return 1

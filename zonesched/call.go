@@ -65,6 +65,7 @@ type call struct {
 	extraMs    float64       // and what the choice costs beside
 	mu, sigma  float64       // of the execution, as predicted
 	upperMs    float64       // its bound
+	forestMu   float64       // what the forest said of it, trusted or not; 0: nothing
 	giveUp     time.Time     // when the node's silence is an answer
 	hedge      hedge
 	draw       float64 // decides whether it is of the control or a probe; 0: not drawn yet
@@ -466,6 +467,7 @@ func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out [
 		f := c.fn
 		if m.Echo.Source != api.SourceNone {
 			f.errEW.add(math.Abs(math.Log(exec) - m.Echo.Mu))
+			z.told(now, c, m.Echo.AveragesMu, exec)
 		}
 		f.runMs.add(m.RunMs)
 		if m.Start != api.SandboxWarm {

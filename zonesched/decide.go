@@ -192,8 +192,8 @@ func (z *Zone) estimate(now time.Time, c *call) {
 		under[i] = -1
 	}
 	for i := range z.cands {
-		z.cands[i].Est = ests[i]
-		known := ests[i].Source == api.SourceForest
+		z.believe(i, &ests[i])
+		known := z.cands[i].Est.Source == api.SourceForest
 		if len(c.fn.h.starting) == 0 || z.cands[i].Sandbox == api.SandboxWarm || known && z.cands[i].EvictMs == 0 {
 			continue
 		}
@@ -207,7 +207,7 @@ func (z *Zone) estimate(now time.Time, c *call) {
 		if longest := under[from]; longest > 0 {
 			z.cands[i].UnderWay = true
 			if !known {
-				z.cands[i].Est.Mu = math.Max(ests[i].Mu, math.Log(longest))
+				z.cands[i].Est.Mu = math.Max(z.cands[i].Est.Mu, math.Log(longest))
 			}
 		}
 	}
@@ -320,7 +320,7 @@ func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause poli
 	if k.Est.Source == api.SourceNone {
 		c.ownMs = 0 // a guess is not a prediction
 	}
-	c.mu, c.sigma, c.upperMs = k.Est.Mu, math.Min(k.Est.Sigma, sigmaMax), k.Est.UpperMs
+	c.mu, c.sigma, c.upperMs, c.forestMu = k.Est.Mu, math.Min(k.Est.Sigma, sigmaMax), k.Est.UpperMs, k.ForestMu
 	evict := z.occupy(now, c, n, k)
 	z.affine.ran(c.affinity, n.index)
 	z.counters.Clauses[clause]++

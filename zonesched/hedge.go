@@ -132,7 +132,7 @@ func (c *call) on(n *node) bool { return c.state == callRunning && (c.node == n 
 func (c *call) promote() {
 	h := c.hedge
 	c.node, c.attempt, c.dispatched, c.missing, c.ownMs, c.extraMs = h.node, h.attempt, h.dispatched, h.missing, h.ownMs, h.extraMs
-	c.clause, c.hedge = policy.ClauseHedge, hedge{}
+	c.clause, c.hedge, c.forestMu = policy.ClauseHedge, hedge{}, 0 // its first node is not judged by what the second one took
 }
 
 // stopOn tells a node to stop c. The slot stays taken until the node says otherwise: only it knows when the call has really ended.

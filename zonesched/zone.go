@@ -70,6 +70,8 @@ type Config struct {
 	Candidates int `koanf:"candidates" doc:"candidates scored for one decision at most; in zones of more nodes, half as many nodes are looked at"`
 	// SlowStart is how long a node that has just booted among old ones takes to offer all of its slots; 0: all at once.
 	SlowStart time.Duration `koanf:"slow_start" doc:"time in which a node that has just booted comes to offer all its slots (0: at once)"`
+	// KeepForest believes the forest even while averages predict better (see trust.go).
+	KeepForest bool `koanf:"keep_forest" doc:"believe the forest even while averages predict better"`
 	// GrantTTL is how long a grant to another zone lives.
 	GrantTTL time.Duration `koanf:"grant_ttl" doc:"life of a grant to another zone"`
 	// ForwardRTT is the assumed round trip to another zone until one is measured.
@@ -124,6 +126,7 @@ type Zone struct {
 	modes    map[string]Mode // and for functions, by "tenant/name"
 	shadow   policy.Choice
 	guard    guard
+	trust    trust
 	shadowed bool
 	pred     Predictor
 	models   uint64 // predictors there have been
@@ -294,8 +297,11 @@ type Counters struct {
 	Hedged, HedgeWins uint64
 	// How often waiting was stopped since it lost, and how often it was resumed.
 	WaitingStopped, WaitingResumed uint64
-	Estimates                      [3]uint64 // by api.Source, of dispatched calls
-	Clauses                        [32]uint64
+	// ForestDropped counts how often averages came to stand in for the forest since its predictions were worse, ForestRestored how
+	// often it was trusted again.
+	ForestDropped, ForestRestored uint64
+	Estimates                     [3]uint64 // by api.Source, of dispatched calls
+	Clauses                       [32]uint64
 }
 
 // Counters returns a copy.

@@ -93,11 +93,14 @@ func hindsight(k *zonesched.Candidate) string {
 	return ms(k.HindsightMs) + " " + k.Hindsight
 }
 
-// ruleOf says by what a zone decides: "rubato on", "rubato off", "rubato on, waiting stopped".
+// ruleOf says by what a zone decides: "rubato on", "rubato off", "rubato on, waiting stopped", "rubato on, forest distrusted".
 func ruleOf(d *api.Digest) string {
 	s := strings.TrimSpace(d.Policy + " " + d.Mode)
 	if d.Guarded {
 		s += ", waiting stopped"
+	}
+	if d.Distrusted {
+		s += ", forest distrusted"
 	}
 	return s
 }

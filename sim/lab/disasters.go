@@ -96,6 +96,8 @@ type Figures struct {
 	// Prewarmed counts sandboxes that were brought up without a call, Stopped how often the guard stopped waiting; from the beginning on.
 	Prewarmed uint64 `json:"prewarmed"`
 	Stopped   uint64 `json:"waiting_stopped"`
+	// Dropped is how often averages came to stand in for the forest, from the beginning on.
+	Dropped uint64 `json:"forest_dropped"`
 }
 
 // disasterSeeds are those for which a test asserts what is said of the disasters.
@@ -303,7 +305,7 @@ func (d *Disaster) face(ctx context.Context, s *Scenario, who *contender, seed u
 	f.MeanMs, f.P99Ms, f.WaitMs, f.Cold, f.Calm, f.Init, f.Node = share(sum, n), all.Quantile(.99), share(wait, n), share(cold, n), share(calmCold, calm), share(prep, exec), mostOf(seconds)
 	f.Miss = missShare(&stats)
 	c := w.Core(0).Counters()
-	f.Declined, f.Prewarmed, f.Stopped = c.IdleDeclined, c.Prewarmed, c.WaitingStopped
+	f.Declined, f.Prewarmed, f.Stopped, f.Dropped = c.IdleDeclined, c.Prewarmed, c.WaitingStopped, c.ForestDropped
 	return f, nil
 }
 
@@ -336,7 +338,8 @@ Figures are means over seeds, of the longest waits and the shares the worst seed
 done, without messages. "Unserved" calls were refused, failed or had no answer half a minute after the last arrival; "declined"
 counts decisions to hold a call back though a slot was free. Misses are calls with a deadline that got no result before it, and all
 refused calls; their share is that of calls with a deadline and of refused ones. "Prewarmed" counts sandboxes that were brought up without a
-call, "waiting stopped" how often the guard did that (the worst seed), both from the beginning on. Rules of sim/naive have no guard.
+call, "waiting stopped" and "forest dropped" how often the guard did that (the worst seed), all from the beginning on. Rules of
+sim/naive have no guard.
 
 Some disasters are not of the kind that a scenario can show. Inference under the lock: at most 32 candidates are scored, once each,
 and nothing is allocated until a call is dispatched (zonesched, TestScoringIsBounded; learner, TestEstimateDoesNotAllocate). A forest
@@ -350,15 +353,15 @@ before that happens.
 		if len(runs) > 0 {
 			fmt.Fprintf(&b, " Seeds %d-%d.", runs[0].Seed, runs[len(runs)-1].Seed)
 		}
-		fmt.Fprintf(&b, "\n\n| rule | calls | unserved | mean | p99 | wait | longest wait | longest held back | cold starts | in the calm before | time for init | largest node | misses | declined | prewarmed | waiting stopped |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
+		fmt.Fprintf(&b, "\n\n| rule | calls | unserved | mean | p99 | wait | longest wait | longest held back | cold starts | in the calm before | time for init | largest node | misses | declined | prewarmed | waiting stopped | forest dropped |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 		row := func(name string, of func(*Faced) *Figures) {
 			m := meanOf(runs, of)
 			if m.Answered == 0 {
-				fmt.Fprintf(&b, "| %s | %d | %d | | | | | | | %s | | | | %d | %d | %d |\n", name, m.Calls, m.Unserved, percent(m.Calm), m.Declined, m.Prewarmed, m.Stopped)
+				fmt.Fprintf(&b, "| %s | %d | %d | | | | | | | %s | | | | %d | %d | %d | %d |\n", name, m.Calls, m.Unserved, percent(m.Calm), m.Declined, m.Prewarmed, m.Stopped, m.Dropped)
 				return
 			}
-			fmt.Fprintf(&b, "| %s | %d | %d | %.0f | %.0f | %.0f | %.0f | %.0f | %s | %s | %s | %s | %s | %d | %d | %d |\n", name, m.Calls, m.Unserved, m.MeanMs, m.P99Ms, m.WaitMs, m.LongestMs, m.HeldMs,
-				percent(m.Cold), percent(m.Calm), percent(m.Init), percent(m.Node), percent(m.Miss), m.Declined, m.Prewarmed, m.Stopped)
+			fmt.Fprintf(&b, "| %s | %d | %d | %.0f | %.0f | %.0f | %.0f | %.0f | %s | %s | %s | %s | %s | %d | %d | %d | %d |\n", name, m.Calls, m.Unserved, m.MeanMs, m.P99Ms, m.WaitMs, m.LongestMs, m.HeldMs,
+				percent(m.Cold), percent(m.Calm), percent(m.Init), percent(m.Node), percent(m.Miss), m.Declined, m.Prewarmed, m.Stopped, m.Dropped)
 		}
 		row(d.naive.name, func(f *Faced) *Figures { return &f.Naive })
 		row("**"+d.product().name+"**", func(f *Faced) *Figures { return &f.Ours })
@@ -393,7 +396,7 @@ func meanOf(runs []Faced, of func(*Faced) *Figures) Figures {
 	for i := range runs {
 		f := of(&runs[i])
 		m.Calls, m.Answered, m.Unserved, m.Declined, m.Prewarmed = m.Calls+f.Calls, m.Answered+f.Answered, m.Unserved+f.Unserved, m.Declined+f.Declined, m.Prewarmed+f.Prewarmed
-		m.Stopped = max(m.Stopped, f.Stopped)
+		m.Stopped, m.Dropped = max(m.Stopped, f.Stopped), max(m.Dropped, f.Dropped)
 		m.MeanMs, m.P99Ms, m.WaitMs = m.MeanMs+f.MeanMs/float64(n), m.P99Ms+f.P99Ms/float64(n), m.WaitMs+f.WaitMs/float64(n)
 		m.LongestMs, m.HeldMs = math.Max(m.LongestMs, f.LongestMs), math.Max(m.HeldMs, f.HeldMs)
 		m.Cold, m.Calm, m.Init = math.Max(m.Cold, f.Cold), math.Max(m.Calm, f.Calm), math.Max(m.Init, f.Init)
@@ -422,6 +425,13 @@ var neverWaits = contender{name: "rubato, never waits", change: func(c *sim.Conf
 		c.Zones[i].Core.PolicyConfig.DelayMax = 0
 	}
 }}
+
+// keepForest is an operator's order to believe the forest whatever comes true, which leaves the guard of waiting alone with it.
+func keepForest(c *sim.Config) {
+	for i := range c.Zones {
+		c.Zones[i].Core.KeepForest = true
+	}
+}
 
 var alwaysWait = contender{name: "always waits", rule: func(cfg policy.Config, _ func() time.Duration) policy.Policy {
 	return naive.AlwaysWait{MaxMs: delayMaxMs(cfg)}

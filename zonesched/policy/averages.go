@@ -20,20 +20,20 @@ func (*Averages) Name() string { return "averages" }
 // Decide implements Policy.
 func (p *Averages) Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice {
 	for i := range cands {
-		cands[i].forgetForest()
+		cands[i].ForgetForest()
 	}
 	return p.rule.Decide(c, cands, rng)
 }
 
 // Admit implements Policy.
 func (p *Averages) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64) (bool, float64) {
-	cand.forgetForest()
+	cand.ForgetForest()
 	return p.rule.Admit(c, cand, elsewhereMs, execBestMs)
 }
 
-// forgetForest goes back to what averages said. The bound keeps its distance, which is calibrated on the errors of what was
+// ForgetForest goes back to what averages said. The bound keeps its distance, which is calibrated on the errors of what was
 // echoed: the averages'.
-func (c *Candidate) forgetForest() {
+func (c *Candidate) ForgetForest() {
 	e := &c.Est
 	if e.Source != api.SourceForest {
 		return

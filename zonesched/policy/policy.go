@@ -48,6 +48,8 @@ type Candidate struct {
 	// Affine: the caller's hint names this node (see zonesched/affinity.go).
 	Affine bool
 	Est    api.Estimate
+	// ForestMu is what the forest said of the execution, ln ms, also where averages stand in for it; 0 without a forest.
+	ForestMu float64
 }
 
 // Local reports whether nothing has to be prepared or fetched: a warm sandbox and all inputs at hand.

@@ -52,6 +52,7 @@ type ZoneView struct {
 	Fallback string              `json:"fallback"`
 	Modes    FunctionModes       `json:"function_modes,omitempty"`
 	Guard    zonesched.GuardView `json:"guard"`
+	Trust    zonesched.TrustView `json:"trust"`
 	Load     zonesched.Load      `json:"load"`
 	Shares   []api.Share         `json:"shares"`
 	Counters zonesched.Counters  `json:"counters"`
@@ -106,7 +107,7 @@ func (d *Daemon) queryHere(ctx context.Context, kind, arg string) (json.RawMessa
 		look(func() {
 			v = ZoneView{
 				Zone: d.cfg.Zone, Tier: d.cfg.Tier, Region: d.cfg.Region, Leader: d.cfg.Name, Epoch: d.core.Epoch(),
-				Policy: d.core.PolicyName(), Mode: d.core.Mode().String(), Fallback: d.cfg.Sched.Fallback, Modes: functionModes(d.core), Guard: d.core.Guard(), Load: d.core.Load(), Shares: d.shares, Counters: d.core.Counters(),
+				Policy: d.core.PolicyName(), Mode: d.core.Mode().String(), Fallback: d.cfg.Sched.Fallback, Modes: functionModes(d.core), Guard: d.core.Guard(), Trust: d.core.Trust(), Load: d.core.Load(), Shares: d.shares, Counters: d.core.Counters(),
 			}
 		})
 	case "model":

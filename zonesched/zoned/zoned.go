@@ -231,7 +231,7 @@ func (d *Daemon) loop(ctx context.Context) {
 		case <-tick.C:
 			if d.leads() {
 				d.step(&zonesched.Event{Kind: zonesched.EvTick})
-				d.figures.Store(&Figures{Counters: d.core.Counters(), Load: d.core.Load(), Guard: d.core.Guard()})
+				d.figures.Store(&Figures{Counters: d.core.Counters(), Load: d.core.Load(), Guard: d.core.Guard(), Trust: d.core.Trust()})
 			}
 		case <-flush.C:
 			d.flush(false)
@@ -343,6 +343,7 @@ type Figures struct {
 	zonesched.Counters
 	zonesched.Load
 	Guard zonesched.GuardView
+	Trust zonesched.TrustView
 }
 
 // Figures returns them; zeros before the first tick.
