@@ -297,9 +297,10 @@ func (z *Zone) count(n *node, now sums) {
 	}
 }
 
-// pick chooses which nodes may be scored: all that the function fits, if they are few. Else half as many as candidates are scored
-// at most, since each can be two: what the rule wants; nodes that hold the call's objects; nodes that hold something of its function, from a drawn place on, so that a popular function's first
-// nodes are not asked for everything; and random ones with a free slot, one of each hardware class first. The cost does not depend on the number of nodes.
+// pick chooses which nodes may be scored: all that the function fits, if they are few. Else half as many as candidates are scored at
+// most, since each can be two: what the rule wants; nodes that hold the call's objects; nodes that hold something of its function, from a
+// drawn place on, so that a popular function's first nodes are not asked for everything; and random ones with a free slot, one of each
+// hardware class first. The cost does not depend on the number of nodes.
 func (z *Zone) pick(now time.Time, c *call, hope *node) []picked {
 	z.picked = z.picked[:0]
 	room, f := z.cfg.Candidates, c.fn

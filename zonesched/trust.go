@@ -7,12 +7,12 @@ import (
 	"github.com/rubato-faas/rubato/api"
 )
 
-// The learner leaves a forest out that predicts worse than averages when it learns. What is asked when deciding may be wrong for
-// other reasons: a model that came from elsewhere, a feature that is filled otherwise than when it was learned, a fault in the way from one to the
-// other. So the zone judges what it was told by what came true. Each call whose node was chosen by the forest has both predictions;
-// the difference of their errors is what the forest loses. While it loses beyond doubt, averages stand in for it everywhere,
-// and the forest is only asked; once it wins beyond doubt, it is trusted again. Nodes chosen by the forest are those of which it
-// thinks too well (a winner's curse), hence the margin.
+// trust is the guard of the forest. The learner leaves a forest out that predicts worse than averages when it learns. What is asked when
+// deciding may be wrong for other reasons: a model that came from elsewhere, a feature that is filled otherwise than when it was
+// learned, a fault in the way from one to the other. So the zone judges what it was told by what came true. Each call whose node was
+// chosen by the forest has both predictions; the difference of their errors is what the forest loses. While it loses beyond
+// doubt, averages stand in for it everywhere, and the forest is only asked; once it wins beyond doubt, it is trusted again. Nodes
+// chosen by the forest are those of which it thinks too well (a winner's curse), hence the margin.
 type trust struct {
 	lost  bool
 	loss  tally // |ln(measured/forest)| - |ln(measured/averages)|

@@ -499,6 +499,7 @@ func (s *Scenario) zones(cfg *sim.Config, p Policy) ([]float64, error) {
 		}
 		core.Zone, core.Tier, core.Region, core.Seed, core.Policy, core.Records = z.Name, tier, z.Region, 0, p.Rule, 64
 		core.Candidates = or(s.Scheduler.Candidates, core.Candidates)
+		core.KeepForest = s.Learn.Noise > 0 // which is to be lived with: it leaves averages alone, and they would stand in
 		core.MaxWaiting = or(s.Scheduler.MaxWaiting, core.MaxWaiting)
 		core.NodeTimeout = time.Duration(or(s.Scheduler.NodeTimeout, Duration(core.NodeTimeout)))
 		if s.Scheduler.Mode != "" {
