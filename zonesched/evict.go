@@ -98,12 +98,7 @@ func (z *Zone) victims(now time.Time, n *node, memMB int) (out []*holding, price
 			if s.idle == 0 {
 				continue
 			}
-			taken := 0
-			for _, h := range out {
-				if h == s.h {
-					taken++
-				}
-			}
+			taken := count(out, s.h)
 			if taken >= s.idle {
 				continue
 			}
@@ -128,6 +123,17 @@ func (z *Zone) victims(now time.Time, n *node, memMB int) (out []*holding, price
 		z.out = out
 	}
 	return out, priceMs, true
+}
+
+// count is how many of out are h.
+func count(out []*holding, h *holding) int {
+	n := 0
+	for _, o := range out {
+		if o == h {
+			n++
+		}
+	}
+	return n
 }
 
 // makeRoom takes what a cold start of memMB pushes out of n from the zone's view of it, and names it for the node.

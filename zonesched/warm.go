@@ -132,13 +132,7 @@ func (z *Zone) warmPlace(now time.Time, f *function) *node {
 // anyKept reports whether functions ask for one of the sandboxes that victims chose.
 func anyKept(out []*holding) bool {
 	for i, h := range out {
-		gone := 0
-		for _, o := range out[:i] {
-			if o == h {
-				gone++
-			}
-		}
-		if h.kept(gone) {
+		if h.kept(count(out[:i], h)) {
 			return true
 		}
 	}

@@ -107,7 +107,6 @@ with a deadline that got no result before it, and all refused calls; shares of t
 	for _, c := range p.capacities(all) {
 		row("D7", fmt.Sprintf("load held at a p99 of %.0f ms, over the best fixed delay's, at least %g", c.limit, c.must), c.family, c.over(), "against "+c.fixed.policy, c.ok())
 	}
-	overAverages := func(c *Cell) (Ratio, bool) { return c.find("averages", meanMs) }
 	for i := range forestGains {
 		g := &forestGains[i]
 		if m, worst, n := average(g.cells(all), overAverages); n > 0 {

@@ -412,7 +412,7 @@ func (p PushOut) Admit(c *policy.Call, k *policy.Candidate, elsewhereMs, execBes
 	return p.Policy.Admit(paid(c), k, elsewhereMs, execBestMs)
 }
 
-// Unguarded is the given rule, hidden from the zone's guard, which judges no rule but the product's.
+// Unguarded is the given rule, hidden from the zone's guards of waiting and of the forest, which judge no rule but the product's.
 type Unguarded struct{ policy.Policy }
 
 // Boundless is the given rule, but no time is too long to be held back: each look is like the first.
