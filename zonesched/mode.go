@@ -64,7 +64,7 @@ func (z *Zone) setPolicy(ev *Event) {
 		return // whoever sends the event has checked it
 	}
 	if ev.PolicyName != z.cfg.Policy || ev.PolicyConfig != z.cfg.PolicyConfig { // or a rule's own state would be lost
-		z.cfg.Policy, z.cfg.PolicyConfig, z.rule = ev.PolicyName, ev.PolicyConfig, rule
+		z.cfg.Policy, z.cfg.PolicyConfig, z.rule, z.byOrder = ev.PolicyName, ev.PolicyConfig, rule, policy.ByOrder(ev.PolicyName)
 	}
 	z.mode, z.modes = ev.Mode, ev.Modes
 	z.redoDelayed()

@@ -290,6 +290,11 @@ func (z *Zone) admit(now time.Time, n *node) (*call, policy.Candidate) {
 		z.scanFrom = 0
 	}
 	if best.c != nil {
+		if z.byOrder {
+			z.offer(now, n, best.c)
+			z.estimate(now, best.c)
+			best.cand = z.cands[0]
+		}
 		if took := best.cand.Est.MedianMs(); policy.ByAge(best.index) {
 			z.ageDebtMs += (ageTurn - 1) * took
 		} else {
@@ -305,15 +310,12 @@ func (z *Zone) claim(now time.Time, n *node, w *call, fair float64, age bool) (c
 	if !w.hard.IsZero() && !now.Before(w.hard) {
 		return claim{}, false // its wake ends it
 	}
-	z.cands, z.feats = z.cands[:0], z.feats[:0]
-	z.nodeCandidates(now, w, n, n.sandbox(w.fn.h))
-	if len(z.cands) == 0 || !z.cands[0].Free {
+	if !z.offer(now, n, w) {
 		return claim{}, false
 	}
-	z.cands, z.feats = z.cands[:1], z.feats[:1]
-	// Whoever was held back for this node is judged by the bound of delayed calls.
-	z.feats[0].Delayed = w.kind == api.DecisionDelayed
-	z.estimate(now, w)
+	if !z.byOrder {
+		z.estimate(now, w)
+	}
 	elsewhere := math.Inf(1)
 	if !w.finishAt.IsZero() {
 		elsewhere = ms(w.finishAt.Sub(now))
@@ -336,6 +338,19 @@ func (z *Zone) claim(now time.Time, n *node, w *call, fair float64, age bool) (c
 		cl.owed = fair-w.tenant.used > farBehind
 	}
 	return cl, true
+}
+
+// offer makes n's free slot the only candidate; false if w cannot use it.
+func (z *Zone) offer(now time.Time, n *node, w *call) bool {
+	z.cands, z.feats = z.cands[:0], z.feats[:0]
+	z.nodeCandidates(now, w, n, n.sandbox(w.fn.h))
+	if len(z.cands) == 0 || !z.cands[0].Free {
+		return false
+	}
+	z.cands, z.feats = z.cands[:1], z.feats[:1]
+	// Whoever was held back for this node is judged by the bound of delayed calls.
+	z.feats[0].Delayed = w.kind == api.DecisionDelayed
+	return true
 }
 
 // fairUse is the mean use of the tenants that wait.

@@ -120,6 +120,8 @@ type Zone struct {
 	cfg  Config
 	rng  *rand.Rand
 	rule policy.Policy
+	// byOrder: the rule, and the fallback too, give freed slots to whomever, without asking how long that takes.
+	byOrder bool
 	// What decides where the rule does not, and where that is; what the rule would have done, see mode.go.
 	fallback policy.Policy
 	mode     Mode            // the operator's for the zone
@@ -206,7 +208,7 @@ func New(cfg Config) (*Zone, error) {
 	}
 	n := 2 * cfg.Candidates
 	return &Zone{
-		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule, fallback: fallback, guard: newGuard(), profiles: []*profile{{largest: -1}},
+		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule, byOrder: cfg.Rule == nil && policy.ByOrder(cfg.Policy), fallback: fallback, guard: newGuard(), profiles: []*profile{{largest: -1}},
 		fns: map[string]*function{}, holdings: map[string]*holding{}, objects: map[uint64][]*node{}, prewarms: map[string]prewarming{}, byName: map[string]*node{}, calls: map[string]*call{}, tenants: map[string]*usage{},
 		grantsIn: map[string]*grantIn{}, given: map[string]*grantOut{}, ring: newRing(cfg.Records),
 		linkMs: ewma{w: .05, v: 1}, linkP99: tail{v: 2.5}, comeback: ewma{w: .1, v: .5, n: 2},

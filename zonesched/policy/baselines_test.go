@@ -308,6 +308,35 @@ func TestPropensities(t *testing.T) {
 	}
 }
 
+// What ByOrder says is true: such rules, and every work-conserving one is among them, say the same of a freed slot whatever is
+// predicted of it.
+func TestByOrderAdmitsWithoutEstimates(t *testing.T) {
+	for _, name := range WorkConservingNames() {
+		if !ByOrder(name) {
+			t.Errorf("%s may be a fallback, and is not by order", name)
+		}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		c := genCall(t, 4)
+		k := genCandidate(t, 1)
+		bare := k
+		bare.Est, bare.MissMs, bare.PriceMs, bare.UnderWay = api.Estimate{}, 0, 0, false
+		for _, name := range Names() {
+			if !ByOrder(name) {
+				continue
+			}
+			p, err := New(name, DefaultConfig())
+			if err != nil {
+				t.Fatal(err)
+			}
+			ok, index := p.Admit(&c, &k, 700, 300)
+			if ok2, index2 := p.Admit(&c, &bare, 700, 300); ok != ok2 || index != index2 {
+				t.Fatalf("%s: %v %v with an estimate, %v %v without", name, ok, index, ok2, index2)
+			}
+		}
+	})
+}
+
 func TestPickStaysInTheZone(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := genCall(t, rapid.IntRange(0, 100).Draw(t, "nodes"))

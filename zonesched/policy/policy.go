@@ -221,6 +221,15 @@ func WorkConservingNames() []string { return slices.Clone(workConserving) }
 // WorkConserving reports whether the named policy is one of them.
 func WorkConserving(name string) bool { return slices.Contains(workConserving, name) }
 
+// byOrder are the policies whose Admit looks at no estimate; all work-conserving ones are among them.
+var byOrder = []string{
+	"round-robin", "least-loaded", "fixed-delay", "fixed-delay-matched", "random", "power-of-two", "ch-rlu", "openwhisk", "hiku", "hermod",
+}
+
+// ByOrder reports whether the named policy gives freed slots by order and place alone: no estimate has to be made for the claims
+// that it compares, which is most of what a full zone does.
+func ByOrder(name string) bool { return slices.Contains(byOrder, name) }
+
 // Names lists the policies that New makes.
 func Names() []string { return slices.Clone(names) }
 
