@@ -272,7 +272,7 @@ policy and seed give the same run, down to its trace hash.`,
 		},
 	}
 	o.add(cmd)
-	cmd.Flags().StringVar(&policy, "policy", "", "policy (default: the scenario's); oracle is rubato with each call's true times")
+	cmd.Flags().StringVar(&policy, "policy", "", "policy (default: the scenario's); oracle is rubato with each call's true times, laws with the true laws")
 	return cmd
 }
 

@@ -346,7 +346,7 @@ func (s *Scenario) validate() error {
 	return err
 }
 
-// Policy is a rule with what has to be said about it in one word: "rubato", "fixed-delay=400ms", "rubato=0s", "oracle".
+// Policy is a rule with what has to be said about it in one word: "rubato", "fixed-delay=400ms", "rubato=0s", "oracle", "laws".
 type Policy struct {
 	// Name is as it was written. Rule is the core's name for it.
 	Name, Rule string
@@ -359,8 +359,12 @@ type Policy struct {
 // ParsePolicy reads a policy. Which rules there are is up to zonesched/policy.
 func ParsePolicy(s string) (Policy, error) {
 	p := Policy{Name: s, Rule: s, Wait: -1}
-	if s == "oracle" {
+	switch s {
+	case "oracle":
 		p.Rule, p.Oracle, p.Luck = "rubato", true, true
+		return p, nil
+	case "laws":
+		p.Rule, p.Oracle = "rubato", true
 		return p, nil
 	}
 	if rule, wait, ok := strings.Cut(s, "="); ok {
@@ -373,7 +377,7 @@ func ParsePolicy(s string) (Policy, error) {
 	c := zonesched.DefaultConfig()
 	c.Policy = p.Rule
 	if err := c.Validate(); err != nil {
-		return p, fmt.Errorf("%w (or oracle: rubato with the true times)", err)
+		return p, fmt.Errorf("%w (or oracle: rubato with the true times; laws: with the true laws, without each call's luck)", err)
 	}
 	return p, nil
 }

@@ -90,25 +90,26 @@ linearly. "< x": it is not held even at x, the lowest load that was run; "≥ x"
 
 // WriteForest writes the page about what predictions are worth, from the cells of the experiments about it.
 func WriteForest(w io.Writer, p *Plan, all []Ran) error {
-	const averages, oracle = "averages", "oracle"
+	const averages, laws, oracle = "averages", "laws", "oracle"
 	var b strings.Builder
 	fmt.Fprintf(&b, `# %s
 
 %s
 
 ## Setup
-The cells are those of the pages about each workload: nothing is run for this one. All three policies are the same rule: %s with the
-forest, averages with each function's averages in its place, oracle with the true times of each call. Times are in ms, means over seeds of
+The cells are those of the pages about each workload: nothing is run for this one. All four policies are the same rule: %s with the
+forest, averages with each function's averages in its place, laws with the true laws from the first call on, oracle with the true times of
+each call, what chance has drawn for it too: nobody can learn that. Times are in ms, means over seeds of
 each seed's figure; ratios are paired by seed, and below 1 the first is better. %s
 
 ## Figures
-| workload | load | %[3]s | averages | oracle | %[3]s over averages: mean | worst seed | p99 | %[3]s over oracle: mean | p99 | averages over oracle: mean |
-|---|---|---|---|---|---|---|---|---|---|---|
+| workload | load | %[3]s | averages | laws | oracle | %[3]s over averages: mean | worst seed | p99 | %[3]s over laws: mean | p99 | %[3]s over oracle: mean | p99 | averages over oracle: mean |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 `, forestPage, forestQuestion, p.Policies[0], p.seeds())
 	var said strings.Builder
 	for _, family := range forestFamilies {
 		for _, c := range cells(all, family, 0, maxLoad) {
-			a, o := c.at(averages), c.at(oracle)
+			a, l, o := c.at(averages), c.at(laws), c.at(oracle)
 			if a < 0 {
 				continue
 			}
@@ -125,8 +126,8 @@ each seed's figure; ratios are paired by seed, and below 1 the first is better. 
 				r := c.ratio(j, k, of)
 				return fmt.Sprintf("%.3f±%.3f", r.Mean, r.CI)
 			}
-			fmt.Fprintf(&b, "| %s | %g | %s | %s | %s | %s | %.3f | %s | %s | %s | %s |\n", family, c.Load, ms(0), ms(a), ms(o),
-				over(0, a, meanMs), c.over(a, meanMs).Worst, over(0, a, p99Ms), over(0, o, meanMs), over(0, o, p99Ms), over(a, o, meanMs))
+			fmt.Fprintf(&b, "| %s | %g | %s | %s | %s | %s | %s | %.3f | %s | %s | %s | %s | %s | %s |\n", family, c.Load, ms(0), ms(a), ms(l), ms(o),
+				over(0, a, meanMs), c.over(a, meanMs).Worst, over(0, a, p99Ms), over(0, l, meanMs), over(0, l, p99Ms), over(0, o, meanMs), over(0, o, p99Ms), over(a, o, meanMs))
 		}
 		within := cells(all, family, 0, forestLoad)
 		if m, worst, n := average(within, overAverages); n > 0 {

@@ -102,6 +102,7 @@ with a deadline that got no result before it, and all refused calls; shares of t
 	for _, f := range []string{"data", "init", "mixed"} {
 		ratios("D4", "mean over the oracle's,", []span{{f, 0, .9, 1.1}}, func(c *Cell) (Ratio, bool) { return c.find("oracle", meanMs) })
 		ratios("D4", "p99 over the oracle's,", []span{{f, 0, .9, 1.3}}, func(c *Cell) (Ratio, bool) { return c.find("oracle", p99Ms) })
+		ratios("D4, but for luck", "mean over the true laws',", []span{{f, 0, .9, 1.1}}, func(c *Cell) (Ratio, bool) { return c.find("laws", meanMs) })
 	}
 	p.deadlines(all, row)
 	for _, c := range p.capacities(all) {
