@@ -389,6 +389,7 @@ func (z *Zone) completion(now time.Time, m *wire.Completion, out []Action) []Act
 		out = z.lost(now, c, "its node stopped it for an earlier leader", out)
 	case mine:
 		out = z.finish(now, c, n, m, out)
+		return z.scout(now, c.fn, z.slotFreed(now, n, out))
 	}
 	return z.slotFreed(now, n, out)
 }
@@ -469,6 +470,7 @@ func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out [
 			f.errEW.add(math.Abs(math.Log(exec) - m.Echo.Mu))
 			z.told(now, c, m.Echo.AveragesMu, exec)
 		}
+		f.spentMs += exec
 		f.runMs.add(m.RunMs)
 		if m.Start != api.SandboxWarm {
 			f.coldMs.add(m.InitMs)

@@ -348,6 +348,7 @@ func (z *Zone) occupy(now time.Time, c *call, n *node, k *policy.Candidate) (evi
 	if k.Sandbox != api.SandboxWarm {
 		evict = z.makeRoom(now, n, c.fn.spec.MemoryMB)
 	}
+	c.fn.met.add(n.class)
 	n.sentSeq++
 	n.sentAt = now
 	fetch := k.MissingBytes
@@ -393,6 +394,7 @@ func (z *Zone) run(c *call, n *node, k *policy.Candidate, timeout time.Duration,
 func (z *Zone) prewarm(now time.Time, f *function, n *node, out []Action) []Action {
 	z.warmSeq++
 	z.counters.Prewarmed++
+	f.met.add(n.class)
 	id := fmt.Sprintf("prewarm-%d-%d-%d", z.epoch.Generation, z.epoch.Revision, z.warmSeq)
 	n.sentSeq++
 	n.sentAt = now

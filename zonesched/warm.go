@@ -147,6 +147,7 @@ func (z *Zone) warmed(now time.Time, p prewarming, ok bool) {
 	case ok:
 		f.warmFails = 0
 	default:
+		f.met.remove(p.node.class)
 		f.warmAt = now.Add(min(warmRetry<<min(f.warmFails, 16), warmRetryMax))
 		f.warmFails++
 	}

@@ -66,6 +66,9 @@ type Config struct {
 	RetryBudget float64 `koanf:"retry_budget" doc:"retries as a share of calls at most"`
 	// HedgeBudget bounds second dispatches of slow calls of idempotent functions, as a share of all calls (see hedge.go).
 	HedgeBudget float64 `koanf:"hedge_budget" doc:"second dispatches of slow idempotent calls as a share of calls at most (0-0.1; 0: none)"`
+	// Scout bounds what is spent on trying functions on hardware that they have not met, as a share of the time that their calls
+	// take (see scout.go).
+	Scout float64 `koanf:"scout" doc:"sandboxes brought up on hardware that a function has not met yet, as a share of its execution time at most (0-1; 0: none)"`
 	// Candidates bounds what is scored for one decision; a node can be two: as it is, and when a busy sandbox there frees.
 	Candidates int `koanf:"candidates" doc:"candidates scored for one decision at most; in zones of more nodes, half as many nodes are looked at"`
 	// SlowStart is how long a node that has just booted among old ones takes to offer all of its slots; 0: all at once.
@@ -84,7 +87,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		Seed: 1, Policy: "rubato", PolicyConfig: policy.DefaultConfig(), Mode: ModeOn, Canary: .05, Fallback: "least-loaded", MaxWaiting: 4096, MaxBacklog: 2 * time.Minute, WhenLate: LateRun, MaxCalls: 65536,
-		NodeTimeout: 3 * time.Second, DispatchGrace: 2 * time.Second, MaxAttempts: 3, RetryBudget: .1, HedgeBudget: .02, Candidates: 32,
+		NodeTimeout: 3 * time.Second, DispatchGrace: 2 * time.Second, MaxAttempts: 3, RetryBudget: .1, HedgeBudget: .02, Scout: .1, Candidates: 32,
 		SlowStart: 10 * time.Second, GrantTTL: time.Second, ForwardRTT: 10 * time.Millisecond, Records: 4096,
 	}
 }
@@ -108,6 +111,7 @@ func (c Config) Validate() error {
 	bad(c.DispatchGrace > 0, "dispatch_grace %v: want more than 0", c.DispatchGrace)
 	bad(c.MaxAttempts >= 1 && c.MaxAttempts <= 10, "max_attempts %d: want 1-10", c.MaxAttempts)
 	bad(c.RetryBudget >= 0 && c.RetryBudget <= 1, "retry_budget %v: want 0-1", c.RetryBudget)
+	bad(c.Scout >= 0 && c.Scout <= 1, "scout %v: want 0-1", c.Scout)
 	bad(c.Candidates >= 2 && c.Candidates <= 256, "candidates %d: want 2-256", c.Candidates)
 	bad(c.SlowStart >= 0 && c.SlowStart <= 10*time.Minute, "slow_start %v: want 0-10m", c.SlowStart)
 	bad(c.GrantTTL > 0, "grant_ttl %v: want more than 0", c.GrantTTL)
@@ -290,8 +294,9 @@ func (z *Zone) Epoch() api.Epoch { return z.epoch }
 // Counters counts what happened since New.
 type Counters struct {
 	Accepted, Answered, Refused, Delayed, Queued, ForwardedOut, ForwardedIn, Retries, NodesLost uint64
-	Missed, IdleDeclined, Explored, Prewarmed, Hopeless                                         uint64
-	UnknownCompletions, FencedCompletions                                                       uint64
+	// Prewarmed counts sandboxes brought up without a call, Scouted those among them on hardware that their function had not met.
+	Missed, IdleDeclined, Explored, Prewarmed, Scouted, Hopeless uint64
+	UnknownCompletions, FencedCompletions                        uint64
 	// Calls beside whose decision the rule was asked, those that it would have held back, and those that it would have sent to
 	// another node.
 	Shadowed, ShadowDelayed, ShadowElsewhere uint64
@@ -327,6 +332,10 @@ type function struct {
 	freshMs ewma // and of what was not
 	gapMs   ewma // between arrivals
 	lastAt  time.Time
+
+	spentMs   float64  // that its calls have taken
+	scoutedMs float64  // that scouts were expected to take (see scout.go)
+	met       classSet // hardware on which one of its sandboxes was brought up
 
 	warmFails int       // prewarmings that failed in a row
 	warmAt    time.Time // not tried again before

@@ -115,6 +115,7 @@ type Scheduler struct {
 	WhenLate    string    `yaml:"when_late"`
 	MaxBacklog  *Duration `yaml:"max_backlog"`
 	HedgeBudget *float64  `yaml:"hedge_budget"`
+	Scout       *float64  `yaml:"scout"`
 	Fallback    string    `yaml:"fallback"`
 	// SlowStart is 10s when it is left out; 0s turns it off.
 	SlowStart *Duration `yaml:"slow_start"`
@@ -521,6 +522,9 @@ func (s *Scenario) zones(cfg *sim.Config, p Policy) ([]float64, error) {
 		}
 		if s.Scheduler.HedgeBudget != nil {
 			core.HedgeBudget = *s.Scheduler.HedgeBudget
+		}
+		if s.Scheduler.Scout != nil {
+			core.Scout = *s.Scheduler.Scout
 		}
 		if s.Scheduler.SlowStart != nil {
 			core.SlowStart = time.Duration(*s.Scheduler.SlowStart)
