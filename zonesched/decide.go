@@ -283,6 +283,9 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node, sb *sandboxes) {
 			at = max(at, n.prepared(c.fn.h))
 		}
 		_, evictMs, room = z.victims(now, n, c.fn.spec.MemoryMB)
+		if evictMs > 0 && at < api.SandboxPrepared {
+			evictMs += c.fn.anewMs()
+		}
 	}
 	if n.free() > 0 && room {
 		z.add(now, n, c, 0, at, evictMs)

@@ -2,6 +2,7 @@ package zonesched
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -618,5 +619,60 @@ func TestArtifactsAreShared(t *testing.T) {
 	b.invoke("i2", "other")
 	if got := find(b.acts, ActRun, "i2").Run.Echo.Sandbox; got != api.SandboxNone {
 		t.Errorf("another artifact's node is taken for %v", got)
+	}
+}
+
+// Where memory is short, a start from nothing is charged what it makes anew; where there is room, and where nobody has it, it is not.
+func TestWhatIsMadeAnew(t *testing.T) {
+	for name, c := range map[string]struct {
+		full, known bool             // b's memory is in use by another's sandbox; some node has f's artifact
+		state       api.SandboxState // of f's on b
+		want        float64          // more than the eviction
+		before      func(f *function)
+	}{
+		"charged":                     {true, true, api.SandboxNone, 700, nil},
+		"fetched only":                {true, true, api.SandboxFetched, 700, nil},
+		"prepared here":               {true, true, api.SandboxPrepared, 0, nil},
+		"room":                        {false, true, api.SandboxNone, 0, nil},
+		"nobody has it":               {true, false, api.SandboxNone, 0, nil},
+		"never from what is prepared": {true, true, api.SandboxNone, 0, func(f *function) { f.prepMs = ewma{w: .2} }},
+		"never below nothing":         {true, true, api.SandboxNone, 0, func(f *function) { f.prepMs.v = 2000 }},
+	} {
+		b := newBed(t, nil)
+		g, _ := b.z.Function("t/f")
+		g.Name, g.Artifact = "g", strings.Repeat("b", 64)
+		b.step(&Event{Kind: EvFunctions, Functions: []api.Function{g}})
+		if c.known {
+			b.node("a", 1, 1)
+		}
+		hb := b.report("b", 4, 0)
+		hb.MemMB, hb.MemUsedMB = 200, 0
+		hb.Sandboxes = []wire.SandboxReport{{Function: "t/g@1", State: api.SandboxPrepared, Idle: 1, MemoryMB: 100}}
+		if c.full {
+			hb.MemUsedMB = 200
+		}
+		if c.state > api.SandboxNone {
+			hb.Sandboxes = append(hb.Sandboxes, wire.SandboxReport{Function: "t/f@1", State: c.state})
+		}
+		b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+		f, other := b.z.fns["t/f"], b.z.fns["t/g"]
+		f.spec.MemoryMB = 100
+		f.freshMs.add(900)
+		f.prepMs.add(200)
+		other.coldMs.add(50)
+		other.lastAt = b.now
+		if c.before != nil {
+			c.before(f)
+		}
+		n := b.z.byName["b"]
+		_, evictMs, _ := b.z.victims(b.now, n, 100)
+		if (evictMs > 0) != c.full {
+			t.Fatalf("%s: pushes out for %v ms", name, evictMs)
+		}
+		b.z.cands, b.z.feats = b.z.cands[:0], b.z.feats[:0]
+		b.z.nodeCandidates(b.now, &call{inv: &api.Invocation{}, fn: f}, n, n.sandbox(f.h))
+		if got := b.z.cands[0].EvictMs - evictMs; math.Abs(got-c.want) > 1e-9 {
+			t.Errorf("%s: %v ms more than the eviction, want %v", name, got, c.want)
+		}
 	}
 }

@@ -28,7 +28,8 @@ type Candidate struct {
 	StartMs float64
 	// LinkMs is the dispatch round trip, without fetching.
 	LinkMs float64
-	// EvictMs prices the sandboxes that a new one would push out, PushMs the objects that a fetch would.
+	// EvictMs prices the sandboxes that a new one would push out, with what it makes anew at their cost, PushMs the objects that a fetch
+	// would push out.
 	EvictMs, PushMs float64
 	// PriceMs is what the owner's price weight makes of the time on this node, MissMs what the miss weight makes of the chance of a
 	// miss there; 0 without weights.
