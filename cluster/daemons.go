@@ -218,7 +218,7 @@ func registerZone(reg *prometheus.Registry, z *Zone) {
 	figure("forwarded", "Calls given to another zone.", func(f zoned.Figures) uint64 { return f.ForwardedOut })
 	figure("missed", "Calls answered after their deadline.", func(f zoned.Figures) uint64 { return f.Missed })
 	figure("scouted", "Sandboxes brought up on hardware that a function had not met.", func(f zoned.Figures) uint64 { return f.Scouted })
-	figure("prewarmed", "Sandboxes brought up while calls waited.", func(f zoned.Figures) uint64 { return f.Prewarmed })
+	figure("prewarmed", "Sandboxes brought up without a call.", func(f zoned.Figures) uint64 { return f.Prewarmed })
 	figure("retries", "Calls run again after their node was lost.", func(f zoned.Figures) uint64 { return f.Retries })
 	figure("hopeless", "Calls refused since no node could be in time.", func(f zoned.Figures) uint64 { return f.Hopeless })
 	figure("shadowed", "Calls beside whose decision the rule was only asked.", func(f zoned.Figures) uint64 { return f.Shadowed })

@@ -271,7 +271,7 @@ func (z *Zone) wake(now time.Time, ev *Event, out []Action) []Action {
 
 // prewarmLost: no word of a prewarming. Its slot stays taken until the node says otherwise.
 func (z *Zone) prewarmLost(now time.Time, id string, p prewarming) {
-	z.warmed(now, p, false)
+	z.warmed(now, p, nil)
 	for _, r := range p.node.running {
 		if r.id == id {
 			r.foreign = true
@@ -349,7 +349,7 @@ func (z *Zone) completion(now time.Time, m *wire.Completion, out []Action) []Act
 	c := z.calls[m.ID]
 	p, warmed := z.prewarms[m.ID]
 	if warmed {
-		z.warmed(now, p, m.Outcome == api.OutcomeOK)
+		z.warmed(now, p, m)
 		delete(z.prewarms, m.ID)
 	}
 	which := c.dispatchOf(n, m.Attempt)
@@ -472,14 +472,7 @@ func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out [
 		}
 		f.spentMs += exec
 		f.runMs.add(m.RunMs)
-		if m.Start != api.SandboxWarm {
-			f.coldMs.add(m.InitMs)
-			if m.Start == api.SandboxPrepared {
-				f.prepMs.add(m.InitMs)
-			} else {
-				f.freshMs.add(m.InitMs)
-			}
-		}
+		f.began(m)
 	}
 	z.judge(now, c, m.Outcome)
 	if exec > 0 && m.Outcome == api.OutcomeOK {
@@ -496,6 +489,19 @@ func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out [
 			Source: m.Echo.Source, ModelVersion: m.Echo.ModelVersion,
 		},
 	}, out)
+}
+
+// began learns what bringing up a sandbox took, with a call or without.
+func (f *function) began(m *wire.Completion) {
+	if m.Start == api.SandboxWarm {
+		return
+	}
+	f.coldMs.add(m.InitMs)
+	if m.Start == api.SandboxPrepared {
+		f.prepMs.add(m.InitMs)
+	} else {
+		f.freshMs.add(m.InitMs)
+	}
 }
 
 // policyCall is what the rule may know of a call that hopes, or hoped until now, for a node.

@@ -284,7 +284,7 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node, sb *sandboxes) {
 		}
 		_, evictMs, room = z.victims(now, n, c.fn.spec.MemoryMB)
 		if evictMs > 0 && at < api.SandboxPrepared {
-			evictMs += c.fn.anewMs()
+			evictMs += z.anewMs(n, c.fn)
 		}
 	}
 	if n.free() > 0 && room {
@@ -351,7 +351,6 @@ func (z *Zone) occupy(now time.Time, c *call, n *node, k *policy.Candidate) (evi
 	if k.Sandbox != api.SandboxWarm {
 		evict = z.makeRoom(now, n, c.fn.spec.MemoryMB)
 	}
-	c.fn.met.add(n.class)
 	n.sentSeq++
 	n.sentAt = now
 	fetch := k.MissingBytes
@@ -397,7 +396,6 @@ func (z *Zone) run(c *call, n *node, k *policy.Candidate, timeout time.Duration,
 func (z *Zone) prewarm(now time.Time, f *function, n *node, out []Action) []Action {
 	z.warmSeq++
 	z.counters.Prewarmed++
-	f.met.add(n.class)
 	id := fmt.Sprintf("prewarm-%d-%d-%d", z.epoch.Generation, z.epoch.Revision, z.warmSeq)
 	n.sentSeq++
 	n.sentAt = now
@@ -409,7 +407,7 @@ func (z *Zone) prewarm(now time.Time, f *function, n *node, out []Action) []Acti
 	evict := z.makeRoom(now, n, f.spec.MemoryMB)
 	n.sandboxFor(f.h, f.spec.MemoryMB).busy++
 	n.memUsed += f.spec.MemoryMB
-	z.prewarms[id] = prewarming{n, f.id}
+	z.prewarms[id] = prewarming{node: n, fn: f.id}
 	out = append(out,
 		Action{Kind: ActRun, ID: id, Node: n.name, Run: &wire.Run{
 			Epoch: z.epoch, Seq: n.sentSeq, Fn: *f.spec, TimeoutMs: max(f.spec.Timeout.Milliseconds(), 1), Prewarm: true, KeepMs: f.keepMs(), Evict: evict,

@@ -70,15 +70,28 @@ func (f *function) restartMs() float64 {
 	return f.coldMs.v
 }
 
-// anewMs is what a start from nothing takes beyond one from what is prepared, where a node has something of f. If it pushes out others it
-// is charged that once more: it makes anew what there is, for as long on a slot and cores for which others wait. As a price of all starts
-// from nothing it was too high: calls were 4-9 % slower where memory is not short.
-func (f *function) anewMs() float64 {
-	if len(f.h.nodes) == 0 || f.prepMs.n == 0 || f.freshMs.n == 0 {
+// anewMs is what a start of f from nothing on n takes beyond one from what is prepared, where another node has that. A start that pushes
+// out others is charged it once more, as far as slots are busy: it makes anew what there is, for so long on a slot and cores for which
+// others wait. As a price of all starts from nothing it was too high: calls were 4-9 % slower where memory is not short.
+func (z *Zone) anewMs(n *node, f *function) float64 {
+	if f.prepMs.n == 0 || f.freshMs.n == 0 || !f.h.elsewhere(n) {
 		return 0
 	}
-	return math.Max(f.freshMs.v-f.prepMs.v, 0)
+	busy := 1 - float64(z.sums.free)/float64(max(z.sums.slots, 1))
+	return busy * math.Max(f.freshMs.v-f.prepMs.v, 0)
 }
+
+// elsewhere: another node in service has a sandbox or what a start needs. A few are looked at.
+func (h *holding) elsewhere(n *node) bool {
+	for i, o := range h.nodes[:min(len(h.nodes), elsewhereLook)] {
+		if s := h.boxes[i]; o != n && o.serves() && (s.busy > 0 || s.came()) {
+			return true
+		}
+	}
+	return false
+}
+
+const elsewhereLook = 16
 
 // rate is how many calls of f come in a second, as far as its last arrivals tell; it falls when they fall silent. After a single
 // call the next one is taken to come as soon as its sandbox is kept for at least.

@@ -83,6 +83,9 @@ func (s *sandboxes) reached() api.SandboxState {
 	return s.state
 }
 
+// came: a start has ended there, and something of it is left.
+func (s *sandboxes) came() bool { return s.idle > 0 || s.state >= api.SandboxPrepared }
+
 // sandboxFor is sandbox, made when absent.
 func (n *node) sandboxFor(h *holding, memMB int) *sandboxes {
 	if s := n.sandbox(h); s != nil {

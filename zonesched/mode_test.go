@@ -143,3 +143,30 @@ func TestCanaryStarvesNobody(t *testing.T) {
 		t.Errorf("longest waits by side: %v, want about 21 calls' time on both", longest)
 	}
 }
+
+// A rule that gives freed slots by order needs no estimates to compare claims; whoever gets the slot has one all the same. When an
+// operator changes the rule, the next one's needs count.
+func TestWhoGetsAFreedSlotIsEstimated(t *testing.T) {
+	for _, rules := range [][2]string{{"least-loaded", "rubato"}, {"rubato", "least-loaded"}} {
+		b := newBed(t, func(c *Config) { c.Policy = rules[0] })
+		b.node("a", 1, 1)
+		next := func(running, waits string) {
+			t.Helper()
+			b.invoke(running, "f")
+			b.ran(running, "a")
+			b.invoke(waits, "f")
+			b.after(time.Millisecond)
+			acts := b.done(running, "a")
+			if r := find(acts, ActRun, waits); r == nil || r.Run.Echo.Source == api.SourceNone || r.Run.Echo.Mu == 0 {
+				t.Fatalf("%s with %s: %s", waits, b.z.cfg.Policy, text(acts))
+			}
+			b.done(waits, "a")
+		}
+		next("i1", "i2")
+		b.step(&Event{Kind: EvPolicy, PolicyName: rules[1], PolicyConfig: b.z.cfg.PolicyConfig})
+		if want := rules[1] == "least-loaded"; b.z.byOrder != want {
+			t.Errorf("after %s %s goes by order: %v", rules[0], rules[1], b.z.byOrder)
+		}
+		next("i3", "i4")
+	}
+}

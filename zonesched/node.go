@@ -151,6 +151,9 @@ func (n *node) setSandbox(now time.Time, r *wire.SandboxReport) {
 	s := n.sandboxFor(n.z.holdingOf(r.Function), r.MemoryMB)
 	s.setIdle(r.Idle)
 	s.state, s.busy, s.memMB = r.State, r.Busy, r.MemoryMB
+	if s.h.fn != nil && s.came() {
+		s.h.fn.met.add(n.class)
+	}
 	s.idleFrom = now.Add(-time.Duration(r.IdleMs) * time.Millisecond)
 }
 
@@ -272,6 +275,7 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 	if n.linkMbps != hb.LinkMbps || n.class != hb.Class {
 		n.columnsOf = 0
 	}
+	z.hardware.add(hb.Class)
 	if n.class != hb.Class {
 		z.discount(n) // it stands among the open nodes of its class
 	}

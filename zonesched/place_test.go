@@ -622,30 +622,46 @@ func TestArtifactsAreShared(t *testing.T) {
 	}
 }
 
-// Where memory is short, a start from nothing is charged what it makes anew; where there is room, and where nobody has it, it is not.
+// Where memory is short, a start from nothing is charged what it makes anew, as far as slots are busy; where there is room, and where
+// nobody else has it, it is not.
 func TestWhatIsMadeAnew(t *testing.T) {
+	const half = 5 // of ten slots
 	for name, c := range map[string]struct {
-		full, known bool             // b's memory is in use by another's sandbox; some node has f's artifact
-		state       api.SandboxState // of f's on b
-		want        float64          // more than the eviction
-		before      func(f *function)
+		full  bool             // b's memory is in use by another's sandbox
+		busy  int              // of ten slots
+		state api.SandboxState // of f's on b
+		want  float64          // more than the eviction
+		a     func(*wire.Heartbeat)
+		f     func(*function)
 	}{
-		"charged":                     {true, true, api.SandboxNone, 700, nil},
-		"fetched only":                {true, true, api.SandboxFetched, 700, nil},
-		"prepared here":               {true, true, api.SandboxPrepared, 0, nil},
-		"room":                        {false, true, api.SandboxNone, 0, nil},
-		"nobody has it":               {true, false, api.SandboxNone, 0, nil},
-		"never from what is prepared": {true, true, api.SandboxNone, 0, func(f *function) { f.prepMs = ewma{w: .2} }},
-		"never below nothing":         {true, true, api.SandboxNone, 0, func(f *function) { f.prepMs.v = 2000 }},
+		"charged":                     {true, half, api.SandboxNone, 350, nil, nil},
+		"fetched only":                {true, half, api.SandboxFetched, 350, nil, nil},
+		"prepared here":               {true, half, api.SandboxPrepared, 0, nil, nil},
+		"no slot is busy":             {true, 0, api.SandboxNone, 0, nil, nil},
+		"room":                        {false, half, api.SandboxNone, 0, nil, nil},
+		"who has it drains":           {true, half, api.SandboxNone, 0, func(hb *wire.Heartbeat) { hb.Draining = true }, nil},
+		"nobody else has it":          {true, half, api.SandboxFetched, 0, func(hb *wire.Heartbeat) { hb.Sandboxes = nil }, nil},
+		"never from what is prepared": {true, half, api.SandboxNone, 0, nil, func(f *function) { f.prepMs = ewma{w: .2} }},
+		"never below nothing":         {true, half, api.SandboxNone, 0, nil, func(f *function) { f.prepMs.v = 2000 }},
 	} {
 		b := newBed(t, nil)
 		g, _ := b.z.Function("t/f")
 		g.Name, g.Artifact = "g", strings.Repeat("b", 64)
 		b.step(&Event{Kind: EvFunctions, Functions: []api.Function{g}})
-		if c.known {
-			b.node("a", 1, 1)
+		hb := b.report("a", 1, 1)
+		if c.a != nil {
+			c.a(hb)
 		}
-		hb := b.report("b", 4, 0)
+		b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+		hb = b.report("others", 5, 0)
+		if b.z.byName["a"].draining {
+			hb.Slots = 6
+		}
+		for i := range c.busy {
+			hb.Running = append(hb.Running, wire.RunningReport{ID: fmt.Sprint("r", i), Function: "t/deadline@1"})
+		}
+		b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+		hb = b.report("b", 4, 0)
 		hb.MemMB, hb.MemUsedMB = 200, 0
 		hb.Sandboxes = []wire.SandboxReport{{Function: "t/g@1", State: api.SandboxPrepared, Idle: 1, MemoryMB: 100}}
 		if c.full {
@@ -656,18 +672,17 @@ func TestWhatIsMadeAnew(t *testing.T) {
 		}
 		b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
 		f, other := b.z.fns["t/f"], b.z.fns["t/g"]
-		f.spec.MemoryMB = 100
 		f.freshMs.add(900)
 		f.prepMs.add(200)
 		other.coldMs.add(50)
 		other.lastAt = b.now
-		if c.before != nil {
-			c.before(f)
+		if c.f != nil {
+			c.f(f)
 		}
 		n := b.z.byName["b"]
 		_, evictMs, _ := b.z.victims(b.now, n, 100)
-		if (evictMs > 0) != c.full {
-			t.Fatalf("%s: pushes out for %v ms", name, evictMs)
+		if (evictMs > 0) != c.full || b.z.sums.slots != 10 {
+			t.Fatalf("%s: pushes out for %v ms, %d slots", name, evictMs, b.z.sums.slots)
 		}
 		b.z.cands, b.z.feats = b.z.cands[:0], b.z.feats[:0]
 		b.z.nodeCandidates(b.now, &call{inv: &api.Invocation{}, fn: f}, n, n.sandbox(f.h))

@@ -388,7 +388,7 @@ func (d *Decision) Explain() string {
 	case d.Clause == "":
 		b.WriteString("Nothing was decided about it, or what was is no longer kept.\n")
 	case d.Kind == api.DecisionDelayed.String() && d.Clause == policy.ClauseMemory.String() && now != nil:
-		fmt.Fprintf(&b, "It was held back: memory is short, and a new sandbox on %s pushes out others, at a cost of %.1f ms to their calls.\n", now.words(), now.EvictMs)
+		fmt.Fprintf(&b, "It was held back: memory is short, and a new sandbox on %s pushes out others, at a cost of %.1f ms.\n", now.words(), now.EvictMs)
 		fmt.Fprintf(&b, "It waits until the function's calls have waited for that long together, so that one start serves several; clause %s.\n", d.Clause)
 	case d.Kind == api.DecisionDelayed.String() && now != nil && best != nil:
 		fmt.Fprintf(&b, "It was held back: it could have started at once on %s, for a cost of %.1f ms,\n", now.words(), now.CostMs)

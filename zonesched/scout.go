@@ -19,46 +19,48 @@ const (
 type classSet uint64
 
 func (s *classSet) add(class uint8)     { *s |= 1 << (class & 63) }
-func (s *classSet) remove(class uint8)  { *s &^= 1 << (class & 63) }
 func (s classSet) has(class uint8) bool { return s>>(class&63)&1 != 0 }
 
-// scout brings up a sandbox of f on hardware that f has not met, if there is any and f can afford it.
+// scout brings up a sandbox of f on hardware that f has not met, if there is any and f can afford it. One start at a time is enough.
 func (z *Zone) scout(now time.Time, f *function, out []Action) []Action {
-	if z.cfg.Scout == 0 || z.pred == nil || z.epoch.IsZero() || f.coldMs.n == 0 || z.cfg.Scout*f.spentMs < f.scoutedMs+f.coldMs.v || scoutSpare*z.sums.free < z.sums.slots {
+	if z.hardware&^f.met == 0 || z.cfg.Scout == 0 || f.h.fn != f || len(f.h.starting) > 0 || now.Before(f.scoutAt) || scoutSpare*z.sums.free < z.sums.slots {
 		return out
 	}
-	if !z.guarded() || z.trust.lost || z.modeOf(f).Kind != ModeOn {
-		return out // nobody would learn from it
+	if z.pred == nil || !z.guarded() || z.trust.lost || z.modeOf(f).Kind != ModeOn || z.epoch.IsZero() {
+		return out // no decision would be the better for it
+	}
+	takes := f.coldMs
+	if f.freshMs.n > 0 {
+		takes = f.freshMs // most have nothing to begin with
+	}
+	if takes.n == 0 || z.cfg.Scout*f.spentMs < f.scoutedMs+takes.v {
+		return out
 	}
 	n := z.scoutPlace(now, f)
 	if n == nil {
 		return out
 	}
-	f.scoutedMs += f.coldMs.v
+	f.scoutedMs += takes.v
 	z.counters.Scouted++
-	return z.prewarm(now, f, n, out)
+	out = z.prewarm(now, f, n, out)
+	id := out[len(out)-1].ID
+	p := z.prewarms[id]
+	p.scoutMs = takes.v
+	z.prewarms[id] = p
+	return out
 }
 
-// scoutPlace finds a node of a class that f has not met, with memory to spare; nil for none.
+// scoutPlace finds a node of a class that f has not met, with a slot and memory to spare; nil for none. All functions want to meet a node
+// of a new kind at once: it brings up one at a time, and keeps a slot for calls.
 func (z *Zone) scoutPlace(now time.Time, f *function) *node {
-	asked := false
 	for _, p := range f.on {
 		for i := range p.open {
 			o := &p.open[i]
-			if f.met.has(o.class) || len(o.nodes) == 0 || p.sums.warming+1 > p.sums.free-1 {
+			if f.met.has(o.class) || len(o.nodes) == 0 {
 				continue
 			}
-			if !asked { // an earlier leader may have sent it there
-				asked = true
-				for _, n := range f.h.nodes {
-					f.met.add(n.class)
-				}
-				if f.met.has(o.class) {
-					continue
-				}
-			}
 			for range min(len(o.nodes), scoutLook) {
-				if n := o.nodes[z.rng.IntN(len(o.nodes))]; n.usable(now) && n.memMB-n.memUsed >= f.spec.MemoryMB {
+				if n := o.nodes[z.rng.IntN(len(o.nodes))]; n.usable(now) && n.warming == 0 && n.free() > 1 && n.memMB-n.memUsed >= f.spec.MemoryMB {
 					return n
 				}
 			}

@@ -2,6 +2,7 @@ package zonesched
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,7 +36,22 @@ func TestFunctionsMeetHardware(t *testing.T) {
 				hb.Sandboxes = []wire.SandboxReport{{Function: "t/f@1", State: api.SandboxPrepared}}
 			})
 		}, 1000, 0},
-		"it drains":       {nil, func(b *bed) { report(b, func(hb *wire.Heartbeat) { hb.Draining = true }) }, 1000, 0},
+		"it drains": {nil, func(b *bed) { report(b, func(hb *wire.Heartbeat) { hb.Draining = true }) }, 1000, 0},
+		"slots are taken": {nil, func(b *bed) {
+			hb := b.report("busy", 16, 0)
+			for i := range 16 {
+				hb.Running = append(hb.Running, wire.RunningReport{ID: fmt.Sprint("r", i), Function: "t/deadline@1"})
+			}
+			hb.Class = 1
+			b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+			report(b, func(hb *wire.Heartbeat) { hb.Slots = 2 })
+		}, 1000, 0},
+		"its only slot":              {nil, func(b *bed) { report(b, func(hb *wire.Heartbeat) { hb.Slots = 1 }) }, 1000, 0},
+		"somebody's start is there":  {nil, func(b *bed) { b.z.prewarm(b.now, b.z.fns["t/deadline"], b.z.byName["rare"], nil) }, 1000, 0},
+		"another start is under way": {nil, func(b *bed) { b.z.prewarm(b.now, b.z.fns["t/f"], b.z.byName["common"], nil) }, 1000, 0},
+		"a function of its own mode": {nil, func(b *bed) {
+			b.step(&Event{Kind: EvPolicy, PolicyName: "rubato", PolicyConfig: policy.DefaultConfig(), Modes: map[string]Mode{"t/f": {Kind: ModeOff}}})
+		}, 1000, 0},
 		"nobody learns":   {nil, func(b *bed) { b.step(&Event{Kind: EvModel}) }, 1000, 0},
 		"rule is another": {func(c *Config) { c.Policy = "least-loaded" }, quiet, 1000, 0},
 		"rule is off": {nil, func(b *bed) {
@@ -62,8 +78,8 @@ func TestFunctionsMeetHardware(t *testing.T) {
 				b.after(time.Duration(c.runMs) * time.Millisecond)
 				b.done(id, r.Node, func(m *wire.Completion) { m.RunMs = c.runMs })
 			}
-			if got := int(b.z.Counters().Scouted); got != c.want || got != int(b.z.Counters().Prewarmed) {
-				t.Errorf("scouted %d times, prewarmed %d, want %d", got, b.z.Counters().Prewarmed, c.want)
+			if got := int(b.z.Counters().Scouted); got != c.want {
+				t.Errorf("scouted %d times, want %d", got, c.want)
 			}
 			if err := b.z.Check(); err != nil {
 				t.Error(err)
@@ -115,17 +131,60 @@ func TestScoutsFail(t *testing.T) {
 	b.done(a.ID, a.Node, func(m *wire.Completion) {
 		m.Outcome, m.Code, m.Sandboxes = api.OutcomeInternal, api.CodeInternal, []wire.SandboxReport{{Function: "t/f@1"}}
 	})
+	if f.warmFails != 0 || !f.warmAt.IsZero() {
+		t.Error("what the function asks for has to wait for its scouts")
+	}
+	if b.invoke("soon", "f"); find(b.acts, ActRun, "soon") == nil {
+		t.Fatal(text(b.acts))
+	}
+	if acts := b.done("soon", find(b.acts, ActRun, "soon").Node, func(m *wire.Completion) { m.RunMs = 400 }); strings.Contains(text(acts), "prewarm") {
+		t.Fatalf("scouted again at once: %s", text(acts))
+	}
 	if a = call(); a == nil || a.Node != "rare" || f.scoutedMs <= before {
 		t.Fatalf("not scouted again, or for nothing: %+v, %v ms", a, f.scoutedMs)
 	}
-	b.done(a.ID, a.Node)
+	before = f.scoutedMs
+	b.done(a.ID, a.Node, func(m *wire.Completion) { m.Start, m.InitMs = api.SandboxNone, 3000 })
+	if more := f.scoutedMs - before; more < 2000 || f.freshMs.n == 0 {
+		t.Errorf("a start of 3 s is charged %v ms more", more)
+	}
 	for range 10 {
 		call()
 	}
 	if sent != 2 {
 		t.Errorf("scouted %d times, want twice", sent)
 	}
+
+	// A new version has been nowhere.
+	v2 := *f.spec
+	v2.Version++
+	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{v2}})
+	if f.met != 0 {
+		t.Errorf("a new version has met %b", f.met)
+	}
 	if err := b.z.Check(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A call that ends after its function was deleted sends nobody out.
+func TestDeletedFunctionsMeetNothing(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		b := newBed(t, nil)
+		for class, name := range []string{"common", "rare"} {
+			hb := b.report(name, 4, 1-class)
+			hb.Class = uint8(class + 1)
+			b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+		}
+		b.z.fns["t/f"].coldMs.add(100)
+		b.invoke("i", "f")
+		b.ran("i", "common")
+		if gone {
+			b.step(&Event{Kind: EvFunctions, Deleted: []string{"t/f"}})
+		}
+		b.done("i", "common", func(m *wire.Completion) { m.RunMs = 5000 })
+		if got := b.z.Counters().Scouted; (got == 1) == gone {
+			t.Errorf("deleted %v: scouted %d times", gone, got)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/api/wire"
 )
 
 // How many sandboxes are warm is decided twice: a function may ask for some that are always there (MinWarm), which a tick
@@ -13,8 +14,9 @@ import (
 
 // prewarming is a sandbox that is being brought up without a call.
 type prewarming struct {
-	node *node
-	fn   string // id
+	node    *node
+	fn      string  // id
+	scoutMs float64 // what a scout was expected to take; 0: it is none
 }
 
 const (
@@ -139,17 +141,26 @@ func anyKept(out []*holding) bool {
 	return false
 }
 
-// warmed takes the end of a prewarming. What fails is tried again more and more seldom.
-func (z *Zone) warmed(now time.Time, p prewarming, ok bool) {
-	f := z.fns[p.fn]
-	switch {
-	case f == nil:
-	case ok:
-		f.warmFails = 0
-	default:
-		f.met.remove(p.node.class)
-		f.warmAt = now.Add(min(warmRetry<<min(f.warmFails, 16), warmRetryMax))
-		f.warmFails++
+// warmed takes the end of a prewarming, of which m is the word; nil if it was lost. What fails is tried again more and more seldom.
+func (z *Zone) warmed(now time.Time, p prewarming, m *wire.Completion) {
+	f, ok := z.fns[p.fn], m != nil && m.Outcome == api.OutcomeOK
+	if f == nil {
+		return
+	}
+	if ok {
+		f.began(m)
+	}
+	at, fails := &f.warmAt, &f.warmFails
+	if p.scoutMs > 0 { // whatever hinders scouts, on hardware of their own, does not concern those that the function asks for
+		at, fails = &f.scoutAt, &f.scoutFails
+		if ok {
+			f.scoutedMs += math.Max(m.InitMs-p.scoutMs, 0)
+		}
+	}
+	if *fails++; ok {
+		*fails = 0
+	} else {
+		*at = now.Add(min(warmRetry<<min(*fails-1, 16), warmRetryMax))
 	}
 }
 

@@ -68,7 +68,7 @@ type Config struct {
 	HedgeBudget float64 `koanf:"hedge_budget" doc:"second dispatches of slow idempotent calls as a share of calls at most (0-0.1; 0: none)"`
 	// Scout bounds what is spent on trying functions on hardware that they have not met, as a share of the time that their calls
 	// take (see scout.go).
-	Scout float64 `koanf:"scout" doc:"sandboxes brought up on hardware that a function has not met yet, as a share of its execution time at most (0-1; 0: none)"`
+	Scout float64 `koanf:"scout" doc:"time for bringing up functions on hardware that they have not met, as a share of the time that their calls take (0-1; 0: none)"`
 	// Candidates bounds what is scored for one decision; a node can be two: as it is, and when a busy sandbox there frees.
 	Candidates int `koanf:"candidates" doc:"candidates scored for one decision at most; in zones of more nodes, half as many nodes are looked at"`
 	// SlowStart is how long a node that has just booted among old ones takes to offer all of its slots; 0: all at once.
@@ -144,6 +144,7 @@ type Zone struct {
 	holdings map[string]*holding
 	objects  map[uint64][]*node // by hash of the key
 	profiles []*profile         // by id; the first has no labels
+	hardware classSet           // of all nodes there have been
 	sums     sums
 	stamp    uint64
 	byName   map[string]*node
@@ -335,7 +336,10 @@ type function struct {
 
 	spentMs   float64  // that its calls have taken
 	scoutedMs float64  // that scouts were expected to take (see scout.go)
-	met       classSet // hardware on which one of its sandboxes was brought up
+	met       classSet // hardware on which a sandbox of its version was up
+
+	scoutFails int       // scouts that failed in a row
+	scoutAt    time.Time // none is sent before
 
 	warmFails int       // prewarmings that failed in a row
 	warmAt    time.Time // not tried again before
@@ -360,6 +364,12 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 			f.spec, f.key = &spec, spec.Key()
 			f.hash, f.h = hashOf(f.key), z.holdingOf(f.key)
 			f.h.fn, f.h.art = f, hashOf(spec.Artifact)
+			f.met, f.scoutAt, f.scoutFails = 0, time.Time{}, 0
+			for i, n := range f.h.nodes { // an earlier leader's
+				if f.h.boxes[i].came() {
+					f.met.add(n.class)
+				}
+			}
 			if old != nil {
 				z.release(old)
 			}

@@ -339,7 +339,7 @@ done, without messages. "Unserved" calls were refused, failed or had no answer h
 counts decisions to hold a call back though a slot was free. Misses are calls with a deadline that got no result before it, and all
 refused calls; their share is that of calls with a deadline and of refused ones. "Prewarmed" counts sandboxes that were brought up without a
 call, "waiting stopped" and "forest dropped" how often the guard did that (the worst seed), all from the beginning on. Rules of
-sim/naive have no guard.
+sim/naive have no guard, and send no function to hardware that is new to it.
 
 Some disasters are not of the kind that a scenario can show. Inference under the lock: at most 32 candidates are scored, once each,
 and nothing is allocated until a call is dispatched (zonesched, TestScoringIsBounded; learner, TestEstimateDoesNotAllocate). A forest

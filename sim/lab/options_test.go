@@ -93,6 +93,20 @@ func TestHedgeBudgetActs(t *testing.T) {
 	}
 }
 
+// Functions meet the rare class although the common one has room for all of them.
+func TestScoutActs(t *testing.T) {
+	text := changed(t, overloaded, "per_s: 200", "per_s: 20", "per_s: 200", "per_s: 20",
+		"nodes: [{count: 2, slots: 2}]", "nodes: [{class: common, count: 4, slots: 2}, {class: rare, count: 1, slots: 3}]")
+	w, _ := ran(t, text)
+	if w.Core(0).Counters().Scouted == 0 {
+		t.Error("no function was brought up on hardware that it had not met")
+	}
+	w, _ = ran(t, changed(t, text, "{max_waiting: 400}", "{max_waiting: 400, scout: 0}"))
+	if n := w.Core(0).Counters().Scouted; n != 0 {
+		t.Errorf("%d were, and none should be", n)
+	}
+}
+
 func TestFallbackActs(t *testing.T) {
 	text := changed(t, overloaded, "{max_waiting: 400}", "{max_waiting: 400, mode: off}")
 	a, b := read(t, text), read(t, changed(t, text, "mode: off", "mode: off, fallback: round-robin"))
@@ -107,7 +121,7 @@ func TestFallbackActs(t *testing.T) {
 	if r1.Runs[0].Hash == r2.Runs[0].Hash {
 		t.Error("another fallback decides the same, with the rule turned off")
 	}
-	for to, want := range map[string]string{"fallback: metronome": "fallback", "when_late: maybe": "when_late \"maybe\"", "hedge_budget: 2": "hedge_budget 2"} {
+	for to, want := range map[string]string{"fallback: metronome": "fallback", "when_late: maybe": "when_late \"maybe\"", "hedge_budget: 2": "hedge_budget 2", "scout: 2": "scout 2"} {
 		if _, err := Read(strings.NewReader(changed(t, text, "mode: off", to))); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want one with %q", to, err, want)
 		}

@@ -99,8 +99,8 @@ func WriteForest(w io.Writer, p *Plan, all []Ran) error {
 ## Setup
 The cells are those of the pages about each workload: nothing is run for this one. All four policies are the same rule: %s with the
 forest, averages with each function's averages in its place, laws with the true laws from the first call on, oracle with the true times of
-each call, what chance has drawn for it too: nobody can learn that. Times are in ms, means over seeds of
-each seed's figure; ratios are paired by seed, and below 1 the first is better. %s
+each call, what chance has drawn for it too: nobody can learn that. Averages tell no node from another, so under them functions are not
+brought up on hardware that is new to them. Times are in ms, means over seeds of each seed's figure; ratios are paired by seed, and below 1 the first is better. %s
 
 ## Figures
 | workload | load | %[3]s | averages | laws | oracle | %[3]s over averages: mean | worst seed | p99 | %[3]s over laws: mean | p99 | %[3]s over oracle: mean | p99 | averages over oracle: mean |
