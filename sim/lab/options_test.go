@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/rubato-faas/rubato/sim"
+	"github.com/rubato-faas/rubato/zonesched"
 )
 
 // overloaded is a zone that has twice the calls that it can answer.
@@ -80,30 +81,29 @@ func TestMaxBacklogActs(t *testing.T) {
 	}
 }
 
-func TestHedgeBudgetActs(t *testing.T) {
-	text := changed(t, overloaded, "per_s: 200", "per_s: 20", "per_s: 200", "per_s: 20",
-		"{name: f, run: 20ms", "{name: f, idempotent: true, timeout: 10s, hang: .02, run: 20ms", "count: 2", "count: 8")
-	w, _ := ran(t, text)
-	if w.Core(0).Counters().Hedged == 0 {
-		t.Error("no second dispatch by default")
-	}
-	w, _ = ran(t, changed(t, text, "{max_waiting: 400}", "{max_waiting: 400, hedge_budget: 0}"))
-	if n := w.Core(0).Counters().Hedged; n != 0 {
-		t.Errorf("%d second dispatches without a budget", n)
-	}
-}
-
-// Functions meet the rare class although the common one has room for all of them.
-func TestScoutActs(t *testing.T) {
-	text := changed(t, overloaded, "per_s: 200", "per_s: 20", "per_s: 200", "per_s: 20",
-		"nodes: [{count: 2, slots: 2}]", "nodes: [{class: common, count: 4, slots: 2}, {class: rare, count: 1, slots: 3}]")
-	w, _ := ran(t, text)
-	if w.Core(0).Counters().Scouted == 0 {
-		t.Error("no function was brought up on hardware that it had not met")
-	}
-	w, _ = ran(t, changed(t, text, "{max_waiting: 400}", "{max_waiting: 400, scout: 0}"))
-	if n := w.Core(0).Counters().Scouted; n != 0 {
-		t.Errorf("%d were, and none should be", n)
+// Slow idempotent calls are sent twice, and functions meet the rare class although the common one has room for all of them, unless the
+// scenario has no budget for that.
+func TestBudgetsAct(t *testing.T) {
+	for none, c := range map[string]struct {
+		text string
+		n    func(zonesched.Counters) uint64
+	}{
+		"hedge_budget: 0": {
+			changed(t, overloaded, "{name: f, run: 20ms", "{name: f, idempotent: true, timeout: 10s, hang: .02, run: 20ms", "count: 2", "count: 8"),
+			func(c zonesched.Counters) uint64 { return c.Hedged },
+		},
+		"scout: 0": {
+			changed(t, overloaded, "nodes: [{count: 2, slots: 2}]", "nodes: [{class: common, count: 4, slots: 2}, {class: rare, count: 1, slots: 3}]"),
+			func(c zonesched.Counters) uint64 { return c.Scouted },
+		},
+	} {
+		text := changed(t, c.text, "per_s: 200", "per_s: 20", "per_s: 200", "per_s: 20")
+		if w, _ := ran(t, text); c.n(w.Core(0).Counters()) == 0 {
+			t.Errorf("without %s: none", none)
+		}
+		if w, _ := ran(t, changed(t, text, "{max_waiting: 400}", "{max_waiting: 400, "+none+"}")); c.n(w.Core(0).Counters()) != 0 {
+			t.Errorf("with %s: %d", none, c.n(w.Core(0).Counters()))
+		}
 	}
 }
 
