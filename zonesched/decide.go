@@ -121,7 +121,7 @@ func (z *Zone) plan(now time.Time, c *call, ch *policy.Choice, out []Action) []A
 		c.fallback = z.nodes[z.cands[ch.Now].Node]
 		c.latest = now.Add(duration(math.Max(math.Min(policy.LatestStart(&z.pc, &z.cands[ch.Now]), ms(maxWait)), -ms(maxWait))))
 		if ch.Prewarm {
-			out = z.prewarm(now, c.fn, c.fallback, out)
+			out = z.prewarm(now, c.fn, c.fallback, 0, out)
 		}
 	}
 	if c.delaying {
@@ -392,8 +392,8 @@ func (z *Zone) run(c *call, n *node, k *policy.Candidate, timeout time.Duration,
 }
 
 // prewarm brings up a sandbox of f on n: a dispatch without a call. It holds a slot until it is up; then the sandbox is idle,
-// and the slot is offered like any other.
-func (z *Zone) prewarm(now time.Time, f *function, n *node, out []Action) []Action {
+// and the slot is offered like any other. scoutMs is what a scout is expected to take, 0 for other reasons.
+func (z *Zone) prewarm(now time.Time, f *function, n *node, scoutMs float64, out []Action) []Action {
 	z.warmSeq++
 	z.counters.Prewarmed++
 	id := fmt.Sprintf("prewarm-%d-%d-%d", z.epoch.Generation, z.epoch.Revision, z.warmSeq)
@@ -407,7 +407,7 @@ func (z *Zone) prewarm(now time.Time, f *function, n *node, out []Action) []Acti
 	evict := z.makeRoom(now, n, f.spec.MemoryMB)
 	n.sandboxFor(f.h, f.spec.MemoryMB).busy++
 	n.memUsed += f.spec.MemoryMB
-	z.prewarms[id] = prewarming{node: n, fn: f.id}
+	z.prewarms[id] = prewarming{n, f.id, scoutMs}
 	out = append(out,
 		Action{Kind: ActRun, ID: id, Node: n.name, Run: &wire.Run{
 			Epoch: z.epoch, Seq: n.sentSeq, Fn: *f.spec, TimeoutMs: max(f.spec.Timeout.Milliseconds(), 1), Prewarm: true, KeepMs: f.keepMs(), Evict: evict,

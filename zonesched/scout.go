@@ -5,8 +5,8 @@ import "time"
 // Which hardware suits a function only runs on it can tell, and a cold start is too dear for a call that has a warm sandbox elsewhere:
 // it loses by the start, and all calls after it would win. Left alone a function stays on the hardware that its first starts happened
 // to find. So a sandbox of it is brought up without a call, once on each class of hardware that it has not met: a scout. Calls find
-// it warm, and what they choose, and how it turns out, is up to the forest. It is never at another's cost: only while a third of the
-// slots is free, where there is memory to spare, and for a bounded share of the time that the function's calls have taken.
+// it warm, and what they choose, and how it turns out, is up to the forest. It costs others little: only while a third of
+// the slots is free, where there is memory to spare, and for a bounded share of the time that the function's calls have taken.
 
 const (
 	// scoutSpare: one slot in so many must be free.
@@ -42,12 +42,7 @@ func (z *Zone) scout(now time.Time, f *function, out []Action) []Action {
 	}
 	f.scoutedMs += takes.v
 	z.counters.Scouted++
-	out = z.prewarm(now, f, n, out)
-	id := out[len(out)-1].ID
-	p := z.prewarms[id]
-	p.scoutMs = takes.v
-	z.prewarms[id] = p
-	return out
+	return z.prewarm(now, f, n, takes.v, out)
 }
 
 // scoutPlace finds a node of a class that f has not met, with a slot and memory to spare; nil for none. All functions want to meet a node

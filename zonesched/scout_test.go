@@ -11,7 +11,7 @@ import (
 	"github.com/rubato-faas/rubato/zonesched/policy"
 )
 
-// A function that has paid for it gets a sandbox on hardware that it has not met, once for each class, and not at others' cost.
+// A function that has paid for it gets a sandbox on hardware that it has not met, once for each class, and not where others need the room.
 func TestFunctionsMeetHardware(t *testing.T) {
 	type bedOf = func(b *bed)
 	quiet := func(*bed) {}
@@ -47,8 +47,8 @@ func TestFunctionsMeetHardware(t *testing.T) {
 			report(b, func(hb *wire.Heartbeat) { hb.Slots = 2 })
 		}, 1000, 0},
 		"its only slot":              {nil, func(b *bed) { report(b, func(hb *wire.Heartbeat) { hb.Slots = 1 }) }, 1000, 0},
-		"somebody's start is there":  {nil, func(b *bed) { b.z.prewarm(b.now, b.z.fns["t/deadline"], b.z.byName["rare"], nil) }, 1000, 0},
-		"another start is under way": {nil, func(b *bed) { b.z.prewarm(b.now, b.z.fns["t/f"], b.z.byName["common"], nil) }, 1000, 0},
+		"somebody's start is there":  {nil, func(b *bed) { b.z.prewarm(b.now, b.z.fns["t/deadline"], b.z.byName["rare"], 0, nil) }, 1000, 0},
+		"another start is under way": {nil, func(b *bed) { b.z.prewarm(b.now, b.z.fns["t/f"], b.z.byName["common"], 0, nil) }, 1000, 0},
 		"a function of its own mode": {nil, func(b *bed) {
 			b.step(&Event{Kind: EvPolicy, PolicyName: "rubato", PolicyConfig: policy.DefaultConfig(), Modes: map[string]Mode{"t/f": {Kind: ModeOff}}})
 		}, 1000, 0},

@@ -88,7 +88,7 @@ func (z *Zone) warm(now time.Time, f *function, count int, out []Action) ([]Acti
 		if n == nil {
 			return out, begun
 		}
-		out = z.prewarm(now, f, n, out)
+		out = z.prewarm(now, f, n, 0, out)
 	}
 	return out, count
 }
