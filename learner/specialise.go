@@ -2,6 +2,7 @@ package learner
 
 import (
 	"math/bits"
+	"slices"
 
 	"github.com/rubato-faas/rubato/api"
 )
@@ -12,25 +13,27 @@ import (
 // still be reached; the leaf is the lowest bit of their conjunction. No branch depends on a candidate.
 //
 // A zone's candidates are often alike in some of their features: same link, same class, few sandbox states. What none of them
-// has is left out too, which is most of the work: specialising to forty candidates of one call costs a third of
-// specialising to all that there could be. A request that comes again with other candidates is specialised in full.
+// has is left out, which is most of the work: specialising to forty candidates of one call costs a third of specialising to all that
+// there could be. It is most of the memory, too: a table has one mask for each bin that candidates have, not 64, and all tables of a
+// specialised forest stand one after the other in some 10 KB that a core's nearer caches keep. A request that comes again with other
+// candidates is specialised to all bins that were met of late.
 //
-// Cost sketch, 48 trees of 512 leaves: specialising in full visits 1,300-2,800 nodes and fills 150 tables of 512 bytes,
-// 20-30 us; a candidate then costs some 150 loads, 100-150 ns. Walking costs 48 x 11 steps, four walks at a time, 1.1 us.
+// Cost sketch, 48 trees of 512 leaves: specialising visits 1,300-2,800 nodes in full, a third of that to a call's candidates, 10-30 us;
+// a candidate then costs some 150 loads, 100-150 ns. Walking costs 48 x 11 steps, four walks at a time, 1.1 us.
 
 const (
 	nodeFeatures = int(api.NumFeatures - api.FirstNodeFeature)
 	maxMaskBits  = 64
 )
 
-// maskTree is a tree specialised for one request.
+// maskTree is a tree specialised for one request. Its tables and leaves stand in its special's.
 type maskTree struct {
 	whole  *flat
-	walked bool                 // more than 64 leaves remain
-	said   [maxMaskBits]weighed // by bit
-	used   [nodeFeatures]uint8  // node features that it tests, in order of first use
-	uses   int
-	tables [nodeFeatures][api.MaxBins]uint64 // by order in used
+	walked bool                // more than 64 leaves remain
+	said   int32               // where its leaves begin
+	uses   uint8               // how many node features it tests
+	used   [nodeFeatures]uint8 // which, in order of first use
+	table  [nodeFeatures]int32 // where their tables begin, in the same order
 }
 
 // weighed is what a leaf adds to the sums, times the tree's weight: its mean, and the second moment about zero (mean squared
@@ -68,6 +71,13 @@ func scopeOf(out []api.Estimate) scope {
 	return s
 }
 
+// add takes what o has, too.
+func (s *scope) add(o *scope) {
+	for k := range s {
+		s[k] |= o[k]
+	}
+}
+
 // covers reports whether all that o has is in s.
 func (s *scope) covers(o *scope) bool {
 	out := uint64(0)
@@ -77,77 +87,95 @@ func (s *scope) covers(o *scope) bool {
 	return out == 0
 }
 
-// build specialises a tree to the request side of x and candidates within in. Each leaf but the last ends the left subtree of
-// one pending split: that split's mask takes those leaves away from all bins that go right.
-func (m *maskTree) build(f *flat, x *row, in *scope) {
-	m.whole, m.walked, m.uses = f, false, 0
+// rank is the place of bin b among those that feature k's table has.
+func (s *scope) rank(k int, b uint8) uint8 {
+	return uint8(bits.OnesCount64(s[k] & (1<<(b&63) - 1)))
+}
+
+// bins is how many bins feature k's table has.
+func (s *scope) bins(k uint8) int { return bits.OnesCount64(s[k]) }
+
+// add specialises a tree to the request side and the scope of s. Each leaf but the last ends the left subtree of one pending
+// split: that split's mask takes those leaves away from all bins that go right.
+func (s *special) add(m *maskTree, f *flat) {
+	*m = maskTree{whole: f, said: int32(s.leaves)}
 	type pending struct {
-		table, bin, first uint8
-		right             uint16
+		table, rank, first uint8
+		right              uint16
 	}
 	var stack [MaxTreeDepth + 1]pending
 	var at [nodeFeatures]uint8 // 1 + index into used
+	masks := s.cells
+	if short := s.leaves + maxMaskBits - len(s.said); short > 0 {
+		s.said = append(s.said, make([]weighed, max(short, len(s.said)))...)
+	}
+	said := (*[maxMaskBits]weighed)(s.said[s.leaves:])
 	depth, leaves, i := 0, 0, 0
 	for {
-		s := f.shape[i]
+		n := f.shape[i]
 		switch {
-		case s.feat < uint8(api.FirstNodeFeature):
-			if i++; x[s.feat] > s.bin {
-				i = int(s.next)
+		case n.feat < uint8(api.FirstNodeFeature):
+			if i++; s.x[n.feat] > n.bin {
+				i = int(n.next)
 			}
-		case s.feat != leafMark:
-			k := s.feat - uint8(api.FirstNodeFeature)
-			below := ^uint64(0) >> (63 - s.bin&63)
-			if in[k]&below == 0 { // all go right
-				i = int(s.next)
+		case n.feat != leafMark:
+			k := n.feat - uint8(api.FirstNodeFeature)
+			has := s.in[k]
+			below := has & (^uint64(0) >> (63 - n.bin&63))
+			if below == 0 { // all go right
+				i = int(n.next)
 				continue
 			}
-			if in[k]&^below == 0 { // all go left
+			if below == has { // all go left
 				i++
 				continue
 			}
 			if at[k] == 0 {
-				m.open(k, in[k])
-				at[k] = uint8(m.uses)
+				s.open(m, k)
+				at[k] = m.uses
 			}
-			stack[depth] = pending{at[k] - 1, s.bin, uint8(leaves), s.next}
+			stack[depth] = pending{at[k] - 1, uint8(bits.OnesCount64(below)), uint8(leaves), n.next}
 			depth++
 			i++
 		default:
 			if leaves == maxMaskBits {
-				m.walked = true
+				m.walked, s.cells = true, masks
 				return
 			}
-			m.said[leaves] = f.leaf[s.next].weighed(f.weight)
+			said[leaves] = f.leaf[n.next].weighed(f.weight)
 			leaves++
 			if depth == 0 {
-				m.close(in)
+				s.leaves += leaves
+				s.close(m)
 				return
 			}
 			depth--
 			p := stack[depth]
-			m.tables[p.table][(p.bin+1)&63] &^= ^uint64(0) << p.first & (^uint64(0) >> (maxMaskBits - leaves))
+			s.masks[int(m.table[p.table])+int(p.rank)] &^= ^uint64(0) << p.first & (^uint64(0) >> (maxMaskBits - leaves))
 			i = int(p.right)
 		}
 	}
 }
 
-// open begins the table of a feature; only bins from the lowest to the highest of in will be asked for.
-func (m *maskTree) open(feature uint8, in uint64) {
-	m.used[m.uses] = feature
-	t := m.tables[m.uses][bits.TrailingZeros64(in):bits.Len64(in)]
-	for b := range t {
-		t[b] = ^uint64(0)
-	}
+// open begins m's table of a feature.
+func (s *special) open(m *maskTree, feature uint8) {
+	m.used[m.uses], m.table[m.uses] = feature, int32(s.cells)
 	m.uses++
+	end := s.cells + s.in.bins(feature)
+	if short := end + api.MaxBins - len(s.masks); short > 0 { // a table is looked at as if it were full
+		s.masks = append(s.masks, make([]uint64, max(short, len(s.masks)))...)
+	}
+	for i := s.cells; i < end; i++ {
+		s.masks[i] = ^uint64(0)
+	}
+	s.cells = end
 }
 
 // close makes each bin's mask the conjunction of those at and below it: whoever goes right at b does so at every bin
 // above.
-func (m *maskTree) close(in *scope) {
+func (s *special) close(m *maskTree) {
 	for u := range m.uses {
-		has := in[m.used[u]]
-		t := m.tables[u][bits.TrailingZeros64(has):bits.Len64(has)]
+		t := s.masks[m.table[u]:][:s.in.bins(m.used[u])]
 		mask := t[0]
 		for b := 1; b < len(t); b++ {
 			mask &= t[b]
@@ -156,12 +184,17 @@ func (m *maskTree) close(in *scope) {
 	}
 }
 
-// columns are the node sides of up to block candidates, feature after feature.
+// of is m's u-th table.
+func (s *special) of(m *maskTree, u uint8) *[api.MaxBins]uint64 {
+	return (*[api.MaxBins]uint64)(s.masks[m.table[u]:])
+}
+
+// columns are the node sides of up to block candidates, feature after feature, as ranks within a scope.
 type columns [nodeFeatures][block]uint8
 
-// masks narrows to the leaves that candidates can reach by features u and u+1 of used.
-func (m *maskTree) masks(cols *columns, u int, to []uint64) {
-	c, t, d, v := &cols[m.used[u]], &m.tables[u], &cols[m.used[u+1]], &m.tables[u+1]
+// narrow leaves the leaves that candidates can reach by features u and u+1 of those that m tests.
+func (s *special) narrow(m *maskTree, cols *columns, u uint8, to []uint64) {
+	c, t, d, v := &cols[m.used[u]], s.of(m, u), &cols[m.used[u+1]], s.of(m, u+1)
 	if u == 0 {
 		for i := range to {
 			to[i] = t[c[i]&63] & v[d[i]&63]
@@ -176,12 +209,13 @@ func (m *maskTree) masks(cols *columns, u int, to []uint64) {
 // sums are those of Forest.score.
 type sums [block]weighed
 
-// add adds what the tree says of the first n candidates: of the leaves that one can reach, the lowest bit is its own. Features
+// say adds what tree m says of the first n candidates: of the leaves that one can reach, the lowest bit is its own. Features
 // are looked up two at a time, the last ones together with what the leaf says.
-func (m *maskTree) add(cols *columns, n int, to *sums, masks *[block]uint64) {
-	u := 0
+func (s *special) say(m *maskTree, cols *columns, n int, to *sums, masks *[block]uint64) {
+	said := (*[maxMaskBits]weighed)(s.said[m.said:])
+	u := uint8(0)
 	for ; m.uses-u > 2; u += 2 {
-		m.masks(cols, u, masks[:n])
+		s.narrow(m, cols, u, masks[:n])
 	}
 	if u == 0 {
 		for i := range masks[:n] {
@@ -191,17 +225,17 @@ func (m *maskTree) add(cols *columns, n int, to *sums, masks *[block]uint64) {
 	switch m.uses - u {
 	case 0:
 		for i := range to[:n] {
-			to[i].add(&m.said[0])
+			to[i].add(&said[0])
 		}
 	case 1:
-		c, t := &cols[m.used[u]], &m.tables[u]
+		c, t := &cols[m.used[u]], s.of(m, u)
 		for i := range to[:n] {
-			to[i].add(&m.said[bits.TrailingZeros64(masks[i]&t[c[i]&63])&63])
+			to[i].add(&said[bits.TrailingZeros64(masks[i]&t[c[i]&63])&63])
 		}
 	case 2:
-		c, t, d, v := &cols[m.used[u]], &m.tables[u], &cols[m.used[u+1]], &m.tables[u+1]
+		c, t, d, v := &cols[m.used[u]], s.of(m, u), &cols[m.used[u+1]], s.of(m, u+1)
 		for i := range to[:n] {
-			to[i].add(&m.said[bits.TrailingZeros64(masks[i]&t[c[i]&63]&v[d[i]&63])&63])
+			to[i].add(&said[bits.TrailingZeros64(masks[i]&t[c[i]&63]&v[d[i]&63])&63])
 		}
 	}
 }
@@ -212,95 +246,103 @@ func (s *weighed) add(l *weighed) {
 }
 
 // walk does the same for a tree of which too much remains.
-func (m *maskTree) walk(x *row, cols *columns, n int, to *sums) {
-	y := *x
-	for i := range to[:n] {
-		for k := range nodeFeatures {
-			y[int(api.FirstNodeFeature)+k] = cols[k][i]
-		}
-		l := m.whole.leaf[walk(m.whole.shape, &y)].weighed(m.whole.weight)
+func (m *maskTree) walk(out []api.Estimate, to *sums) {
+	var x row
+	for i := range out {
+		copy(x[:], out[i].Bins[:])
+		l := m.whole.leaf[walk(m.whole.shape, &x)].weighed(m.whole.weight)
 		to[i].add(&l)
 	}
 }
 
 // special is a whole forest specialised for one request.
 type special struct {
-	f     *Forest
-	x     row // request side, zero elsewhere
-	in    scope
-	trees []maskTree
-	base  int // how many of trees are base trees
-	stamp uint64
+	f      *Forest
+	x      row // request side, zero elsewhere
+	in     scope
+	trees  []maskTree
+	base   int       // how many of trees are base trees
+	masks  []uint64  // tables of all trees
+	cells  int       // of masks, in use
+	said   []weighed // leaves of all trees
+	leaves int       // of said, in use
+	stamp  uint64
 }
 
 func (s *special) build(f *Forest, x *row, in *scope) {
-	s.f, s.x, s.in, s.base = f, *x, *in, len(f.base)
+	s.f, s.x, s.in, s.base, s.cells, s.leaves = f, *x, *in, len(f.base), 0, 0
 	resid := f.resid
 	if f.lambda == 0 {
 		resid = nil
 	}
 	n := len(f.base) + len(resid)
-	if cap(s.trees) < n {
-		s.trees = make([]maskTree, n)
-	}
-	s.trees = s.trees[:n]
+	s.trees = slices.Grow(s.trees[:0], n)[:n]
 	for i := range f.base {
-		s.trees[i].build(&f.base[i], x, in)
+		s.add(&s.trees[i], &f.base[i])
 	}
 	for i := range resid {
-		s.trees[len(f.base)+i].build(&resid[i], x, in)
+		s.add(&s.trees[len(f.base)+i], &resid[i])
 	}
 }
 
-// score is Forest.score over columns: the same sums in the same order.
-func (s *special) score(cols *columns, n int, mu, sigma *[block]float64) {
+// score is Forest.score: the same sums in the same order.
+func (s *special) score(out []api.Estimate, mu, sigma *[block]float64) {
+	var cols columns
+	for i := range out {
+		b := (*[nodeFeatures]uint8)(out[i].Bins[api.FirstNodeFeature:])
+		for k := range nodeFeatures {
+			cols[k][i] = s.in.rank(k, b[k])
+		}
+	}
 	var all sums
 	var masks [block]uint64
-	base := s.trees[:s.base]
-	for k := range base {
-		if t := &base[k]; t.walked {
-			t.walk(&s.x, cols, n, &all)
-		} else {
-			t.add(cols, n, &all, &masks)
+	sum := func(trees []maskTree) {
+		for k := range trees {
+			if t := &trees[k]; t.walked {
+				t.walk(out, &all)
+			} else {
+				s.say(t, &cols, len(out), &all, &masks)
+			}
 		}
 	}
-	for i := range mu[:n] {
+	sum(s.trees[:s.base])
+	for i := range out {
 		sigma[i] = s.f.sigma(&all[i])
 	}
-	resid := s.trees[s.base:]
-	for k := range resid {
-		if t := &resid[k]; t.walked {
-			t.walk(&s.x, cols, n, &all)
-		} else {
-			t.add(cols, n, &all, &masks)
-		}
-	}
-	for i := range mu[:n] {
+	sum(s.trees[s.base:])
+	for i := range out {
 		mu[i] = all[i].mean
 	}
 }
 
-// cacheSlots bounds the specialised forests that a Scratch keeps: 220 KB each at full size.
+// cacheSlots bounds the specialised forests that a Scratch keeps.
 const cacheSlots = 16
 
 // Scratch is the memory in which an Estimator works and remembers specialised forests. One goroutine at a time.
 type Scratch struct {
 	slots        []special
 	clock        uint64
+	now          *Forest
+	met, before  scope // what candidates had under now, and under the forest before
 	Hits, Misses uint64
 }
 
-// NewScratch has room for full forests, so that estimating allocates nothing.
+// NewScratch has room for usual forests; what larger ones need is allocated once.
 func NewScratch() *Scratch {
 	s := &Scratch{slots: make([]special, cacheSlots)}
 	for i := range s.slots {
-		s.slots[i].trees = make([]maskTree, 0, 2*MaxTrees)
+		c := &s.slots[i]
+		c.trees, c.masks, c.said = make([]maskTree, 0, MaxTrees), make([]uint64, 8192), make([]weighed, 4096)
 	}
 	return s
 }
 
 // of is f specialised for the request side of x and candidates within in; a request like a recent one finds it ready.
 func (s *Scratch) of(f *Forest, x *row, in *scope) *special {
+	if s.now != f {
+		s.now, s.before, s.met = f, s.met, scope{}
+	}
+	s.met.add(in)
 	s.clock++
 	slot := &s.slots[0]
 	for i := range s.slots {
@@ -311,7 +353,12 @@ func (s *Scratch) of(f *Forest, x *row, in *scope) *special {
 				s.Hits++
 				return c
 			}
-			slot, in = c, &anything // it will come again
+			slot = c // it will come again, with other candidates
+			wide := *in
+			for _, more := range []*scope{&c.in, &s.met, &s.before} {
+				wide.add(more)
+			}
+			in = &wide
 			break
 		}
 		if c.stamp < slot.stamp {
@@ -368,16 +415,10 @@ func (f *Forest) scoreSpecial(out []api.Estimate, s *Scratch) {
 		return
 	}
 	sp := s.of(f, &x, &in)
-	var cols columns
 	var mu, sigma [block]float64
 	for from := 0; from < len(out); from += block {
 		part := out[from:min(from+block, len(out))]
-		for i := range part {
-			for k := range nodeFeatures {
-				cols[k][i] = part[i].Bins[int(api.FirstNodeFeature)+k]
-			}
-		}
-		sp.score(&cols, len(part), &mu, &sigma)
+		sp.score(part, &mu, &sigma)
 		for i := range part {
 			part[i].Mu, part[i].Sigma, part[i].Source = part[i].Mu+mu[i], sigma[i], api.SourceForest
 		}
