@@ -166,7 +166,7 @@ func (z *Zone) gather(now time.Time, c *call, hope *node) {
 		if len(z.cands) >= z.cfg.Candidates {
 			break // a node can be two
 		}
-		z.nodeCandidates(now, c, p.n, p.box)
+		z.nodeCandidates(now, c, p.n, p.box, p.n.missing(c, p.holds))
 	}
 	z.estimate(now, c)
 }
@@ -245,8 +245,7 @@ func (f *function) startMs(from api.SandboxState) (takesMs float64, known bool) 
 // unknown is the estimate without any model: equal for all, so that only starting soon counts.
 var unknown = api.Estimate{Mu: math.Log(100), Sigma: 1, UpperMs: math.Inf(1), Source: api.SourceNone}
 
-func (z *Zone) add(now time.Time, n *node, c *call, startMs float64, sb api.SandboxState, evictMs float64) {
-	missing := n.missing(c)
+func (z *Zone) add(now time.Time, n *node, c *call, missing int64, startMs float64, sb api.SandboxState, evictMs float64) {
 	affine := z.affine.of(c.affinity) == n.index
 	free := startMs == 0
 	linkMs := z.linkMs.v
@@ -267,8 +266,8 @@ func (z *Zone) add(now time.Time, n *node, c *call, startMs float64, sb api.Sand
 	})
 }
 
-// nodeCandidates adds the one or two ways in which n, which has sb of c's function, can serve c.
-func (z *Zone) nodeCandidates(now time.Time, c *call, n *node, sb *sandboxes) {
+// nodeCandidates adds the one or two ways in which n, which has sb of c's function and lacks so many bytes of its inputs, can serve c.
+func (z *Zone) nodeCandidates(now time.Time, c *call, n *node, sb *sandboxes, missing int64) {
 	var buf [64]float64
 	at := api.SandboxNone
 	idle, busy := 0, 0
@@ -288,14 +287,14 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node, sb *sandboxes) {
 		}
 	}
 	if n.free() > 0 && room {
-		z.add(now, n, c, 0, at, evictMs)
+		z.add(now, n, c, missing, 0, at, evictMs)
 	} else if len(n.running) > 0 {
 		times := n.freeTimes(now, nil, buf[:0])
 		if r := n.reserved; r < len(times) {
-			z.add(now, n, c, math.Max(times[r], .1), at, evictMs)
+			z.add(now, n, c, missing, math.Max(times[r], .1), at, evictMs)
 		} else {
 			// More hopes than slots: the queue on this node turns over once more.
-			z.add(now, n, c, math.Max(times[len(times)-1], .1)*float64(1+r/len(times)), at, evictMs)
+			z.add(now, n, c, missing, math.Max(times[len(times)-1], .1)*float64(1+r/len(times)), at, evictMs)
 		}
 	}
 	if busy > 0 && idle == 0 && len(z.cands) < z.cfg.Candidates {
@@ -308,7 +307,7 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node, sb *sandboxes) {
 		if r >= len(times) {
 			start += float64(r-len(times)+1) * math.Max(c.fn.runMs.v, 1) / float64(len(times))
 		}
-		z.add(now, n, c, math.Max(start, .1), api.SandboxWarm, 0)
+		z.add(now, n, c, missing, math.Max(start, .1), api.SandboxWarm, 0)
 		z.cands[len(z.cands)-1].Coming = !slices.ContainsFunc(n.running, func(r *running) bool { return r.h == c.fn.h && !r.cold })
 	}
 }

@@ -330,8 +330,12 @@ func (z *Zone) pick(now time.Time, c *call, hope *node) []picked {
 		z.pickOne(now, f, z.nodes[i], nil)
 	}
 	z.pickWanted(now, c, hope, room)
-	for _, o := range c.inputs {
+	for i, o := range c.inputs {
+		from := len(z.picked)
 		z.pickSome(now, f, z.objects[o.key], nil, room/2, false)
+		for k := from; k < len(z.picked); k++ {
+			z.picked[k].holds = i + 1
+		}
 	}
 	z.pickSome(now, f, f.h.nodes, f.h.boxes, room-draws-room/8, true)
 	z.pickSome(now, f, f.h.nodes, f.h.boxes, room-draws, false)
@@ -398,16 +402,18 @@ func (z *Zone) pickSome(now time.Time, f *function, from []*node, boxes []*sandb
 	}
 }
 
-// picked is a node that will be scored, and what it holds of the function where that is known already.
+// picked is a node that will be scored, what it holds of the function where that is known already, and by which of the call's inputs,
+// counted from 1, it was found; 0 for none.
 type picked struct {
-	n   *node
-	box *sandboxes
+	n     *node
+	box   *sandboxes
+	holds int
 }
 
 func (z *Zone) pickOne(now time.Time, f *function, n *node, box *sandboxes) {
 	if n.stamp != z.stamp && n.fits(f) && n.usable(now) {
 		n.stamp = z.stamp
-		z.picked = append(z.picked, picked{n, box})
+		z.picked = append(z.picked, picked{n: n, box: box})
 	}
 }
 

@@ -13,65 +13,63 @@ import (
 // node is the zone's soft view of one worker: what it reported, plus what was sent to it since. The node owns its
 // slots; a wrong view here costs a refusal, never an oversubscription.
 type node struct {
-	name     string
-	index    int32
-	live     bool
-	draining bool
+	// What each decision asks of its candidates stands together, in as few cache lines as can be: in a large zone nearly every one is read
+	// from memory.
+	stamp       uint64 // of the last decision that picked it
+	profile     *profile
+	live        bool
+	draining    bool
+	quarantined bool
+	slow        bool // it starts slowly
+	class       uint8
+	energy      uint8
+	index       int32
+	slots       int        // those that it offers: fewer while it starts slowly
+	running     []*running // changed by begin, end and endAll only
+	avoidUntil  time.Time  // quarantine, or a short pause after a refusal
+	slotOf      []slotOf   // sandboxes: few, found by a scan, in order of first report
+	memMB       int
+	memUsed     int
+	reserved    int              // waiting calls that hope for a slot here
+	reservedF   map[*holding]int // those among them that hope for a busy sandbox of this function
+	name        string
+	total       int             // slots that it has
+	cores       float64         // that its slots share; 0: one each
+	columns     api.NodeColumns // what a predictor made of it
+	columnsOf   uint64          // which of z.models did; 0: none
+	fetching    time.Time       // when the last fetch of those that ever ran here ends
+	linkMbps    float64
+	cacheMax    int64
+	unlisted    int64 // bytes of the cache that hold what is not reported by name: small objects
+	held        int64 // the sum of objects
+	ghosts      ghosts
+	objects     map[uint64]int64 // bytes by hash of the object key; changed by hold, unhold and dropObjects only
+	filter      filter           // of objects
+
+	z        *Zone
 	lastSeen time.Time
 	boot     uint64
-	class    uint8
 	clsName  string
 	price    float64 // of a slot, per hour
-	energy   uint8
-	total    int     // slots that it has
-	slots    int     // those that it offers: fewer while it starts slowly
-	slow     bool    // it starts slowly
-	cores    float64 // that its slots share; 0: one each
 	born     time.Time
-	memMB    int
-	memUsed  int
-	linkMbps float64
-	cacheMax int64
-	unlisted int64 // bytes of the cache that hold what is not reported by name: small objects
 	sentSeq  uint64
 	sentAt   time.Time // of the last dispatch
 
-	z         *Zone
-	running   []*running       // changed by begin, end and endAll only
-	fetching  time.Time        // when the last fetch of those that ever ran here ends
-	slotOf    []slotOf         // sandboxes: few, found by a scan, in order of first report
-	objects   map[uint64]int64 // bytes by hash of the object key; changed by hold, unhold and dropObjects only
-	filter    filter           // of objects
-	held      int64            // their sum
-	ghosts    ghosts
-	reserved  int              // waiting calls that hope for a slot here
-	reservedF map[*holding]int // those among them that hope for a busy sandbox of this function
-
-	columns   api.NodeColumns // what a predictor made of it
-	columnsOf uint64          // which of z.models did; 0: none
-
-	profile *profile
 	labels  api.Labels // as reported
 	warming int        // running calls that are prewarmings
 	counted sums       // n's part of the sums
 	largest int        // memMB when the profile's largest was last found
 	openAt  int        // where it stands among its profile's open nodes, -1 for nowhere
-	stamp   uint64     // of the last decision that picked it
 
-	failures    int       // in a row
-	avoidUntil  time.Time // quarantine, or a short pause after a refusal
-	quarantined bool
+	failures int // in a row
 }
 
 // running is one call that occupies a slot.
 type running struct {
-	id        string
-	h         *holding
-	start     time.Time
+	start     time.Time // this and the next three are asked for in each decision about its node
 	mu, sigma float64
 	fetchMs   float64 // what it had to bring over the node's link, at full speed
-	// tenant pays for the slot; nil for calls of an earlier leader.
-	tenant *usage
+	h         *holding
 	// cold: it began without a warm sandbox, from this state.
 	cold bool
 	from api.SandboxState
@@ -79,6 +77,9 @@ type running struct {
 	prewarm bool
 	// foreign: dispatched by an earlier leader; it ends with a completion or by its absence from a report.
 	foreign bool
+	id      string
+	// tenant pays for the slot; nil for calls of an earlier leader.
+	tenant *usage
 }
 
 // sandboxes is what a node holds of one function version.
@@ -157,10 +158,14 @@ func (n *node) setSandbox(now time.Time, r *wire.SandboxReport) {
 	s.idleFrom = now.Add(-time.Duration(r.IdleMs) * time.Millisecond)
 }
 
-// missing is how many bytes of the call's inputs the node would have to fetch.
-func (n *node) missing(c *call) int64 {
+// missing is how many bytes of the call's inputs the node would have to fetch; it is known to hold the input holds, counted from 1 (0:
+// nothing is known). Of a large zone's nodes a look into the map of what each holds was a third of what its candidates cost.
+func (n *node) missing(c *call, holds int) int64 {
 	var b int64
-	for _, o := range c.inputs {
+	for i, o := range c.inputs {
+		if i+1 == holds {
+			continue
+		}
 		if n.filter.lacks(o.key) {
 			b += o.bytes
 		} else if _, ok := n.objects[o.key]; !ok {

@@ -685,7 +685,7 @@ func TestWhatIsMadeAnew(t *testing.T) {
 			t.Fatalf("%s: pushes out for %v ms, %d slots", name, evictMs, b.z.sums.slots)
 		}
 		b.z.cands, b.z.feats = b.z.cands[:0], b.z.feats[:0]
-		b.z.nodeCandidates(b.now, &call{inv: &api.Invocation{}, fn: f}, n, n.sandbox(f.h))
+		b.z.nodeCandidates(b.now, &call{inv: &api.Invocation{}, fn: f}, n, n.sandbox(f.h), 0)
 		if got := b.z.cands[0].EvictMs - evictMs; math.Abs(got-c.want) > 1e-9 {
 			t.Errorf("%s: %v ms more than the eviction, want %v", name, got, c.want)
 		}

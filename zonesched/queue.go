@@ -277,7 +277,7 @@ func (z *Zone) admit(now time.Time, n *node) (*call, policy.Candidate) {
 			continue
 		}
 		for k, w := range q.calls[:min(len(q.calls), matchScan)] {
-			if k >= perFunction && (len(w.inputs) == 0 || n.missing(w) > 0) {
+			if k >= perFunction && (len(w.inputs) == 0 || n.missing(w, 0) > 0) {
 				continue
 			}
 			left--
@@ -343,7 +343,7 @@ func (z *Zone) claim(now time.Time, n *node, w *call, fair float64, age bool) (c
 // offer makes n's free slot the only candidate; false if w cannot use it.
 func (z *Zone) offer(now time.Time, n *node, w *call) bool {
 	z.cands, z.feats = z.cands[:0], z.feats[:0]
-	z.nodeCandidates(now, w, n, n.sandbox(w.fn.h))
+	z.nodeCandidates(now, w, n, n.sandbox(w.fn.h), n.missing(w, 0))
 	if len(z.cands) == 0 || !z.cands[0].Free {
 		return false
 	}
