@@ -184,59 +184,70 @@ func (s *special) close(m *maskTree) {
 	}
 }
 
-// of is m's u-th table.
-func (s *special) of(m *maskTree, u uint8) *[api.MaxBins]uint64 {
-	return (*[api.MaxBins]uint64)(s.masks[m.table[u]:])
-}
-
 // columns are the node sides of up to block candidates, feature after feature, as ranks within a scope.
 type columns [nodeFeatures][block]uint8
 
-// narrow leaves the leaves that candidates can reach by features u and u+1 of those that m tests.
-func (s *special) narrow(m *maskTree, cols *columns, u uint8, to []uint64) {
-	c, t, d, v := &cols[m.used[u]], s.of(m, u), &cols[m.used[u+1]], s.of(m, u+1)
-	if u == 0 {
-		for i := range to {
-			to[i] = t[c[i]&63] & v[d[i]&63]
-		}
-		return
-	}
-	for i := range to {
-		to[i] &= t[c[i]&63] & v[d[i]&63]
-	}
+// column is m's u-th feature of n candidates, and its table.
+func (s *special) column(m *maskTree, cols *columns, u uint8, n int) ([]uint8, *[api.MaxBins]uint64) {
+	return cols[m.used[u]][:n], (*[api.MaxBins]uint64)(s.masks[m.table[u]:])
 }
 
 // sums are those of Forest.score.
 type sums [block]weighed
 
-// say adds what tree m says of the first n candidates: of the leaves that one can reach, the lowest bit is its own. Features
-// are looked up two at a time, the last ones together with what the leaf says.
+// say adds what tree m says of the first n candidates: of the leaves that one can reach, the lowest bit is its own. Most trees
+// test up to three node features, which are looked up in one go; of more, the others come before, two at a time.
 func (s *special) say(m *maskTree, cols *columns, n int, to *sums, masks *[block]uint64) {
-	said := (*[maxMaskBits]weighed)(s.said[m.said:])
-	u := uint8(0)
-	for ; m.uses-u > 2; u += 2 {
-		s.narrow(m, cols, u, masks[:n])
-	}
-	if u == 0 {
-		for i := range masks[:n] {
-			masks[i] = ^uint64(0)
-		}
-	}
-	switch m.uses - u {
+	said, sum := (*[maxMaskBits]weighed)(s.said[m.said:]), to[:n]
+	switch m.uses {
 	case 0:
-		for i := range to[:n] {
-			to[i].add(&said[0])
+		for i := range sum {
+			sum[i].add(&said[0])
 		}
+		return
 	case 1:
-		c, t := &cols[m.used[u]], s.of(m, u)
-		for i := range to[:n] {
-			to[i].add(&said[bits.TrailingZeros64(masks[i]&t[c[i]&63])&63])
+		c, t := s.column(m, cols, 0, n)
+		for i, b := range c {
+			sum[i].add(&said[bits.TrailingZeros64(t[b&63])&63])
 		}
+		return
 	case 2:
-		c, t, d, v := &cols[m.used[u]], s.of(m, u), &cols[m.used[u+1]], s.of(m, u+1)
-		for i := range to[:n] {
-			to[i].add(&said[bits.TrailingZeros64(masks[i]&t[c[i]&63]&v[d[i]&63])&63])
+		c, t := s.column(m, cols, 0, n)
+		d, v := s.column(m, cols, 1, n)
+		for i, b := range c {
+			sum[i].add(&said[bits.TrailingZeros64(t[b&63]&v[d[i]&63])&63])
 		}
+		return
+	}
+	c, t := s.column(m, cols, m.uses-3, n)
+	d, v := s.column(m, cols, m.uses-2, n)
+	e, w := s.column(m, cols, m.uses-1, n)
+	if m.uses == 3 {
+		for i, b := range c {
+			sum[i].add(&said[bits.TrailingZeros64(t[b&63]&v[d[i]&63]&w[e[i]&63])&63])
+		}
+		return
+	}
+	left := masks[:n]
+	for i := range left {
+		left[i] = ^uint64(0)
+	}
+	u := uint8(0)
+	for ; u+1 < m.uses-3; u += 2 {
+		c, t := s.column(m, cols, u, n)
+		d, v := s.column(m, cols, u+1, n)
+		for i, b := range c {
+			left[i] &= t[b&63] & v[d[i]&63]
+		}
+	}
+	if u < m.uses-3 {
+		c, t := s.column(m, cols, u, n)
+		for i, b := range c {
+			left[i] &= t[b&63]
+		}
+	}
+	for i, b := range c {
+		sum[i].add(&said[bits.TrailingZeros64(left[i]&t[b&63]&v[d[i]&63]&w[e[i]&63])&63])
 	}
 }
 
