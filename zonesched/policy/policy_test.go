@@ -50,7 +50,7 @@ func unbound() Call { return Call{Hope: -1, DeadlineMs: math.Inf(1)} }
 // In a saturated zone what is in place goes first: what is local, and what is nowhere much better off. Who has to bring up a
 // sandbox, or would fetch what another node has, comes behind.
 func TestSaturatedOrder(t *testing.T) {
-	p := &Rubato{DefaultConfig()}
+	p := &Rubato{cfg: DefaultConfig()}
 	call := Call{WaitedMs: 100, DeadlineMs: math.Inf(1), Alike: 1, Load: Load{Slots: 8, Waiting: 8}}
 	fetches := func(execMs float64, sb api.SandboxState) Candidate {
 		c := timed(0, 0, execMs, sb)

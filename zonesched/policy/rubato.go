@@ -9,7 +9,10 @@ import (
 
 // Rubato is the product's rule: hold a call back for a better node iff the predicted gain is above what
 // prediction errors can fake, and the deadline allows it. DESIGN.md of zonesched has the derivation.
-type Rubato struct{ cfg Config }
+type Rubato struct {
+	cfg   Config
+	costs []float64 // CostMs of the candidates in hand: the rule looks at them several times, and each takes an exponential
+}
 
 var _ Policy = (*Rubato)(nil)
 
@@ -56,23 +59,27 @@ func MissProb(c *Candidate, deadlineMs float64) float64 {
 	return .5 * math.Erfc((math.Log(room)-c.Est.Mu)/(sigma*math.Sqrt2))
 }
 
-// Decide implements Policy. Cost: one pass over the candidates, no allocation.
+// Decide implements Policy. Cost: a few passes over the candidates, one of them an exponential each; no allocation.
 func (p *Rubato) Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice {
-	best := argmin(cands, false, rng)
+	p.costs = p.costs[:0]
+	for i := range cands {
+		p.costs = append(p.costs, cands[i].CostMs())
+	}
+	best := p.argmin(cands, false, rng)
 	if best < 0 {
 		return Choice{Verb: Queue, Clause: ClauseNoSlot, Take: -1, Now: -1, WakeMs: math.Inf(1), Propensity: 1}
 	}
-	now := argmin(cands, true, rng)
+	now := p.argmin(cands, true, rng)
 	if now < 0 {
 		return Choice{Verb: Queue, Clause: ClauseNoSlot, Take: best, Now: -1, WakeMs: math.Inf(1), Propensity: 1}
 	}
 	if cands[best].UnderWay {
-		best = behind(cands, best)
+		best = p.behind(cands, best)
 	}
 	ch := p.choose(c, cands, now, best)
 	if k := &cands[ch.Take]; ch.Verb == Run && p.owes(c, k) {
 		wait := p.paidIn(c, k)
-		if alt := roomy(cands, rng); alt >= 0 && cands[alt].CostMs() < k.CostMs()+wait {
+		if alt := p.roomy(cands, rng); alt >= 0 && p.costs[alt] < p.costs[ch.Take]+wait {
 			return Choice{Verb: Run, Clause: ClauseMemory, Take: alt, Now: alt, WakeMs: math.Inf(1), ThresholdMs: ch.ThresholdMs, Propensity: 1}
 		}
 		return Choice{Verb: Delay, Clause: ClauseMemory, Take: ch.Take, Now: ch.Take, WakeMs: wait, ThresholdMs: ch.ThresholdMs, Propensity: 1}
@@ -101,7 +108,7 @@ func (p *Rubato) choose(c *Call, cands []Candidate, now, best int) Choice {
 	case c.DelayOff || c.Stopped:
 		run.Clause = ClauseDelayOff
 		return run
-	case n.CostMs()-b.CostMs() <= run.ThresholdMs:
+	case p.costs[now]-p.costs[best] <= run.ThresholdMs:
 		run.Clause = ClauseGainTooSmall
 		return run
 	case c.WaitedMs >= delayMaxMs:
@@ -133,11 +140,11 @@ func (p *Rubato) owes(c *Call, k *Candidate) bool {
 }
 
 // roomy is the cheapest candidate that can start now and pushes out no sandbox, -1 for none.
-func roomy(cands []Candidate, rng *rand.Rand) int {
+func (p *Rubato) roomy(cands []Candidate, rng *rand.Rand) int {
 	l := newLot()
 	for i := range cands {
 		if k := &cands[i]; k.Free && k.EvictMs == 0 {
-			l.offer(i, k.CostMs(), rng)
+			l.offer(i, p.costs[i], rng)
 		}
 	}
 	return l.at
@@ -162,11 +169,11 @@ func LatestStart(c *Call, k *Candidate) float64 {
 func evenStart(cold *Candidate) float64 { return thresholdShare * cold.Est.MedianMs() }
 
 // behind is the cheapest sandbox to come that is about as good as the start at cands[best], else best.
-func behind(cands []Candidate, best int) int {
-	at, least := best, cands[best].CostMs()+evenStart(&cands[best])-thresholdBaseMs
+func (p *Rubato) behind(cands []Candidate, best int) int {
+	at, least := best, p.costs[best]+evenStart(&cands[best])-thresholdBaseMs
 	for i := range cands {
-		if k := &cands[i]; !k.Free && k.Sandbox == api.SandboxWarm && k.CostMs() < least {
-			at, least = i, k.CostMs()
+		if k := &cands[i]; !k.Free && k.Sandbox == api.SandboxWarm && p.costs[i] < least {
+			at, least = i, p.costs[i]
 		}
 	}
 	return at
@@ -208,10 +215,10 @@ func delayClause(c *Call, n, b *Candidate, latest float64) (Clause, bool) {
 // limit a warm call of 2 ms was now and then sent to compile its module for a second, and that made up a tenth of all time.
 func (p *Rubato) explore(c *Call, cands []Candidate, ch *Choice, rng *rand.Rand) {
 	safe, pick := 0, -1
-	most := exploreFactor*cands[ch.Take].CostMs() + thresholdBaseMs
+	most := exploreFactor*p.costs[ch.Take] + thresholdBaseMs
 	for i := range cands {
 		k := &cands[i]
-		if !k.Free || math.IsInf(k.Est.UpperMs, 1) || k.LinkMs+k.Est.UpperMs > c.DeadlineMs || k.CostMs() > most {
+		if !k.Free || math.IsInf(k.Est.UpperMs, 1) || k.LinkMs+k.Est.UpperMs > c.DeadlineMs || p.costs[i] > most {
 			continue
 		}
 		safe++
@@ -271,13 +278,13 @@ func (l *Load) Saturated() bool { return 4*l.Waiting > l.Slots }
 
 // argmin finds the cheapest candidate (only free ones if free). Equal costs go to the one that has more of what the
 // call needs (without a model all costs are equal), then to a draw, since "lowest id first" herds.
-func argmin(cands []Candidate, free bool, rng *rand.Rand) int {
+func (p *Rubato) argmin(cands []Candidate, free bool, rng *rand.Rand) int {
 	best, ties, cost := -1, 0, math.Inf(1)
 	for i := range cands {
 		if free && !cands[i].Free {
 			continue
 		}
-		k := cands[i].CostMs()
+		k := p.costs[i]
 		switch {
 		case k < cost || k == cost && cands[i].nearer(&cands[best]):
 			best, ties, cost = i, 1, k
