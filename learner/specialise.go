@@ -1,24 +1,24 @@
 package learner
 
 import (
+	"encoding/binary"
 	"math/bits"
 	"slices"
 
 	"github.com/rubato-faas/rubato/api"
 )
 
-// Candidates of one request differ in node features only. So a forest is specialised once per request: what tests
+// Candidates of one request differ in node features only. So a forest can be specialised to a request: what tests
 // request features is decided, and what remains of each tree, usually 20-50 leaves, becomes tables of masks
 // (QuickScorer, Lucchese et al., SIGIR 2015, turned into a look-up): for each node feature and bin the leaves that can
 // still be reached; the leaf is the lowest bit of their conjunction. No branch depends on a candidate.
 //
-// A zone's candidates are often alike in some of their features: same link, same class, few sandbox states. What none of them
-// has is left out, which is most of the work: specialising to forty candidates of one call costs a third of specialising to all that
-// there could be. It is most of the memory, too: a table has one mask for each bin that candidates have, not 64, and all tables of a
-// specialised forest stand one after the other in some 10 KB that a core's nearer caches keep. A request that comes again with other
-// candidates is specialised to all bins that were met of late.
+// That pays from the second time on that a request comes: the first time, candidates walk together (together.go). It is specialised
+// to the bins that candidates have had of late, not to all that there could be, which is most of the work, and of the memory: a table has
+// one mask for each of those bins, and all tables of a specialised forest stand one after the other, in some 20 KB that a core's nearer
+// caches keep. Candidates with other bins have it made anew.
 //
-// Cost sketch, 48 trees of 512 leaves: specialising visits 1,300-2,800 nodes in full, a third of that to a call's candidates, 10-30 us;
+// Cost sketch, 48 trees of 512 leaves: specialising visits 1,300-2,800 nodes in full and about half of that to the usual bins, 20-30 us;
 // a candidate then costs some 150 loads, 100-150 ns. Walking costs 48 x 11 steps, four walks at a time, 1.1 us.
 
 const (
@@ -333,10 +333,18 @@ const cacheSlots = 16
 type Scratch struct {
 	slots        []special
 	clock        uint64
-	now          *Forest
-	met, before  scope // what candidates had under now, and under the forest before
+	seen         [seenSlots]uint64 // requests of late, by their hash
+	forest       *Forest           // of the last request
+	forests      uint64            // how often that was another one
+	met, before  scope             // bins that candidates have had since clock was last a multiple of metFor, and before
+	below        below
 	Hits, Misses uint64
 }
+
+const (
+	seenSlots = 256
+	metFor    = 1024
+)
 
 // NewScratch has room for usual forests; what larger ones need is allocated once.
 func NewScratch() *Scratch {
@@ -348,14 +356,17 @@ func NewScratch() *Scratch {
 	return s
 }
 
-// of is f specialised for the request side of x and candidates within in; a request like a recent one finds it ready.
-func (s *Scratch) of(f *Forest, x *row, in *scope) *special {
-	if s.now != f {
-		s.now, s.before, s.met = f, s.met, scope{}
+// of is f specialised for the request side of x and n candidates within in. One like a recent one finds it ready; nil for one that was
+// not seen of late, unless its candidates are too many to walk together.
+func (s *Scratch) of(f *Forest, x *row, in *scope, n int) *special {
+	if s.clock%metFor == 0 {
+		s.before, s.met = s.met, scope{}
 	}
-	s.met.add(in)
 	s.clock++
-	slot := &s.slots[0]
+	if n <= block { // else in is anything
+		s.met.add(in)
+	}
+	slot, again := &s.slots[0], false
 	for i := range s.slots {
 		c := &s.slots[i]
 		if c.f == f && c.x == *x {
@@ -364,12 +375,7 @@ func (s *Scratch) of(f *Forest, x *row, in *scope) *special {
 				s.Hits++
 				return c
 			}
-			slot = c // it will come again, with other candidates
-			wide := *in
-			for _, more := range []*scope{&c.in, &s.met, &s.before} {
-				wide.add(more)
-			}
-			in = &wide
+			slot, again = c, true
 			break
 		}
 		if c.stamp < slot.stamp {
@@ -377,9 +383,36 @@ func (s *Scratch) of(f *Forest, x *row, in *scope) *special {
 		}
 	}
 	s.Misses++
-	slot.build(f, x, in)
+	wide := *in
+	switch {
+	case again:
+		wide.add(&slot.in)
+		fallthrough
+	case s.again(f, x):
+		wide.add(&s.met)
+		wide.add(&s.before)
+	case n <= setBits:
+		return nil
+	}
+	slot.build(f, x, &wide)
 	slot.stamp = s.clock
 	return slot
+}
+
+// again reports whether x was asked for before, of this forest. That two requests share a hash costs tables that nobody may need.
+func (s *Scratch) again(f *Forest, x *row) bool {
+	if f != s.forest {
+		s.forest = f
+		s.forests++
+	}
+	h := s.forests
+	for i := 0; i < len(x); i += 8 {
+		h = mix(h ^ binary.LittleEndian.Uint64(x[i:]))
+	}
+	at := &s.seen[h%seenSlots]
+	was := *at == h
+	*at = h
+	return was
 }
 
 // has reports whether a specialised forest is ready.
@@ -392,7 +425,7 @@ func (s *Scratch) has(f *Forest, x *row, in *scope) bool {
 	return false
 }
 
-// walkBelow: for fewer candidates walking costs less than specialising would.
+// walkBelow: fewer candidates are walked one by one, which costs less.
 const walkBelow = 12
 
 // Estimator is a Forest with a Scratch: the same estimates, bit for bit, quicker where many candidates or many like requests
@@ -425,7 +458,11 @@ func (f *Forest) scoreSpecial(out []api.Estimate, s *Scratch) {
 		f.score(out)
 		return
 	}
-	sp := s.of(f, &x, &in)
+	sp := s.of(f, &x, &in, len(out))
+	if sp == nil {
+		f.scoreTogether(out, &s.below)
+		return
+	}
 	var mu, sigma [block]float64
 	for from := 0; from < len(out); from += block {
 		part := out[from:min(from+block, len(out))]

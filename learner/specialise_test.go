@@ -44,7 +44,8 @@ func sameRequest(rnd *rand.Rand, n int) []api.Estimate {
 	return out
 }
 
-// TestSpecialisedEqualsWalk: specialised trees give the estimates of the walk, bit for bit, for any forest and request.
+// TestSpecialisedEqualsWalk: candidates that walk together and specialised trees give the estimates of the walk, bit for bit, for any
+// forest and request.
 func TestSpecialisedEqualsWalk(t *testing.T) {
 	var forests []*Forest
 	for i, rows := range []int{20, 200, 1500} {
@@ -57,7 +58,7 @@ func TestSpecialisedEqualsWalk(t *testing.T) {
 		a := sameRequest(rnd, rapid.IntRange(0, 3*block).Draw(t, "candidates"))
 		b := append([]api.Estimate(nil), a...)
 		f.Score(a)
-		for range 2 { // made, then found ready
+		for range 3 { // together, specialised, then found ready
 			c := append([]api.Estimate(nil), b...)
 			f.Estimator(scratch).Score(c)
 			for i := range a {
