@@ -206,7 +206,7 @@ func (z *Zone) reserve(c *call, n *node, byFn bool) {
 	n.reserved++
 	if byFn {
 		c.hopeFn = c.fn.h
-		n.reservedF[c.hopeFn]++
+		n.hope(c.hopeFn, 1)
 	}
 }
 
@@ -216,9 +216,7 @@ func (z *Zone) unreserve(c *call) {
 	}
 	c.hope.reserved--
 	if c.hopeFn != nil { // not fn.key: a new version may have been deployed since
-		if c.hope.reservedF[c.hopeFn]--; c.hope.reservedF[c.hopeFn] <= 0 {
-			delete(c.hope.reservedF, c.hopeFn)
-		}
+		c.hope.hope(c.hopeFn, -1)
 	}
 	c.hope = nil
 }

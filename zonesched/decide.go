@@ -302,7 +302,7 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node, sb *sandboxes, mi
 		if len(times) == 0 {
 			return
 		}
-		r := n.reservedF[c.fn.h]
+		r := n.hope(c.fn.h, 0)
 		start := times[min(r, len(times)-1)]
 		if r >= len(times) {
 			start += float64(r-len(times)+1) * math.Max(c.fn.runMs.v, 1) / float64(len(times))

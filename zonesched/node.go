@@ -30,8 +30,8 @@ type node struct {
 	slotOf      []slotOf   // sandboxes: few, found by a scan, in order of first report
 	memMB       int
 	memUsed     int
-	reserved    int              // waiting calls that hope for a slot here
-	reservedF   map[*holding]int // those among them that hope for a busy sandbox of this function
+	reserved    int     // waiting calls that hope for a slot here
+	reservedF   []hopes // those among them that hope for a busy sandbox, by function
 	name        string
 	total       int             // slots that it has
 	cores       float64         // that its slots share; 0: one each
@@ -93,9 +93,33 @@ type sandboxes struct {
 }
 
 func (z *Zone) newNode(name string) *node {
-	n := &node{name: name, index: int32(len(z.nodes)), z: z, objects: map[uint64]int64{}, reservedF: map[*holding]int{}, openAt: -1}
+	n := &node{name: name, index: int32(len(z.nodes)), z: z, objects: map[uint64]int64{}, reservedF: make([]hopes, 0, 4), openAt: -1}
 	z.nodes, z.byName[name] = append(z.nodes, n), n
 	return n
+}
+
+// hopes are the waiting calls that hope for a busy sandbox of one function.
+type hopes struct {
+	h     *holding
+	calls int
+}
+
+// hope changes by delta how many calls hope for a busy sandbox of h on n, and returns how many do.
+func (n *node) hope(h *holding, delta int) int {
+	i := slices.IndexFunc(n.reservedF, func(r hopes) bool { return r.h == h })
+	switch {
+	case i < 0 && delta <= 0:
+		return 0
+	case i < 0:
+		i = len(n.reservedF)
+		n.reservedF = append(n.reservedF, hopes{h: h})
+	}
+	n.reservedF[i].calls += delta
+	left := n.reservedF[i].calls
+	if left <= 0 {
+		n.reservedF = slices.Delete(n.reservedF, i, i+1)
+	}
+	return left
 }
 
 func (n *node) free() int { return n.slots - len(n.running) }

@@ -37,7 +37,7 @@ func TestNewVersionWhileACallWaits(t *testing.T) {
 	b.invoke("i1", "f")
 	b.invoke("i2", "f") // held back for a's sandbox
 	n := b.z.byName["a"]
-	if n.reservedF[b.z.holdings["t/f@1"]] != 1 {
+	if n.hope(b.z.holdings["t/f@1"], 0) != 1 {
 		t.Fatalf("reservations %v", n.reservedF)
 	}
 	next, _ := b.z.Function("t/f")
