@@ -196,7 +196,7 @@ func (s *special) column(m *maskTree, cols *columns, u uint8, n int) ([]uint8, *
 type sums [block]weighed
 
 // say adds what tree m says of the first n candidates: of the leaves that one can reach, the lowest bit is its own. Most trees
-// test up to three node features, which are looked up in one go; of more, the others come before, two at a time.
+// test up to three node features, which are looked up in one go; of more, the others come before, one by one.
 func (s *special) say(m *maskTree, cols *columns, n int, to *sums, masks *[block]uint64) {
 	said, sum := (*[maxMaskBits]weighed)(s.said[m.said:]), to[:n]
 	switch m.uses {
@@ -232,15 +232,7 @@ func (s *special) say(m *maskTree, cols *columns, n int, to *sums, masks *[block
 	for i := range left {
 		left[i] = ^uint64(0)
 	}
-	u := uint8(0)
-	for ; u+1 < m.uses-3; u += 2 {
-		c, t := s.column(m, cols, u, n)
-		d, v := s.column(m, cols, u+1, n)
-		for i, b := range c {
-			left[i] &= t[b&63] & v[d[i]&63]
-		}
-	}
-	if u < m.uses-3 {
+	for u := range m.uses - 3 {
 		c, t := s.column(m, cols, u, n)
 		for i, b := range c {
 			left[i] &= t[b&63]
