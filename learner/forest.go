@@ -224,30 +224,15 @@ func (f *Forest) Score(out []api.Estimate) {
 func (f *Forest) score(out []api.Estimate) {
 	var all sums
 	var rows [block]row
-	var at [block]int
 	for i := range out {
 		copy(rows[i][:], out[i].Bins[:])
 	}
-	for t := range f.base {
-		shape, leaf, w := f.base[t].shape, f.base[t].leaf, f.base[t].weight
-		walkBlock(shape, &rows, len(out), &at)
-		for i := range out {
-			l := leaf[at[i]].weighed(w)
-			all[i].mean += l.mean
-			all[i].second += l.second
-		}
-	}
+	walkForest(f.base, &rows, len(out), &all)
 	for i := range out {
 		out[i].Source, out[i].Sigma = api.SourceForest, f.sigma(&all[i])
 	}
 	if f.lambda > 0 {
-		for t := range f.resid {
-			shape, leaf, w := f.resid[t].shape, f.resid[t].leaf, f.resid[t].weight
-			walkBlock(shape, &rows, len(out), &at)
-			for i := range out {
-				all[i].mean += leaf[at[i]].weighed(w).mean
-			}
-		}
+		walkForest(f.resid, &rows, len(out), &all)
 	}
 	for i := range out {
 		out[i].Mu += all[i].mean

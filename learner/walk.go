@@ -36,15 +36,40 @@ func (s split) step(i int, r *row) int {
 	return i&leaf | next&^leaf
 }
 
-// walkBlock finds the leaves of the first n rows.
-func walkBlock(shape []split, rows *[block]row, n int, to *[block]int) {
-	i := 0
-	for ; i+4 <= n; i += 4 {
-		to[i], to[i+1], to[i+2], to[i+3] = walk4(shape, shape, shape, shape, &rows[i], &rows[i+1], &rows[i+2], &rows[i+3])
+// walkForest adds what the trees say of the first n rows, in the order of the trees: of four rows by one tree at a time, and of what rows
+// are left by four trees at a time.
+func walkForest(trees []flat, rows *[block]row, n int, to *sums) {
+	fours := n &^ 3
+	for t := range trees {
+		f := &trees[t]
+		for i := 0; i < fours; i += 4 {
+			a, b, c, d := walk4(f.shape, f.shape, f.shape, f.shape, &rows[i], &rows[i+1], &rows[i+2], &rows[i+3])
+			to[i].leaf(f, a)
+			to[i+1].leaf(f, b)
+			to[i+2].leaf(f, c)
+			to[i+3].leaf(f, d)
+		}
 	}
-	for ; i < n; i++ {
-		to[i] = walk(shape, &rows[i])
+	for i := fours; i < n; i++ {
+		r, t := &rows[i], 0
+		for ; t+4 <= len(trees); t += 4 {
+			f := (*[4]flat)(trees[t:])
+			a, b, c, d := walk4(f[0].shape, f[1].shape, f[2].shape, f[3].shape, r, r, r, r)
+			to[i].leaf(&f[0], a)
+			to[i].leaf(&f[1], b)
+			to[i].leaf(&f[2], c)
+			to[i].leaf(&f[3], d)
+		}
+		for ; t < len(trees); t++ {
+			to[i].leaf(&trees[t], walk(trees[t].shape, r))
+		}
 	}
+}
+
+// leaf adds what f's k-th leaf says.
+func (s *weighed) leaf(f *flat, k int) {
+	l := f.leaf[k].weighed(f.weight)
+	s.add(&l)
 }
 
 // walkTrees finds the leaf of one row in each tree that is alive.
