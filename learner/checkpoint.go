@@ -325,11 +325,11 @@ func (e *ensemble) read(r *reader, win *window) {
 		r.check(x.Mean >= 0, "error")
 	}
 	for i := range e.own {
-		e.own[i].read(r, i, win.total)
+		e.own[i].read(r, i, win.total, len(e.grid.edges))
 		r.check(e.own[i].alive() == (e.ownFrom > 0), "own tree")
 	}
 	for i := range e.resid {
-		e.resid[i].read(r, len(e.own)+i, win.total)
+		e.resid[i].read(r, len(e.own)+i, win.total, len(e.grid.edges))
 	}
 	e.readPool(r)
 	e.readPicks(r)
@@ -417,6 +417,11 @@ func (e *ensemble) readPicks(r *reader) {
 	}
 }
 
+// tests reports whether a tree tests none but the first so many features.
+func tests(shape []split, features int) bool {
+	return !slices.ContainsFunc(shape, func(s split) bool { return s.feat != leafMark && int(s.feat) >= features })
+}
+
 func (t *local) write(w *writer) {
 	nodes := make([]byte, 0, 4*len(t.shape))
 	for _, s := range t.shape {
@@ -428,7 +433,7 @@ func (t *local) write(w *writer) {
 	w.pack(t.leaf)
 }
 
-func (t *local) read(r *reader, slot int, total uint64) {
+func (t *local) read(r *reader, slot int, total uint64, features int) {
 	t.born = r.u64()
 	t.fresh = r.count(1) == 1
 	nodes := r.bytes(4 * MaxTreeNodes)
@@ -445,6 +450,6 @@ func (t *local) read(r *reader, slot int, total uint64) {
 	for _, l := range t.leaf {
 		r.check(l.N > 0 && l.M2 >= 0, "leaf")
 	}
-	r.check(wellFormed(t.shape, len(t.leaf), MaxTreeDepth), "shape of a tree")
+	r.check(wellFormed(t.shape, len(t.leaf), MaxTreeDepth) && tests(t.shape, features), "shape of a tree")
 	t.digest = localDigest(slot, t)
 }

@@ -13,7 +13,7 @@ import (
 // (QuickScorer, Lucchese et al., SIGIR 2015, turned into a look-up): for each node feature and bin the leaves that can
 // still be reached; the leaf is the lowest bit of their conjunction. No branch depends on a candidate.
 //
-// That pays from the second time on that a request comes: the first time, candidates walk together (together.go). It is specialised
+// That pays where a request comes again and again: the first time, candidates walk together (together.go). It is specialised
 // to the bins that candidates have had of late, not to all that there could be, which is most of the work, and of the memory: a table has
 // one mask for each of those bins, and all tables of a specialised forest stand one after the other, in some 20 KB that a core's nearer
 // caches keep. Candidates with other bins have it made anew.
@@ -42,7 +42,8 @@ type weighed struct{ mean, second float64 }
 
 func (l *leafOut) weighed(w float64) weighed {
 	v := float64(l.Mean)
-	return weighed{w * v, w * (v*v + float64(l.Variance))}
+	// Each product is rounded: fused with the sum that it goes into, it would depend on whether a table kept it (float64 forbids that).
+	return weighed{float64(w * v), float64(w * (float64(v*v) + float64(l.Variance)))}
 }
 
 // scope is which bins of each node feature candidates have: bit b for bin b.
@@ -325,20 +326,23 @@ const cacheSlots = 16
 type Scratch struct {
 	slots        []special
 	clock        uint64
-	seen         [seenSlots]uint64 // requests of late, by their hash
-	forest       *Forest           // of the last request
-	forests      uint64            // how often that was another one
-	met, before  scope             // bins that candidates have had since clock was last a multiple of metFor, and before
+	seen         [seenSlots]sight
+	forest       *Forest // of the last request
+	forests      uint64  // how often that was another one
+	met, before  scope   // bins that candidates have had since clock was last a multiple of metFor, and before
 	below        below
 	Hits, Misses uint64
 }
+
+// sight is when a request was last asked for, by its hash.
+type sight struct{ hash, at uint64 }
 
 const (
 	seenSlots = 256
 	metFor    = 1024
 )
 
-// NewScratch has room for usual forests; what larger ones need is allocated once.
+// NewScratch has room for usual forests; what a larger one needs is allocated once a slot.
 func NewScratch() *Scratch {
 	s := &Scratch{slots: make([]special, cacheSlots)}
 	for i := range s.slots {
@@ -348,8 +352,9 @@ func NewScratch() *Scratch {
 	return s
 }
 
-// of is f specialised for the request side of x and n candidates within in. One like a recent one finds it ready; nil for one that was
-// not seen of late, unless its candidates are too many to walk together.
+// of is f specialised for the request side of x and n candidates within in. A request like a recent one finds it ready. For one that comes
+// again it is made, in the place of a forest that was not asked for since; else nil, unless the candidates are too many to walk together.
+// So where more requests come in turn than are remembered, some stay and the others walk, instead of pushing out each other.
 func (s *Scratch) of(f *Forest, x *row, in *scope, n int) *special {
 	if s.clock%metFor == 0 {
 		s.before, s.met = s.met, scope{}
@@ -362,25 +367,26 @@ func (s *Scratch) of(f *Forest, x *row, in *scope, n int) *special {
 	for i := range s.slots {
 		c := &s.slots[i]
 		if c.f == f && c.x == *x {
-			c.stamp = s.clock
 			if c.in.covers(in) {
 				s.Hits++
+				c.stamp = s.clock
 				return c
 			}
 			slot, again = c, true
 			break
 		}
-		if c.stamp < slot.stamp {
+		if c.used(f) < slot.used(f) {
 			slot = c
 		}
 	}
 	s.Misses++
+	last := s.saw(f, x)
 	wide := *in
 	switch {
 	case again:
 		wide.add(&slot.in)
 		fallthrough
-	case s.again(f, x):
+	case last > slot.used(f):
 		wide.add(&s.met)
 		wide.add(&s.before)
 	case n <= setBits:
@@ -391,8 +397,17 @@ func (s *Scratch) of(f *Forest, x *row, in *scope, n int) *special {
 	return slot
 }
 
-// again reports whether x was asked for before, of this forest. That two requests share a hash costs tables that nobody may need.
-func (s *Scratch) again(f *Forest, x *row) bool {
+// used is when c was last asked for; 0 for a forest that is not in use any more.
+func (c *special) used(f *Forest) uint64 {
+	if c.f != f {
+		return 0
+	}
+	return c.stamp
+}
+
+// saw notes that x is asked for and returns when it last was, of this forest; 0 for never. Of requests that share a place the last one
+// is remembered.
+func (s *Scratch) saw(f *Forest, x *row) uint64 {
 	if f != s.forest {
 		s.forest = f
 		s.forests++
@@ -402,9 +417,12 @@ func (s *Scratch) again(f *Forest, x *row) bool {
 		h = mix(h ^ binary.LittleEndian.Uint64(x[i:]))
 	}
 	at := &s.seen[h%seenSlots]
-	was := *at == h
-	*at = h
-	return was
+	last := at.at
+	if at.hash != h {
+		last = 0
+	}
+	*at = sight{h, s.clock}
+	return last
 }
 
 // has reports whether a specialised forest is ready.
@@ -421,7 +439,7 @@ func (s *Scratch) has(f *Forest, x *row, in *scope) bool {
 const walkBelow = 12
 
 // Estimator is a Forest with a Scratch: the same estimates, bit for bit, quicker where many candidates or many like requests
-// are asked for. Several Estimators may share one Scratch on one goroutine.
+// are asked for. Several Estimators may share one Scratch on one goroutine; it remembers requests of one forest at a time.
 type Estimator struct {
 	*Forest
 	scratch *Scratch
