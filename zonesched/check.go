@@ -2,6 +2,7 @@ package zonesched
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/rubato-faas/rubato/api"
@@ -102,9 +103,42 @@ func (z *Zone) Check() error {
 		if len(at) != objects[key] {
 			return fmt.Errorf("object %x is on %d nodes, counted %d", key, objects[key], len(at))
 		}
+		for i, n := range at {
+			if _, has := n.objects[key]; !has || slices.Contains(at[:i], n) {
+				return fmt.Errorf("node %s stands among the holders of object %x: it has it %v, or stands there twice", n.name, key, has)
+			}
+		}
 	}
 	if len(z.objects) != len(objects) {
 		return fmt.Errorf("%d objects, counted %d", len(objects), len(z.objects))
+	}
+	return z.checkHopes()
+}
+
+// checkHopes counts the calls that hope for each node, and for a busy sandbox there.
+func (z *Zone) checkHopes() error {
+	any, byFn := map[*node]int{}, map[*node]map[*holding]int{}
+	for _, c := range z.waiting {
+		if c.hope == nil {
+			continue
+		}
+		any[c.hope]++
+		if c.hopeFn != nil {
+			if byFn[c.hope] == nil {
+				byFn[c.hope] = map[*holding]int{}
+			}
+			byFn[c.hope][c.hopeFn]++
+		}
+	}
+	for _, n := range z.nodes {
+		if n.reserved != any[n] || len(n.reservedF) != len(byFn[n]) {
+			return fmt.Errorf("%d calls hope for node %s, counted %d; for sandboxes of %d functions, counted %d", any[n], n.name, n.reserved, len(byFn[n]), len(n.reservedF))
+		}
+		for _, r := range n.reservedF {
+			if r.calls != byFn[n][r.h] {
+				return fmt.Errorf("%d calls hope for a sandbox of %s on node %s, counted %d", byFn[n][r.h], r.h.key, n.name, r.calls)
+			}
+		}
 	}
 	return nil
 }

@@ -13,8 +13,8 @@ import (
 
 // decide chooses for one waiting call and carries the choice out: dispatch, or a plan with a wake.
 //
-// Cost sketch for 32 candidates: gathering ~1 us, 32 estimates ~20 us on a forest of 48 trees (less when specialised),
-// the rule < 1 us. No allocation before the dispatch.
+// Cost for 17 candidates in a zone of a thousand nodes: finding them 6 us, estimates 14 us on a forest of 48 trees (6 for a request like a
+// recent one), the rule < 1 us. No allocation before the dispatch.
 func (z *Zone) decide(now time.Time, c *call, out []Action) []Action {
 	if !c.hard.IsZero() && !now.Before(c.hard) {
 		return z.answerError(now, c, api.CodeDeadline, "the caller's time ran out while the call waited for a slot", out)

@@ -147,6 +147,34 @@ func TestCandidatesOfALargeZone(t *testing.T) {
 	}
 }
 
+// A node that is found by one of a call's inputs is not asked for that one again; what it lacks of the others counts.
+func TestMissingBytesInALargeZone(t *testing.T) {
+	b := newBed(t, nil)
+	one, two := api.Object{Key: "t/one", Bytes: 3 << 20}, api.Object{Key: "t/two", Bytes: 5 << 20}
+	for i := range 200 {
+		hb := &wire.Heartbeat{Zone: "z", Node: fmt.Sprintf("n%03d", i), Boot: 1, Epoch: b.z.Epoch(), Slots: 1, MemMB: 1000}
+		hb.Objects = [][]api.Object{nil, {one}, {two}, {one, two}}[i%4]
+		b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+	}
+	for _, inputs := range [][]api.Object{{one}, {one, two}, {two, one}, {one, one}, {one, two, one}, {two, {Key: "t/nowhere", Bytes: 1 << 20}}} {
+		seen := map[int64]bool{}
+		for range 10 {
+			if _, _, ok := b.z.Consider(b.now, &api.Invocation{ID: "i", Tenant: "t", Function: "f", Inputs: inputs}); !ok {
+				t.Fatal("the function is not known")
+			}
+			for _, k := range b.z.cands {
+				seen[k.MissingBytes] = true
+				if want := b.z.nodes[k.Node].missing(&b.z.considered, 0); k.MissingBytes != want {
+					t.Errorf("inputs %v: node %s lacks %d bytes, taken for %d", inputs, b.z.nodes[k.Node].name, want, k.MissingBytes)
+				}
+			}
+		}
+		if len(seen) < 2 {
+			t.Errorf("inputs %v: all candidates lack the same, %v", inputs, seen)
+		}
+	}
+}
+
 func TestRestOfARunningCall(t *testing.T) {
 	for _, c := range []struct{ elapsed, mu, sigma, want float64 }{
 		{0, 4, .5, 54.598}, // all of it
