@@ -132,9 +132,10 @@ func (w *decideWorld) allocs(n int) (hit, miss float64) {
 	for i := range n {
 		consider(again)
 		if i%2 == 0 {
-			w.publish()
+			w.relearn()
 			consider(w.invocation())
-			consider(again) // for the forest that the next hits find
+			consider(again)
+			consider(again) // specialises the forest that the next hits find
 		} else {
 			consider(w.invocation())
 		}
@@ -171,6 +172,7 @@ type decideWorld struct {
 	ends    completions
 	id      int
 	learned int
+	sample  *api.Sample // the newest
 	target  int
 }
 
@@ -351,6 +353,14 @@ func (w *decideWorld) build(n int) error {
 	return nil
 }
 
+// relearn hands the zone another forest: the newest sample once more.
+func (w *decideWorld) relearn() {
+	if w.sample != nil {
+		w.learner.Learn(w.sample)
+	}
+	w.publish()
+}
+
 func (w *decideWorld) publish() {
 	w.step(&zonesched.Event{Kind: zonesched.EvModel, Predictor: w.learner.Snapshot().Estimator(w.scratch)})
 }
@@ -376,6 +386,7 @@ func (w *decideWorld) step(ev *zonesched.Event) {
 		case zonesched.ActRun:
 			w.dispatch(&a)
 		case zonesched.ActSample:
+			w.sample = a.Sample
 			w.learner.Learn(a.Sample)
 			for _, j := range w.learner.Jobs() {
 				j.Build()

@@ -87,8 +87,9 @@ func newBenchScore() *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
 		Use: "score", Short: "Nanoseconds to score a candidate node with a full forest",
-		Long: `score grows a full forest and scores the candidates of one request, 10 to 1,000 of them, in three ways that give the
-same result: walking every tree, with a forest specialised for the request first, and with that at hand already.`,
+		Long: `score grows a full forest and scores the candidates of one request, 12 to 1,000 of them, in ways that give the same result:
+walking every tree one by one; as a request that was not seen before, whose candidates walk together, or, if they are more than 64,
+with a forest specialised for the request first; and with that at hand already.`,
 		Example: "  rubato bench score\n  rubato bench score -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
