@@ -417,11 +417,6 @@ func (e *ensemble) readPicks(r *reader) {
 	}
 }
 
-// tests reports whether a tree tests none but the first so many features.
-func tests(shape []split, features int) bool {
-	return !slices.ContainsFunc(shape, func(s split) bool { return s.feat != leafMark && int(s.feat) >= features })
-}
-
 func (t *local) write(w *writer) {
 	nodes := make([]byte, 0, 4*len(t.shape))
 	for _, s := range t.shape {
@@ -450,6 +445,6 @@ func (t *local) read(r *reader, slot int, total uint64, features int) {
 	for _, l := range t.leaf {
 		r.check(l.N > 0 && l.M2 >= 0, "leaf")
 	}
-	r.check(wellFormed(t.shape, len(t.leaf), MaxTreeDepth) && tests(t.shape, features), "shape of a tree")
+	r.check(wellFormed(t.shape, len(t.leaf), MaxTreeDepth, features), "shape of a tree")
 	t.digest = localDigest(slot, t)
 }

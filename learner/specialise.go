@@ -456,7 +456,7 @@ func (e *Estimator) Estimate(req *api.Request, cands []api.Candidate, out []api.
 // Score is Forest.Score.
 func (e *Estimator) Score(out []api.Estimate) { e.scoreSpecial(out, e.scratch) }
 
-// scoreSpecial is score by specialised trees; all of out share one request side.
+// scoreSpecial is score in the quickest way for the number of candidates and what s remembers; all of out share one request side.
 func (f *Forest) scoreSpecial(out []api.Estimate, s *Scratch) {
 	if len(out) == 0 {
 		return

@@ -242,6 +242,16 @@ func TestRestoreRefusesDamage(t *testing.T) {
 	if _, err := Restore(l.cfg, append(bytes.Clone(b), 0)); !errors.Is(err, api.ErrInvalid) {
 		t.Errorf("a byte too many: %v, want invalid", err)
 	}
+	strange := testLearner(t, "a")
+	newWorld(1, 4).run(strange, 120, nil)
+	shape := strange.ens.own[slices.IndexFunc(strange.ens.own, func(t local) bool { return len(t.shape) > 1 })].shape
+	shape[0].feat = uint8(api.NumFeatures)
+	if b, err = strange.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Restore(strange.cfg, b); !errors.Is(err, api.ErrInvalid) {
+		t.Errorf("a tree that tests a feature there is not: %v, want invalid", err)
+	}
 	if _, err := Restore(l.cfg, make([]byte, MaxCheckpointBytes+1)); !errors.Is(err, api.ErrTooLarge) {
 		t.Errorf("too large: %v", err)
 	}

@@ -451,9 +451,9 @@ func (t *Tree) shape(bins []uint8) []split {
 	return shape
 }
 
-// wellFormed reports whether shape is one tree in preorder with its leaves numbered in order. Such a tree has
-// children after parents, no cycles and no node that two parents share.
-func wellFormed(shape []split, leaves, depth int) bool {
+// wellFormed reports whether shape is one tree in preorder with its leaves numbered in order, which tests none but the first so many
+// features. Such a tree has children after parents, no cycles and no node that two parents share.
+func wellFormed(shape []split, leaves, depth, features int) bool {
 	if len(shape) != 2*leaves-1 || leaves < 1 || len(shape) > MaxTreeNodes {
 		return false
 	}
@@ -472,7 +472,7 @@ func wellFormed(shape []split, leaves, depth int) bool {
 				return false
 			}
 			leaf++
-		case s.feat >= maxFeatures || s.bin >= api.MaxBins || len(open) >= depth:
+		case int(s.feat) >= features || s.bin >= api.MaxBins || len(open) >= depth:
 			return false
 		default:
 			open = append(open, int(s.next))

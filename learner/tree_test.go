@@ -183,7 +183,7 @@ func FuzzDecodeTree(f *testing.F) {
 			x[i] = b[i%len(b)] % api.MaxBins
 		}
 		shape, leaf := tr.compile(zoneGrid)
-		if k := walk(shape, &x); k >= len(leaf) || !wellFormed(shape, len(leaf), MaxTreeDepth) {
+		if k := walk(shape, &x); k >= len(leaf) || !wellFormed(shape, len(leaf), MaxTreeDepth, len(zoneGrid.edges)) {
 			t.Fatalf("leaf %d of %d, or not a tree", k, len(leaf))
 		}
 	})
