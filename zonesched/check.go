@@ -117,12 +117,12 @@ func (z *Zone) Check() error {
 
 // checkHopes counts the calls that hope for each node, and for a busy sandbox there.
 func (z *Zone) checkHopes() error {
-	any, byFn := map[*node]int{}, map[*node]map[*holding]int{}
+	byNode, byFn := map[*node]int{}, map[*node]map[*holding]int{}
 	for _, c := range z.waiting {
 		if c.hope == nil {
 			continue
 		}
-		any[c.hope]++
+		byNode[c.hope]++
 		if c.hopeFn != nil {
 			if byFn[c.hope] == nil {
 				byFn[c.hope] = map[*holding]int{}
@@ -131,8 +131,8 @@ func (z *Zone) checkHopes() error {
 		}
 	}
 	for _, n := range z.nodes {
-		if n.reserved != any[n] || len(n.reservedF) != len(byFn[n]) {
-			return fmt.Errorf("%d calls hope for node %s, counted %d; for sandboxes of %d functions, counted %d", any[n], n.name, n.reserved, len(byFn[n]), len(n.reservedF))
+		if n.reserved != byNode[n] || len(n.reservedF) != len(byFn[n]) {
+			return fmt.Errorf("%d calls hope for node %s, counted %d; for sandboxes of %d functions, counted %d", byNode[n], n.name, n.reserved, len(byFn[n]), len(n.reservedF))
 		}
 		for _, r := range n.reservedF {
 			if r.calls != byFn[n][r.h] {
