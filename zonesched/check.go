@@ -61,8 +61,9 @@ func (z *Zone) Check() error {
 		if held != n.held {
 			return fmt.Errorf("node %s holds %d bytes, counted %d", n.name, held, n.held)
 		}
-		warming := 0
+		warming, busyMB := 0, 0
 		for _, r := range n.running {
+			busyMB += r.memMB
 			if r.cold {
 				starting[r.h]++
 			}
@@ -70,8 +71,8 @@ func (z *Zone) Check() error {
 				warming++
 			}
 		}
-		if warming != n.warming {
-			return fmt.Errorf("%d prewarmings on node %s, counted %d", warming, n.name, n.warming)
+		if warming != n.warming || busyMB != n.busyMB {
+			return fmt.Errorf("%d prewarmings and %d MB of running calls on node %s, counted %d and %d", warming, busyMB, n.name, n.warming, n.busyMB)
 		}
 	}
 	if err := z.checkProfiles(); err != nil {

@@ -211,6 +211,7 @@ func (z *Zone) estimate(now time.Time, c *call) {
 			}
 		}
 	}
+	z.strand(c)
 	z.weigh(now, c)
 }
 
@@ -357,7 +358,7 @@ func (z *Zone) occupy(now time.Time, c *call, n *node, k *policy.Candidate) (evi
 		fetch += c.fn.spec.ArtifactBytes
 	}
 	n.drop(now, c.inv.ID) // reported by a node that was taken for lost: what runs there serves this attempt, in the same slot
-	n.begin(&running{id: c.inv.ID, h: c.fn.h, tenant: c.tenant, start: now, mu: k.Est.Mu, sigma: math.Min(k.Est.Sigma, sigmaMax), fetchMs: n.transferMs(fetch), cold: k.Sandbox != api.SandboxWarm, from: k.Sandbox})
+	n.begin(&running{id: c.inv.ID, h: c.fn.h, memMB: c.fn.spec.MemoryMB, tenant: c.tenant, start: now, mu: k.Est.Mu, sigma: math.Min(k.Est.Sigma, sigmaMax), fetchMs: n.transferMs(fetch), cold: k.Sandbox != api.SandboxWarm, from: k.Sandbox})
 	s := n.sandboxFor(c.fn.h, c.fn.spec.MemoryMB)
 	if s.idle > 0 {
 		s.setIdle(s.idle - 1)
@@ -402,7 +403,7 @@ func (z *Zone) prewarm(now time.Time, f *function, n *node, scoutMs float64, out
 	if s := n.sandbox(f.h); s != nil {
 		from = max(from, s.reached())
 	}
-	n.begin(&running{id: id, h: f.h, start: now, mu: math.Log(math.Max(f.coldMs.v, 1)), sigma: .5, cold: true, from: from, prewarm: true})
+	n.begin(&running{id: id, h: f.h, memMB: f.spec.MemoryMB, start: now, mu: math.Log(math.Max(f.coldMs.v, 1)), sigma: .5, cold: true, from: from, prewarm: true})
 	evict := z.makeRoom(now, n, f.spec.MemoryMB)
 	n.sandboxFor(f.h, f.spec.MemoryMB).busy++
 	n.memUsed += f.spec.MemoryMB

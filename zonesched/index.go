@@ -130,6 +130,7 @@ func (n *node) dropSandboxes() {
 // begin puts a call on n.
 func (n *node) begin(r *running) {
 	n.running = append(n.running, r)
+	n.busyMB += r.memMB
 	r.h.refs++
 	if end := r.start.Add(duration(r.fetchMs) + 1); r.fetchMs > 0 && end.After(n.fetching) {
 		n.fetching = end
@@ -151,6 +152,7 @@ func (n *node) end(now time.Time, i int) {
 		r.tenant.used += math.Max(now.Sub(r.start).Seconds(), 0)
 	}
 	n.running = append(n.running[:i], n.running[i+1:]...)
+	n.busyMB -= r.memMB
 	if r.cold {
 		s := r.h.starting
 		for k := range s {
@@ -243,8 +245,8 @@ func (n *node) dropObjects() {
 	n.held = 0
 }
 
-// sums are over nodes in service; warming counts the busy ones that bring up a sandbox without a call.
-type sums struct{ slots, busy, free, live, warming int }
+// sums are over nodes in service; warming counts the busy ones that bring up a sandbox without a call, busyMB the memory of all busy ones.
+type sums struct{ slots, busy, free, live, warming, busyMB int }
 
 func (s *sums) add(o *sums, times int) {
 	s.slots += times * o.slots
@@ -252,6 +254,7 @@ func (s *sums) add(o *sums, times int) {
 	s.free += times * o.free
 	s.live += times * o.live
 	s.warming += times * o.warming
+	s.busyMB += times * o.busyMB
 }
 
 // serves reports whether n may get calls, sooner or later.
@@ -260,7 +263,7 @@ func (n *node) serves() bool { return n.live && !n.draining }
 // counts is what n adds to sums.
 func (n *node) counts() (s sums) {
 	if n.live {
-		s.live, s.busy, s.warming = 1, len(n.running), n.warming
+		s.live, s.busy, s.warming, s.busyMB = 1, len(n.running), n.warming, n.busyMB
 	}
 	if n.serves() {
 		s.slots, s.free = n.slots, max(n.free(), 0)

@@ -30,6 +30,7 @@ type node struct {
 	slotOf      []slotOf   // sandboxes: few, found by a scan, in order of first report
 	memMB       int
 	memUsed     int
+	busyMB      int     // what running calls hold of memMB; changed by begin and end only
 	reserved    int     // waiting calls that hope for a slot here
 	reservedF   []hopes // those among them that hope for a busy sandbox, by function
 	name        string
@@ -69,6 +70,7 @@ type running struct {
 	start     time.Time // this and the next three are asked for in each decision about its node
 	mu, sigma float64
 	fetchMs   float64 // what it had to bring over the node's link, at full speed
+	memMB     int     // of its sandbox
 	h         *holding
 	// cold: it began without a warm sandbox, from this state.
 	cold bool
@@ -353,8 +355,12 @@ func (z *Zone) adoptForeign(now time.Time, n *node, hb *wire.Heartbeat) {
 			known = known || k.id == r.ID
 		}
 		if !known {
+			h, memMB := z.holdingOf(r.Function), 0
+			if s := n.sandbox(h); s != nil {
+				memMB = s.memMB
+			}
 			n.begin(&running{
-				id: r.ID, h: z.holdingOf(r.Function), start: now.Add(-time.Duration(r.Elapsed)*time.Millisecond - duration(z.linkMs.v)),
+				id: r.ID, h: h, memMB: memMB, start: now.Add(-time.Duration(r.Elapsed)*time.Millisecond - duration(z.linkMs.v)),
 				mu: math.Log(math.Max(float64(r.Elapsed), 50)), sigma: 1, foreign: true,
 			})
 		}

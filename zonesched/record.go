@@ -24,8 +24,9 @@ type Candidate struct {
 	ExecMs   float64 `json:"exec_ms"`
 	UpperMs  float64 `json:"upper_ms"` // -1: unbounded
 	EvictMs  float64 `json:"evict_ms"`
-	PushMs   float64 `json:"push_ms,omitempty"`  // of objects
-	PriceMs  float64 `json:"price_ms,omitempty"` // of the owner's weights
+	PushMs   float64 `json:"push_ms,omitempty"`   // of objects
+	StrandMs float64 `json:"strand_ms,omitempty"` // of slots that nobody else can use meanwhile
+	PriceMs  float64 `json:"price_ms,omitempty"`  // of the owner's weights
 	MissMs   float64 `json:"miss_ms,omitempty"`
 	CostMs   float64 `json:"cost_ms"`
 	Sandbox  string  `json:"sandbox"`
@@ -231,7 +232,7 @@ func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choi
 		}
 		d.Candidates = append(d.Candidates, Candidate{
 			Node: z.nodes[k.Node].name, Free: k.Free, StartMs: k.StartMs, ExecMs: k.Est.MedianMs(), UpperMs: finite(k.Est.UpperMs),
-			EvictMs: k.EvictMs, PushMs: k.PushMs, PriceMs: k.PriceMs, MissMs: k.MissMs, CostMs: z.costs[i], Sandbox: k.Sandbox.String(), Missing: k.MissingBytes, Estimate: k.Est.Source.String(),
+			EvictMs: k.EvictMs, PushMs: k.PushMs, StrandMs: k.StrandMs, PriceMs: k.PriceMs, MissMs: k.MissMs, CostMs: z.costs[i], Sandbox: k.Sandbox.String(), Missing: k.MissingBytes, Estimate: k.Est.Source.String(),
 		})
 		d.Candidates[len(d.Candidates)-1].expected(k)
 	}

@@ -412,6 +412,31 @@ func (p PushOut) Admit(c *policy.Call, k *policy.Candidate, elsewhereMs, execBes
 	return p.Policy.Admit(paid(c), k, elsewhereMs, execBestMs)
 }
 
+// CountsSlots is the given rule, but a slot is a slot: what slots a call strands, by the memory that it keeps from others, it does not ask.
+type CountsSlots struct {
+	policy.Policy
+	cands []policy.Candidate
+}
+
+// Name implements policy.Policy.
+func (*CountsSlots) Name() string { return "counts-slots" }
+
+// Decide implements policy.Policy.
+func (p *CountsSlots) Decide(c *policy.Call, cands []policy.Candidate, rng *rand.Rand) policy.Choice {
+	p.cands = append(p.cands[:0], cands...)
+	for i := range p.cands {
+		p.cands[i].StrandMs = 0
+	}
+	return p.Policy.Decide(c, p.cands, rng)
+}
+
+// Admit implements policy.Policy.
+func (p *CountsSlots) Admit(c *policy.Call, k *policy.Candidate, elsewhereMs, execBestMs float64) (bool, float64) {
+	free := *k
+	free.StrandMs = 0
+	return p.Policy.Admit(c, &free, elsewhereMs, execBestMs)
+}
+
 // Unguarded is the given rule, hidden from the zone's guards of waiting and of the forest, which judge no rule but the product's.
 type Unguarded struct{ policy.Policy }
 

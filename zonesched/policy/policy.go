@@ -31,6 +31,8 @@ type Candidate struct {
 	// EvictMs prices the sandboxes that a new one would push out, with what it makes anew at their cost, PushMs the objects that a fetch
 	// would push out.
 	EvictMs, PushMs float64
+	// StrandMs prices the slots that no other call can use while this one holds so much of the node's memory.
+	StrandMs float64
 	// PriceMs is what the owner's price weight makes of the time on this node, MissMs what the miss weight makes of the chance of a
 	// miss there; 0 without weights.
 	PriceMs, MissMs float64
@@ -66,7 +68,9 @@ func (c *Candidate) CostMs() float64 {
 }
 
 // ExtraMs is the part of the cost that the call itself does not wait for.
-func (c *Candidate) ExtraMs() float64 { return c.EvictMs + c.PushMs + c.PriceMs + c.MissMs }
+func (c *Candidate) ExtraMs() float64 {
+	return c.EvictMs + c.PushMs + c.StrandMs + c.PriceMs + c.MissMs
+}
 
 // affinityGain is the share of its execution that a call is taken to gain where its caller's hint points.
 const affinityGain = .1
