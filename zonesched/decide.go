@@ -107,7 +107,7 @@ func (z *Zone) plan(now time.Time, c *call, ch *policy.Choice, out []Action) []A
 	if ch.Take >= 0 {
 		k := &z.cands[ch.Take]
 		z.reserve(c, z.nodes[k.Node], z.feats[ch.Take].Sandbox == api.SandboxWarm && !k.Free)
-		c.execBest = k.Est.MedianMs() + k.PriceMs + k.MissMs
+		c.execBest = k.Est.MedianMs() + k.StrandMs() + k.PriceMs + k.MissMs
 		z.planned(c, k.Est.MedianMs())
 		c.finishAt = now.Add(duration(k.CostMs()))
 	}
@@ -211,7 +211,6 @@ func (z *Zone) estimate(now time.Time, c *call) {
 			}
 		}
 	}
-	z.strand(c)
 	z.weigh(now, c)
 }
 
@@ -246,7 +245,7 @@ func (f *function) startMs(from api.SandboxState) (takesMs float64, known bool) 
 // unknown is the estimate without any model: equal for all, so that only starting soon counts.
 var unknown = api.Estimate{Mu: math.Log(100), Sigma: 1, UpperMs: math.Inf(1), Source: api.SourceNone}
 
-func (z *Zone) add(now time.Time, n *node, c *call, missing int64, startMs float64, sb api.SandboxState, evictMs float64) {
+func (z *Zone) add(now time.Time, n *node, c *call, missing int64, startMs float64, sb api.SandboxState, evictMs, strands float64) {
 	affine := z.affine.of(c.affinity) == n.index
 	free := startMs == 0
 	linkMs := z.linkMs.v
@@ -262,7 +261,7 @@ func (z *Zone) add(now time.Time, n *node, c *call, missing int64, startMs float
 		n.columnsOf = z.models
 	}
 	z.cands = append(z.cands, policy.Candidate{
-		Node: n.index, Free: free, StartMs: startMs, LinkMs: linkMs, EvictMs: evictMs, PushMs: z.pushOutMs(n, missing), Sandbox: sb,
+		Node: n.index, Free: free, StartMs: startMs, LinkMs: linkMs, EvictMs: evictMs, PushMs: z.pushOutMs(n, missing), Strands: strands, Sandbox: sb,
 		MissingBytes: missing, HasInputs: c.inv.InputBytes() >= api.LocalityBytes, Affine: affine, Running: len(n.running), Slots: n.slots, Cores: n.cores,
 	})
 }
@@ -287,15 +286,21 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node, sb *sandboxes, mi
 			evictMs += z.anewMs(n, c.fn)
 		}
 	}
+	memMB := c.fn.spec.MemoryMB
 	if n.free() > 0 && room {
-		z.add(now, n, c, missing, 0, at, evictMs)
+		z.add(now, n, c, missing, 0, at, evictMs, n.strands(memMB, 0, 0))
 	} else if len(n.running) > 0 {
+		ends, freedMB := 1, 0
+		if n.memMB-n.busyMB < memMB {
+			ends, freedMB = n.roomAfter(now, memMB)
+		}
 		times := n.freeTimes(now, nil, buf[:0])
-		if r := n.reserved; r < len(times) {
-			z.add(now, n, c, missing, math.Max(times[r], .1), at, evictMs)
+		strands := n.strands(memMB, ends, freedMB)
+		if r := max(n.reserved, ends-1); r < len(times) {
+			z.add(now, n, c, missing, math.Max(times[r], .1), at, evictMs, strands)
 		} else {
 			// More hopes than slots: the queue on this node turns over once more.
-			z.add(now, n, c, missing, math.Max(times[len(times)-1], .1)*float64(1+r/len(times)), at, evictMs)
+			z.add(now, n, c, missing, math.Max(times[len(times)-1], .1)*float64(1+r/len(times)), at, evictMs, strands)
 		}
 	}
 	if busy > 0 && idle == 0 && len(z.cands) < z.cfg.Candidates {
@@ -308,7 +313,7 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node, sb *sandboxes, mi
 		if r >= len(times) {
 			start += float64(r-len(times)+1) * math.Max(c.fn.runMs.v, 1) / float64(len(times))
 		}
-		z.add(now, n, c, missing, math.Max(start, .1), api.SandboxWarm, 0)
+		z.add(now, n, c, missing, math.Max(start, .1), api.SandboxWarm, 0, n.strands(memMB, 1, memMB))
 		z.cands[len(z.cands)-1].Coming = !slices.ContainsFunc(n.running, func(r *running) bool { return r.h == c.fn.h && !r.cold })
 	}
 }

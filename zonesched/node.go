@@ -357,7 +357,9 @@ func (z *Zone) adoptForeign(now time.Time, n *node, hb *wire.Heartbeat) {
 		if !known {
 			h, memMB := z.holdingOf(r.Function), 0
 			if s := n.sandbox(h); s != nil {
-				memMB = s.memMB
+				memMB = max(s.memMB, 0)
+			} else if h.fn != nil {
+				memMB = h.fn.spec.MemoryMB
 			}
 			n.begin(&running{
 				id: r.ID, h: h, memMB: memMB, start: now.Add(-time.Duration(r.Elapsed)*time.Millisecond - duration(z.linkMs.v)),

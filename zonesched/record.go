@@ -232,7 +232,7 @@ func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choi
 		}
 		d.Candidates = append(d.Candidates, Candidate{
 			Node: z.nodes[k.Node].name, Free: k.Free, StartMs: k.StartMs, ExecMs: k.Est.MedianMs(), UpperMs: finite(k.Est.UpperMs),
-			EvictMs: k.EvictMs, PushMs: k.PushMs, StrandMs: k.StrandMs, PriceMs: k.PriceMs, MissMs: k.MissMs, CostMs: z.costs[i], Sandbox: k.Sandbox.String(), Missing: k.MissingBytes, Estimate: k.Est.Source.String(),
+			EvictMs: k.EvictMs, PushMs: k.PushMs, StrandMs: k.StrandMs(), PriceMs: k.PriceMs, MissMs: k.MissMs, CostMs: z.costs[i], Sandbox: k.Sandbox.String(), Missing: k.MissingBytes, Estimate: k.Est.Source.String(),
 		})
 		d.Candidates[len(d.Candidates)-1].expected(k)
 	}

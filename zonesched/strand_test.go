@@ -3,6 +3,7 @@ package zonesched
 import (
 	"math"
 	"testing"
+	"time"
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
@@ -24,6 +25,18 @@ func host(b *bed, name string, small, bigs int) {
 	b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
 }
 
+// candidatesOn are the ways in which node can serve a call of fn that arrives now.
+func candidatesOn(b *bed, fn, node string) (out []policy.Candidate) {
+	f := b.z.fns["t/"+fn]
+	b.z.gather(b.now, &call{inv: &api.Invocation{ID: "x", Tenant: "t", Function: fn}, fn: f, arrived: b.now, since: b.now}, nil)
+	for i := range b.z.cands {
+		if k := b.z.cands[i]; b.z.nodes[k.Node].name == node {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
 // What a call strands is priced for as long as it runs, as far as slots are busy: on the node whose memory it takes up, and there only.
 func TestPriceOfStrandedSlots(t *testing.T) {
 	b := newBed(t, nil)
@@ -31,16 +44,11 @@ func TestPriceOfStrandedSlots(t *testing.T) {
 	host(b, "a", 0, 2)
 	host(b, "b", 3, 1)
 	price := func(fn, node string) (ms, exec float64) {
-		f := b.z.fns["t/"+fn]
-		c := &call{inv: &api.Invocation{ID: "x", Tenant: "t", Function: fn}, fn: f, arrived: b.now, since: b.now}
-		b.z.gather(b.now, c, nil)
-		for i := range b.z.cands {
-			if k := &b.z.cands[i]; b.z.nodes[k.Node].name == node && k.Free {
-				return k.StrandMs, k.Est.MedianMs()
-			}
+		ks := candidatesOn(b, fn, node)
+		if len(ks) == 0 || !ks[0].Free {
+			t.Fatalf("%s cannot start on %s", fn, node)
 		}
-		t.Fatalf("no candidate for %s on %s", fn, node)
-		return 0, 0
+		return ks[0].StrandMs(), ks[0].Est.MedianMs()
 	}
 	if ms, _ := price("big", "a"); ms != 0 {
 		t.Errorf("%v ms where nothing runs", ms)
@@ -50,15 +58,23 @@ func TestPriceOfStrandedSlots(t *testing.T) {
 	b.invoke("f1", "f")
 	b.ran("f1", "b")
 	// Two of six slots are busy, with 350 MB each in the mean. One more large call on a leaves no memory for the third slot, where there
-	// was some for 600/350 of two before. On b there are 600 MB left for the slot that is left.
+	// was some for 600/350 of two before. On b it leaves 500 MB for the one that is left.
 	ms, exec := price("big", "a")
 	if want := 2. / 6 * (1 - (2 - 600./350)) * exec; math.Abs(ms-want) > 1e-9 {
 		t.Errorf("%v ms on a, want %v", ms, want)
 	}
-	for _, at := range []struct{ fn, node string }{{"big", "b"}, {"f", "a"}, {"f", "b"}} {
-		if ms, _ := price(at.fn, at.node); ms != 0 {
-			t.Errorf("%s on %s: %v ms, though it leaves room", at.fn, at.node, ms)
-		}
+	if ms, _ := price("big", "b"); ms != 0 {
+		t.Errorf("%v ms on b, which has room", ms)
+	}
+	if k := candidatesOn(b, "big", "a")[0]; math.Abs(k.ExtraMs()-ms) > 1e-9 {
+		t.Errorf("it costs others %v ms, want %v", k.ExtraMs(), ms)
+	}
+	// Nodes of other labels have other calls: what these hold says nothing.
+	hb := b.report("arm", 8, 8)
+	hb.Labels.Arch = "arm64"
+	b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+	if again, _ := price("big", "a"); again != ms {
+		t.Errorf("%v ms beside nodes of another kind, %v without", again, ms)
 	}
 	if err := b.z.Check(); err != nil {
 		t.Error(err)
@@ -66,6 +82,46 @@ func TestPriceOfStrandedSlots(t *testing.T) {
 	b.done("big1", "a")
 	if ms, _ := price("big", "a"); ms != 0 {
 		t.Errorf("%v ms after the other one has ended", ms)
+	}
+}
+
+// A place that a call waits for is one with memory: until enough of those that run there have ended, and the slots that they leave and it
+// cannot use are charged to it.
+func TestLargeCallWaitsForMemoryToo(t *testing.T) {
+	b := newBed(t, nil)
+	big(b)
+	host(b, "a", 3, 0)
+	for _, id := range []string{"f1", "f2", "f3"} {
+		b.invoke(id, "f")
+		b.ran(id, "a")
+		b.after(time.Millisecond)
+	}
+	n := b.z.byName["a"]
+	later := func() policy.Candidate {
+		ks := candidatesOn(b, "big", "a")
+		if len(ks) != 1 || ks[0].Free {
+			t.Fatalf("candidates %+v, want one that starts later", ks)
+		}
+		return ks[0]
+	}
+	times := n.freeTimes(b.now, nil, nil)
+	if k := later(); k.StartMs != math.Max(times[0], .1) || k.Strands != 0 { // 900 MB are free
+		t.Errorf("with memory to spare it starts in %v ms of %v and strands %v", k.StartMs, times, k.Strands)
+	}
+	// Of 760 MB, 460 are free: two have to end. Three slots are busy, of 100 MB each; of the two it needs one, and leaves 60 MB.
+	n.memMB = 760
+	if k := later(); k.StartMs != times[1] || math.Abs(k.Strands-.4) > 1e-9 {
+		t.Errorf("it starts in %v ms of %v and strands %v, want after the second and .4", k.StartMs, times, k.Strands)
+	}
+	// A sandbox of its own that is busy leaves all that it needs: nothing but its slot is taken, and one call more is none the worse.
+	n.memMB = 1200
+	for _, id := range []string{"f1", "f2", "f3"} {
+		b.done(id, "a")
+	}
+	b.invoke("big1", "big")
+	b.ran("big1", "a")
+	if ks := candidatesOn(b, "big", "a"); len(ks) != 2 || ks[1].Free || ks[1].Sandbox != api.SandboxWarm || ks[1].Strands != 0 {
+		t.Errorf("candidates %+v, want a second one, warm when it frees, that strands nothing", ks)
 	}
 }
 
@@ -78,7 +134,7 @@ func TestFullZoneDoesNotStrandSlots(t *testing.T) {
 	c := policy.Call{DeadlineMs: math.Inf(1), Hope: -1, Load: policy.Load{Nodes: 2, Slots: 4, Waiting: 10}}
 	k := policy.Candidate{Free: true, Sandbox: api.SandboxWarm, Est: api.Estimate{Mu: math.Log(100), Sigma: .1, UpperMs: 150}}
 	ok, first := rule.Admit(&c, &k, 150, 100)
-	k.StrandMs = 90
+	k.Strands = .9
 	if again, index := rule.Admit(&c, &k, 150, 100); !ok || again {
 		t.Errorf("admitted: %v, and %v with index %v (%v) where it strands a slot", ok, again, index, first)
 	}

@@ -205,15 +205,6 @@ var disasters = []Disaster{
 		Held:     func(f *Faced) bool { return f.Ours.HeldMs < 2100 },
 	},
 	{
-		Name: "Stranded slots", Scenario: "stranded.yaml",
-		Question: "Two calls of a large function side by side leave no memory for the third slot of their node. After a burst, does the zone find back to using all of its slots?",
-		naive:    broken("rubato, counts slots", func(p policy.Policy) policy.Policy { return &naive.CountsSlots{Policy: p} }),
-		Fails:    "from 13 s after the burst on calls wait more than three times as long as with Rubato",
-		Failed:   func(f *Faced) bool { return f.Naive.WaitMs > 3*f.Ours.WaitMs },
-		Holds:    "they wait for less than a quarter of a mean run, and all have an answer",
-		Held:     func(f *Faced) bool { return f.Ours.WaitMs < 32 && f.Ours.Unserved == 0 },
-	},
-	{
 		Name: "Delay off", Scenario: "delay-off.yaml",
 		Question: "Waiting would pay, but the functions' owner has switched it off. Is that kept, to the last call?",
 		naive:    broken("rubato, deaf to the owner", func(p policy.Policy) policy.Policy { return naive.DeafToOff{Policy: p} }),

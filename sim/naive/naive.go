@@ -425,7 +425,7 @@ func (*CountsSlots) Name() string { return "counts-slots" }
 func (p *CountsSlots) Decide(c *policy.Call, cands []policy.Candidate, rng *rand.Rand) policy.Choice {
 	p.cands = append(p.cands[:0], cands...)
 	for i := range p.cands {
-		p.cands[i].StrandMs = 0
+		p.cands[i].Strands = 0
 	}
 	return p.Policy.Decide(c, p.cands, rng)
 }
@@ -433,7 +433,7 @@ func (p *CountsSlots) Decide(c *policy.Call, cands []policy.Candidate, rng *rand
 // Admit implements policy.Policy.
 func (p *CountsSlots) Admit(c *policy.Call, k *policy.Candidate, elsewhereMs, execBestMs float64) (bool, float64) {
 	free := *k
-	free.StrandMs = 0
+	free.Strands = 0
 	return p.Policy.Admit(c, &free, elsewhereMs, execBestMs)
 }
 

@@ -31,8 +31,8 @@ type Candidate struct {
 	// EvictMs prices the sandboxes that a new one would push out, with what it makes anew at their cost, PushMs the objects that a fetch
 	// would push out.
 	EvictMs, PushMs float64
-	// StrandMs prices the slots that no other call can use while this one holds so much of the node's memory.
-	StrandMs float64
+	// Strands is how many slots, as far as they are missed, no other call can use while this one holds so much of the node's memory.
+	Strands float64
 	// PriceMs is what the owner's price weight makes of the time on this node, MissMs what the miss weight makes of the chance of a
 	// miss there; 0 without weights.
 	PriceMs, MissMs float64
@@ -69,7 +69,15 @@ func (c *Candidate) CostMs() float64 {
 
 // ExtraMs is the part of the cost that the call itself does not wait for.
 func (c *Candidate) ExtraMs() float64 {
-	return c.EvictMs + c.PushMs + c.StrandMs + c.PriceMs + c.MissMs
+	return c.EvictMs + c.PushMs + c.StrandMs() + c.PriceMs + c.MissMs
+}
+
+// StrandMs prices the slots that the call strands, for as long as it runs.
+func (c *Candidate) StrandMs() float64 {
+	if c.Strands == 0 {
+		return 0 // nearly always: spares an exponential
+	}
+	return c.Strands * c.Est.MedianMs()
 }
 
 // affinityGain is the share of its execution that a call is taken to gain where its caller's hint points.

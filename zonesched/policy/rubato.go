@@ -243,7 +243,7 @@ func (p *Rubato) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64
 	med := cand.Est.MedianMs()
 	slack := threshold(c.ErrEW, med)
 	// Who waits alike shares the cold start.
-	ea := math.Max(med-c.ColdMs+c.ColdMs/float64(min(max(c.Alike, 1), sharedCold))+cand.EvictMs+cand.PushMs+cand.StrandMs, .01)
+	ea := math.Max(med-c.ColdMs+c.ColdMs/float64(min(max(c.Alike, 1), sharedCold))+cand.EvictMs+cand.PushMs+cand.StrandMs(), .01)
 	index := (c.WaitedMs + ea) / ea
 	if p.owes(c, cand) {
 		return false, index
@@ -254,7 +254,7 @@ func (p *Rubato) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64
 		switch {
 		case c.AgeTurn && c.WaitedMs > agedWaits*ms(p.cfg.DelayMax):
 			return true, agedFirst + c.WaitedMs
-		case cand.Local() && cand.StrandMs <= nearlyBest*slack:
+		case cand.Local() && cand.StrandMs() <= nearlyBest*slack:
 			return true, localFirst + index
 		case cand.Sandbox == api.SandboxWarm && cand.LinkMs+med+cand.ExtraMs() <= execBestMs+nearlyBest*slack:
 			// What no node has, or none that is as good, must be fetched wherever the call runs: it would wait for nothing.
