@@ -303,8 +303,8 @@ func (z *Zone) count(n *node, now sums) {
 	}
 }
 
-// pick chooses which nodes may be scored: all that the function fits, if they are few. Else half as many as candidates are scored at
-// most, since each can be two: what the rule wants; nodes that hold the call's objects; nodes that hold something of its function, from a
+// pick chooses which nodes may be scored: all that the function fits, if they are few. Else at most half as many as candidates are scored,
+// since each can be two: what the rule wants; nodes that hold the call's objects; nodes that hold something of its function, from a
 // drawn place on, so that a popular function's first nodes are not asked for everything; and random ones with a free slot, one of each
 // hardware class first. The cost does not depend on the number of nodes.
 func (z *Zone) pick(now time.Time, c *call, hope *node) []picked {
@@ -326,8 +326,12 @@ func (z *Zone) pick(now time.Time, c *call, hope *node) []picked {
 		}
 		return z.picked
 	}
-	draws := room / drawnPart
-	room /= 2 // each can be two candidates, and more nodes find nothing better (DESIGN.md)
+	// Half of them hold something. The others are drawn: as many as there are classes to meet, half of that half at least. More find nothing
+	// better (DESIGN.md).
+	holders, draws := room/2-room/drawnPart, room/drawnPart
+	open, kinds := f.openFor()
+	draws = min(draws, max(kinds, draws/2))
+	room = holders + draws
 	z.stamp++
 	if i := z.affine.of(c.affinity); i >= 0 {
 		z.pickOne(now, f, z.nodes[i], nil)
@@ -335,15 +339,14 @@ func (z *Zone) pick(now time.Time, c *call, hope *node) []picked {
 	z.pickWanted(now, c, hope, room)
 	for i, o := range c.inputs {
 		from := len(z.picked)
-		z.pickSome(now, f, z.objects[o.key], nil, room/2, false)
+		z.pickSome(now, f, z.objects[o.key], nil, holders, false)
 		for k := from; k < len(z.picked); k++ {
 			z.picked[k].holds = i + 1
 		}
 	}
-	z.pickSome(now, f, f.h.nodes, f.h.boxes, room-draws-room/8, true)
-	z.pickSome(now, f, f.h.nodes, f.h.boxes, room-draws, false)
+	z.pickSome(now, f, f.h.nodes, f.h.boxes, holders-holders/4, true)
+	z.pickSome(now, f, f.h.nodes, f.h.boxes, holders, false)
 	// Tries are bounded: nodes drawn may be paused, or picked already.
-	open, kinds := f.openFor()
 	for try, from := 0, 0; try < 4*draws && len(z.picked) < room && open > 0; try++ {
 		switch {
 		case kinds == 1 || try >= min(kinds, draws):
@@ -375,7 +378,7 @@ func (z *Zone) pickWanted(now time.Time, c *call, hope *node, room int) {
 	}
 }
 
-// drawnPart: one in so many candidates, half of the nodes that are picked, is drawn from all nodes with a free slot.
+// drawnPart: one node for so many candidates is drawn at most, from all with a free slot.
 const drawnPart = 4
 
 // pickScan bounds how many nodes of one list are looked at.

@@ -27,9 +27,9 @@ func (p *counting) Estimate(req *api.Request, cands []api.Candidate, out []api.E
 }
 
 // However many nodes could serve a call, each of them in two ways, at most 32 candidates are scored, none of them twice, and nothing is
-// allocated until the call is dispatched.
+// allocated until the call is dispatched. In a large zone they are fewer while there are few classes of hardware.
 func TestScoringIsBounded(t *testing.T) {
-	for _, nodes := range []int{20, 32, 500} {
+	for nodes, want := range map[int]int{20: 32, 32: 32, 500: 24} {
 		b := newBed(t, nil)
 		p := &counting{times: times{1.5}}
 		b.step(&Event{Kind: EvModel, Predictor: p})
@@ -44,8 +44,8 @@ func TestScoringIsBounded(t *testing.T) {
 		if allocs := testing.AllocsPerRun(50, func() { b.z.Consider(b.now, inv) }); allocs > 0 {
 			t.Errorf("%d nodes: %v allocations", nodes, allocs)
 		}
-		if p.most != 32 || p.twice != "" {
-			t.Errorf("%d nodes: %d candidates were scored at once, twice: %q; want 32, each once", nodes, p.most, p.twice)
+		if p.most != want || p.twice != "" {
+			t.Errorf("%d nodes: %d candidates were scored at once, twice: %q; want %d, each once", nodes, p.most, p.twice, want)
 		}
 	}
 }

@@ -70,7 +70,7 @@ type Config struct {
 	// take (see scout.go).
 	Scout float64 `koanf:"scout" doc:"time for bringing up functions on hardware that they have not met, as a share of the time that their calls take (0-1; 0: none)"`
 	// Candidates bounds what is scored for one decision; a node can be two: as it is, and when a busy sandbox there frees.
-	Candidates int `koanf:"candidates" doc:"candidates scored for one decision at most; in zones of more nodes, half as many nodes are looked at"`
+	Candidates int `koanf:"candidates" doc:"candidates scored for one decision at most; in zones of more nodes, at most half as many nodes are looked at"`
 	// SlowStart is how long a node that has just booted among old ones takes to offer all of its slots; 0: all at once.
 	SlowStart time.Duration `koanf:"slow_start" doc:"time in which a node that has just booted comes to offer all its slots (0: at once)"`
 	// KeepForest believes the forest even while averages predict better (see trust.go).
