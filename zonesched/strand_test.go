@@ -113,6 +113,9 @@ func TestLargeCallWaitsForMemoryToo(t *testing.T) {
 	if k := later(); k.StartMs != times[1] || math.Abs(k.Strands-.4) > 1e-9 {
 		t.Errorf("it starts in %v ms of %v and strands %v, want after the second and .4", k.StartMs, times, k.Strands)
 	}
+	if allocs := testing.AllocsPerRun(50, func() { n.roomAfter(b.now, 600) }); allocs > 0 {
+		t.Errorf("%v allocations to find that out", allocs)
+	}
 	// A sandbox of its own that is busy leaves all that it needs: nothing but its slot is taken, and one call more is none the worse.
 	n.memMB = 1200
 	for _, id := range []string{"f1", "f2", "f3"} {
