@@ -326,8 +326,8 @@ func (z *Zone) pick(now time.Time, c *call, hope *node) []picked {
 		}
 		return z.picked
 	}
-	// Half of them hold something. The others are drawn: as many as there are classes to meet, half of that half at least. More find nothing
-	// better (DESIGN.md).
+	// A quarter as many as candidates hold something. Drawn are as many as there are classes to meet, an eighth at least, a quarter at most:
+	// more find nothing better (DESIGN.md).
 	holders, draws := room/2-room/drawnPart, room/drawnPart
 	open, kinds := f.openFor()
 	draws = min(draws, max(kinds, draws/2))

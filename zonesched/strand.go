@@ -10,7 +10,7 @@ import (
 // A node's slots are of use to others only while there is memory for them. A call that needs far more than others may take all that
 // is left, and the slots beside it stay empty until it ends: they are stranded, as cluster schedulers say. In mixed.yaml two calls of
 // a function of 768 MB, a second each, kept the third slot of a node from everybody; on three nodes of eight that made a zone of a load of
-// .9 a full one, and a full zone, which serves what is warm first, kept it so for good.
+// .9 a full one, and a full zone, which serves what is warm first, stays so.
 
 // strands is how many slots of n a call of memMB strands beside its own while it runs there, as far as slots are busy: nobody misses one
 // in an idle zone. Before it begins, so many running calls end and leave freedMB. Others are those of the same profile, and want what these
