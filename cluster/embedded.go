@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/internal/freeport"
 )
 
 // Substrate is an embedded NATS server (JetStream on, every acknowledged write synced) and an embedded etcd, both on
@@ -86,13 +87,13 @@ func (s *Substrate) startEtcd(dir string) error {
 	return nil
 }
 
-// freeURL is a loopback address that was free a moment ago; etcd cannot be given a listener.
+// freeURL is for etcd, which cannot be given a listener.
 func freeURL() ([]url.URL, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := freeport.Address()
 	if err != nil {
-		return nil, fmt.Errorf("cluster port: %w", err)
+		return nil, fmt.Errorf("cluster etcd: %w", err)
 	}
-	return []url.URL{{Scheme: "http", Host: ln.Addr().String()}}, ln.Close()
+	return []url.URL{{Scheme: "http", Host: addr}}, nil
 }
 
 // Stop ends both servers.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/internal/freeport"
 	"github.com/rubato-faas/rubato/zonesched"
 )
 
@@ -63,10 +64,12 @@ func raftListener(dir string) (net.Listener, string, error) {
 		return nil, "", fmt.Errorf("cluster raft address: %w", err)
 	}
 	addr := strings.TrimSpace(string(b))
+	var ln net.Listener
 	if addr == "" {
-		addr = "127.0.0.1:0"
+		ln, err = freeport.Listen()
+	} else {
+		ln, err = net.Listen("tcp", addr)
 	}
-	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, "", fmt.Errorf("cluster raft listen (the address is remembered in %s): %w", file, err)
 	}

@@ -14,6 +14,8 @@ import (
 
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+
+	"github.com/rubato-faas/rubato/internal/freeport"
 )
 
 // startTimeout bounds the wait for the server to be ready.
@@ -181,13 +183,12 @@ func (p *proxy) serve(in net.Conn) {
 	_, _ = io.Copy(in, out)
 }
 
-// unused is a loopback URL on a port that was free a moment ago; etcd cannot be given a listener.
+// unused is for etcd, which cannot be given a listener.
 func unused(t testing.TB) []url.URL {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := freeport.Address()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return []url.URL{{Scheme: "http", Host: l.Addr().String()}}
+	return []url.URL{{Scheme: "http", Host: addr}}
 }

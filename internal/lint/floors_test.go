@@ -57,6 +57,7 @@ var beside = [][3]string{
 	{"zonesched", "zonesched/policy", "the core calls its own rule"},
 	{"internal/daemon", "internal/conf", "it is what the mains have in common: flags and configuration"},
 	{"internal/daemon", "internal/ops", "the same: logging and signals"},
+	{"internal/etcdtest", "internal/freeport", "an etcd that is started again wants its port again"},
 	{"zonesched", "zonesched/takeover", "the core's own state machine for taking over"},
 	{"coordinator", "coordinator/catalog", "the planner reads the state that it plans over"},
 	{"sandbox/internal/*", "sandbox", "what the sandboxes share speaks the port's types"},

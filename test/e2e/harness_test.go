@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/rubato-faas/rubato/client"
 	"github.com/rubato-faas/rubato/cluster"
+	"github.com/rubato-faas/rubato/internal/freeport"
 )
 
 // bin is where TestMain has built everything.
@@ -150,12 +150,11 @@ func (p *proc) stop() {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := freeport.Address()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	return addr
 }
 
 func (s *system) globals(n int) {
