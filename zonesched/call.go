@@ -506,7 +506,7 @@ func (f *function) began(m *wire.Completion) {
 func (z *Zone) policyCall(now time.Time, c *call, hope *node) policy.Call {
 	p := policy.Call{
 		WaitedMs: ms(now.Sub(c.arrived)), DeadlineMs: math.Inf(1), ErrEW: c.fn.errEW.v, DelayOff: c.fn.spec.DelayOff,
-		MarginMs: 2 + z.linkP99.v, Alike: c.fn.alike(), OwedMs: c.fn.owedMs(now), Warming: c.fn.h.warming(), FnHash: c.fn.hash, Affinity: c.affinity, Hope: -1, Load: z.load(),
+		MarginMs: 2 + z.linkP99.v, Alike: c.fn.alike(), OwedMs: c.fn.owedMs(now), RentMs: c.fn.rentMs, Warming: c.fn.h.warming(), FnHash: c.fn.hash, Affinity: c.affinity, Hope: -1, Load: z.load(),
 	}
 	if must, _ := z.mustRun(c); must {
 		p.Stopped = true

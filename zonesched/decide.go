@@ -322,6 +322,12 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node, sb *sandboxes, mi
 func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause policy.Clause, propensity float64, out []Action) []Action {
 	n := z.nodes[k.Node]
 	z.unwait(c)
+	if k.Sandbox != api.SandboxWarm {
+		c.fn.rentMs = 0
+	} else if c.wager.rents {
+		c.fn.rentMs += ms(now.Sub(c.wager.at))
+		c.wager.rents = false // should it be sent again: what a lost node takes is no wait
+	}
 	c.state, c.node, c.dispatched, c.delaying = callRunning, n, now, false
 	c.missing, c.version = k.MissingBytes, c.fn.spec.Version
 	c.clause, c.ownMs, c.extraMs = clause, k.LinkMs+k.Est.MedianMs(), k.ExtraMs()
@@ -401,6 +407,7 @@ func (z *Zone) run(c *call, n *node, k *policy.Candidate, timeout time.Duration,
 func (z *Zone) prewarm(now time.Time, f *function, n *node, scoutMs float64, out []Action) []Action {
 	z.warmSeq++
 	z.counters.Prewarmed++
+	f.rentMs = 0
 	id := fmt.Sprintf("prewarm-%d-%d-%d", z.epoch.Generation, z.epoch.Revision, z.warmSeq)
 	n.sentSeq++
 	n.sentAt = now

@@ -242,6 +242,35 @@ func TestPrewarmsWhileCallsWait(t *testing.T) {
 	}
 }
 
+// A wait of some ms is right by itself; once such waits have added up to what a sandbox costs, one is brought up, and the account
+// begins anew.
+func TestWaitsAddUpToASandbox(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("warm", 1, 1)
+	b.node("spare", 3, 0)
+	f := b.z.fns["t/f"]
+	f.coldMs.add(200) // a quarter of the slots is busy while a call waits: one sixteenth, 12.5 ms, has to be paid
+	for i, want := range []uint64{0, 0, 1} {
+		first, second := fmt.Sprintf("a%d", i), fmt.Sprintf("b%d", i)
+		b.invoke(first, "f")
+		b.ran(first, "warm")
+		b.invoke(second, "f")
+		if find(b.acts, ActRun, second) != nil {
+			t.Fatalf("it runs at once: %v", text(b.acts))
+		}
+		if got := b.z.Counters().Prewarmed; got != want {
+			t.Fatalf("wait %d: %d sandboxes brought up, want %d; paid %v ms", i, got, want, f.rentMs)
+		}
+		b.after(10 * time.Millisecond)
+		b.done(first, "warm")
+		b.ran(second, "warm")
+		b.done(second, "warm")
+	}
+	if f.rentMs != 10 { // of the last wait, which was held back when the sandbox was begun
+		t.Errorf("%v ms are paid after a start", f.rentMs)
+	}
+}
+
 // More functions wait than can be looked at for one slot: all get theirs.
 func TestNobodyStarvesAmongManyFunctions(t *testing.T) {
 	b := newBed(t, func(c *Config) { c.MaxBacklog = 0 })

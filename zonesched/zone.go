@@ -333,6 +333,8 @@ type function struct {
 	freshMs ewma // and of what was not
 	gapMs   ewma // between arrivals
 	lastAt  time.Time
+	// rentMs is how long calls were held back, since a sandbox was last begun, where there was room for another one.
+	rentMs float64
 
 	spentMs   float64  // that its calls have taken
 	scoutedMs float64  // that scouts were expected to take (see scout.go)

@@ -105,6 +105,9 @@ type Call struct {
 	ColdMs         float64
 	// OwedMs is how long these calls have waited, all together.
 	OwedMs float64
+	// RentMs is how long calls of the function were held back, since a sandbox of it was last begun, where there was room for another
+	// one.
+	RentMs float64
 	// AgeTurn: the slot that is offered may go by age alone.
 	AgeTurn bool
 	// Hope is the node that a waiting call hopes for, -1 for none.

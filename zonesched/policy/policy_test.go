@@ -76,6 +76,41 @@ func TestSaturatedOrder(t *testing.T) {
 	}
 }
 
+// A sandbox is brought up beside a wait once waits have added up to what it costs where slots are missed as little as now, and only
+// where it pushes out nothing.
+func TestRentBuysASandbox(t *testing.T) {
+	for name, c := range map[string]struct {
+		call  Call
+		evict float64
+		want  bool
+	}{
+		"nothing is paid":             {Call{ColdMs: 100}, 0, false},
+		"not enough":                  {Call{ColdMs: 100, RentMs: 24}, 0, false},
+		"enough":                      {Call{ColdMs: 100, RentMs: 26}, 0, true},
+		"its cost is not known":       {Call{RentMs: 26}, 0, false},
+		"one is on its way":           {Call{ColdMs: 100, RentMs: 26, Warming: 1}, 0, false},
+		"it would push out others":    {Call{ColdMs: 100, RentMs: 26}, 1, false},
+		"those that wait are enough":  {Call{ColdMs: 10}, 0, true},
+		"no slot to spare":            {Call{ColdMs: 100, RentMs: 1000, Load: Load{Slots: 30, Free: 2}}, 0, false},
+		"nearly all slots are busy":   {Call{ColdMs: 100, RentMs: 80, Load: Load{Slots: 20, Free: 2}}, 0, false},
+		"and still it is paid for":    {Call{ColdMs: 100, RentMs: 82, Load: Load{Slots: 20, Free: 2}}, 0, true},
+		"in an idle zone any wait is": {Call{ColdMs: 100, RentMs: .1, Load: Load{Slots: 8, Free: 8}}, 0, true},
+	} {
+		if c.call.Slots == 0 {
+			c.call.Load = Load{Slots: 8, Free: 4}
+		}
+		c.call.DeadlineMs, c.call.Alike = math.Inf(1), 1
+		n := cand(0, 0, 100, 200)
+		n.Sandbox, n.EvictMs = prepared, c.evict
+		best := cand(1, 5, 10, 20)
+		best.Sandbox = warm
+		ch := (&Rubato{cfg: Config{DelayMax: 2 * time.Second}}).Decide(&c.call, []Candidate{n, best}, rng())
+		if ch.Verb != Delay || ch.Prewarm != c.want {
+			t.Errorf("%s: verb %d, brings up a sandbox: %v, want %v", name, ch.Verb, ch.Prewarm, c.want)
+		}
+	}
+}
+
 func TestRubatoClauses(t *testing.T) {
 	inf := math.Inf(1)
 	for name, c := range map[string]struct {

@@ -181,9 +181,15 @@ func (p *Rubato) behind(cands []Candidate, best int) int {
 
 // prewarm says whether a sandbox should be brought up while calls of the function wait (the idea is CIDRE's, Liu et al.,
 // ASPLOS 2025): only with slots to spare, for no more sandboxes than calls, and when what waits adds up to a good part of a
-// cold start.
+// cold start, or when one after another has waited for as long as that is worth: each wait of a few ms is right by itself, and
+// together they are more than the sandbox that would have ended them. As with rented skis.
 func prewarm(c *Call, n *Candidate, startMs float64) bool {
-	return c.ColdMs > 0 && spareSlots*c.Free >= c.Slots && c.Warming < c.Alike && float64(c.Alike)*startMs > prewarmShare*c.ColdMs+n.EvictMs
+	if c.ColdMs == 0 || spareSlots*c.Free < c.Slots || c.Warming >= c.Alike {
+		return false
+	}
+	// Its slot is missed only while all others are busy: how seldom that is, the share of busy ones tells more than in proportion.
+	busy := float64(c.Slots-c.Free) / float64(c.Slots)
+	return float64(c.Alike)*startMs > prewarmShare*c.ColdMs+n.EvictMs || n.EvictMs == 0 && c.RentMs > c.ColdMs*busy*busy
 }
 
 // delayClause finds the reason that lets a gainful wait happen. The last two matter: "the latest safe start must lie
