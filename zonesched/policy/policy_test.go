@@ -76,6 +76,29 @@ func TestSaturatedOrder(t *testing.T) {
 	}
 }
 
+// Among old calls in a full zone the older goes first, but for DelayMax that what the node has prepared is ahead of what it has not.
+func TestOldCallsPreferWhatIsPrepared(t *testing.T) {
+	p := &Rubato{cfg: DefaultConfig()}
+	index := func(waitedMs float64, sb api.SandboxState) float64 {
+		call := Call{WaitedMs: waitedMs, DeadlineMs: math.Inf(1), Alike: 1, AgeTurn: true, Load: Load{Slots: 8, Waiting: 8}}
+		cand := timed(0, 0, 1000, sb)
+		ok, index := p.Admit(&call, &cand, 100, 100)
+		if !ok || !ByAge(index) {
+			t.Fatalf("waited %v ms: admitted %v with index %v, not for its age", waitedMs, ok, index)
+		}
+		return index
+	}
+	if index(9000, none) >= index(9001, none) || index(9000, prepared) >= index(9001, prepared) {
+		t.Error("the younger goes first")
+	}
+	if index(10900, none) >= index(9000, prepared) {
+		t.Error("what must be prepared goes before what is, though it is not much older")
+	}
+	if index(11100, none) <= index(9000, prepared) {
+		t.Error("what is prepared goes before one that is older by more than DelayMax")
+	}
+}
+
 // A sandbox is brought up beside a wait once waits have added up to what it costs where slots are missed as little as now, and only
 // where it pushes out nothing.
 func TestRentBuysASandbox(t *testing.T) {

@@ -259,7 +259,11 @@ func (p *Rubato) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64
 		// slots on cold starts, which keep it full. Nobody starves: the oldest have one slot in a few.
 		switch {
 		case c.AgeTurn && c.WaitedMs > agedWaits*ms(p.cfg.DelayMax):
-			return true, agedFirst + c.WaitedMs
+			index = agedFirst + c.WaitedMs
+			if cand.Sandbox >= api.SandboxPrepared {
+				index += ms(p.cfg.DelayMax) // rather than fetch and prepare here what some other node has
+			}
+			return true, index
 		case cand.Local() && cand.StrandMs() <= nearlyBest*slack:
 			return true, localFirst + index
 		case cand.Sandbox == api.SandboxWarm && cand.LinkMs+med+cand.ExtraMs() <= execBestMs+nearlyBest*slack:
