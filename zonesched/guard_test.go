@@ -69,6 +69,32 @@ func TestGuardNeedsEvidence(t *testing.T) {
 	}
 }
 
+// How many calls that might be held back run at once, to be compared with: fewest while waiting wins beyond doubt.
+func TestControlIsRareWhereWaitingWins(t *testing.T) {
+	b := newBed(t, nil)
+	rng := rand.New(rand.NewPCG(1, 1))
+	share := func() float64 {
+		c := &call{fn: b.z.fns["t/f"], draw: 1}
+		_, held := b.z.mustRun(c)
+		c.soft = t0
+		if _, held := b.z.mustRun(c); 1-held < calmShare-1e-9 {
+			t.Errorf("under a deadline %v: %+v", 1-held, b.z.Guard())
+		}
+		return 1 - held
+	}
+	if got := share(); got != calmShare {
+		t.Errorf("at first %v", got)
+	}
+	arms(b.z, rng, 400, .4, 1, .3)
+	if got := share(); math.Abs(got-sureShare) > 1e-9 {
+		t.Errorf("while it wins %v: %+v", got, b.z.Guard())
+	}
+	arms(b.z, rng, 40, 2.5, 1, .3)
+	if got := share(); got < calmShare-1e-9 {
+		t.Errorf("while it wins no more %v: %+v", got, b.z.Guard())
+	}
+}
+
 // While waiting is stopped, one call in sixteen is held back, the others run at once, and explain says which was which.
 func TestStoppedWaitingProbes(t *testing.T) {
 	b := newBed(t, nil)
