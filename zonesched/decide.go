@@ -461,7 +461,11 @@ func (z *Zone) slotFreed(now time.Time, n *node, out []Action) []Action {
 	for n.usable(now) && n.free() > 0 && n.wanted() {
 		c, k := z.admit(now, n)
 		if c == nil {
+			binds := policy.Binds(z.rule)
 			for _, w := range z.waiting[:min(len(z.waiting), redoScan)] {
+				if binds && w.hope != nil && w.hope != n && w.hope.serves() {
+					continue
+				}
 				if n.fits(w.fn) && !w.owing && (!w.delaying || w.hope == n) { // who owes has been asked just now, and has a wake
 					z.redo = append(z.redo, w)
 				}

@@ -37,6 +37,16 @@ func bound(c *Call, cands []Candidate) (ch Choice, ok bool) {
 	return Choice{Verb: Delay, Clause: ClauseBound, Take: take, Now: now, WakeMs: math.Inf(1), Propensity: 1}, true
 }
 
+// Binds reports whether a call under this rule stays with the node that it was bound to for as long as that is in service, whatever
+// other slots free.
+func Binds(p Policy) bool {
+	switch p.(type) {
+	case Hermod, *CHRLU, *OpenWhisk:
+		return true
+	}
+	return false
+}
+
 // admitBound gives a freed slot to calls bound to its node, first come, first served. A call that found no node to be
 // bound to takes any.
 func admitBound(c *Call, cand *Candidate) (bool, float64) {
