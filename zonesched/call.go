@@ -43,6 +43,7 @@ type call struct {
 	planned  float64   // the same as the zone's backlog counts it
 	delaying bool      // a free slot is being declined right now
 	owing    bool      // since memory is short
+	rents    bool      // since it was held back where there was room for another sandbox: see function.rentMs
 	since    time.Time // of the present kind of waiting
 	delayMs  float64
 	queueMs  float64
@@ -229,8 +230,22 @@ func (c *call) account(now time.Time) {
 	} else {
 		c.queueMs += d
 	}
+	if c.rents {
+		c.fn.rent(c.since, now)
+	}
 	c.since = now
 }
+
+// rent adds a stretch of a call's waiting to what the function has paid since a sandbox of it was last begun.
+func (f *function) rent(from, to time.Time) {
+	if f.rentFrom.After(from) {
+		from = f.rentFrom
+	}
+	f.rentMs += math.Max(ms(to.Sub(from)), 0)
+}
+
+// bought begins that account anew.
+func (f *function) bought(now time.Time) { f.rentMs, f.rentFrom = 0, now }
 
 // requeue makes a call wait again after a refusal or a lost node.
 func (z *Zone) requeue(now time.Time, c *call, out []Action) []Action {
@@ -241,7 +256,7 @@ func (z *Zone) requeue(now time.Time, c *call, out []Action) []Action {
 		return z.answerError(now, c, api.CodeNotFound, "the function was deleted while the call was to run again", out)
 	}
 	c.fn = f
-	c.node, c.delaying, c.since = nil, false, now
+	c.node, c.delaying, c.rents, c.since = nil, false, false, now
 	z.wait(now, c)
 	return z.decide(now, c, out)
 }

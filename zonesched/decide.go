@@ -24,10 +24,10 @@ func (z *Zone) decide(now time.Time, c *call, out []Action) []Action {
 	}
 	hope := c.hope
 	z.unreserve(c)
+	c.account(now)
 	z.gather(now, c, hope)
 	z.pc = z.policyCall(now, c, hope)
 	ch := z.choose(c)
-	c.account(now)
 	if !c.judged {
 		c.judged = true
 		if z.cfg.WhenLate != LateRun && z.late() {
@@ -112,14 +112,18 @@ func (z *Zone) plan(now time.Time, c *call, ch *policy.Choice, out []Action) []A
 		c.finishAt = now.Add(duration(k.CostMs()))
 	}
 	if ch.Now >= 0 {
+		k := &z.cands[ch.Now]
 		switch {
 		case ch.Clause == policy.ClauseMemory: // whoever waits for others' sake wins nothing by it
 			c.wager = wager{}
 		case c.delaying:
-			c.declined(now, &z.cands[ch.Now])
+			c.declined(now, k)
 		}
-		c.fallback = z.nodes[z.cands[ch.Now].Node]
-		c.latest = now.Add(duration(math.Max(math.Min(policy.LatestStart(&z.pc, &z.cands[ch.Now]), ms(maxWait)), -ms(maxWait))))
+		if c.delaying {
+			c.rents = !c.owing && k.Sandbox != api.SandboxWarm && k.EvictMs == 0
+		}
+		c.fallback = z.nodes[k.Node]
+		c.latest = now.Add(duration(math.Max(math.Min(policy.LatestStart(&z.pc, k), ms(maxWait)), -ms(maxWait))))
 		if ch.Prewarm {
 			out = z.prewarm(now, c.fn, c.fallback, 0, out)
 		}
@@ -322,12 +326,6 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node, sb *sandboxes, mi
 func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause policy.Clause, propensity float64, out []Action) []Action {
 	n := z.nodes[k.Node]
 	z.unwait(c)
-	if k.Sandbox != api.SandboxWarm {
-		c.fn.rentMs = 0
-	} else if c.wager.rents {
-		c.fn.rentMs += ms(now.Sub(c.wager.at))
-		c.wager.rents = false // should it be sent again: what a lost node takes is no wait
-	}
 	c.state, c.node, c.dispatched, c.delaying = callRunning, n, now, false
 	c.missing, c.version = k.MissingBytes, c.fn.spec.Version
 	c.clause, c.ownMs, c.extraMs = clause, k.LinkMs+k.Est.MedianMs(), k.ExtraMs()
@@ -361,6 +359,7 @@ func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause poli
 func (z *Zone) occupy(now time.Time, c *call, n *node, k *policy.Candidate) (evict []string) {
 	if k.Sandbox != api.SandboxWarm {
 		evict = z.makeRoom(now, n, c.fn.spec.MemoryMB)
+		c.fn.bought(now)
 	}
 	n.sentSeq++
 	n.sentAt = now
@@ -407,7 +406,7 @@ func (z *Zone) run(c *call, n *node, k *policy.Candidate, timeout time.Duration,
 func (z *Zone) prewarm(now time.Time, f *function, n *node, scoutMs float64, out []Action) []Action {
 	z.warmSeq++
 	z.counters.Prewarmed++
-	f.rentMs = 0
+	f.bought(now)
 	id := fmt.Sprintf("prewarm-%d-%d-%d", z.epoch.Generation, z.epoch.Revision, z.warmSeq)
 	n.sentSeq++
 	n.sentAt = now

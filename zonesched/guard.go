@@ -66,13 +66,12 @@ type wager struct {
 	at      time.Time
 	costMs  float64 // predicted of now*
 	extraMs float64 // the part of it that is not the call's own time
-	rents   bool    // it would have brought up a sandbox for which there is room: see function.rentMs
 }
 
 // declined notes the first time that c is held back.
 func (c *call) declined(now time.Time, k *policy.Candidate) {
 	if c.wager.at.IsZero() {
-		c.wager = wager{at: now, costMs: k.CostMs(), extraMs: k.ExtraMs(), rents: k.Sandbox != api.SandboxWarm && k.EvictMs == 0}
+		c.wager = wager{at: now, costMs: k.CostMs(), extraMs: k.ExtraMs()}
 	}
 }
 

@@ -271,6 +271,30 @@ func TestWaitsAddUpToASandbox(t *testing.T) {
 	}
 }
 
+// What a call had waited before a sandbox was begun has been paid for that one.
+func TestWaitsBeforeASandboxPayForIt(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("warm", 1, 1)
+	b.node("spare", 3, 0)
+	f := b.z.fns["t/f"]
+	f.coldMs.add(200)
+	b.invoke("a", "f")
+	b.ran("a", "warm")
+	b.invoke("early", "f")
+	b.after(10 * time.Millisecond)
+	f.rentMs = 1000
+	b.invoke("late", "f")
+	if got := b.z.Counters().Prewarmed; got != 1 {
+		t.Fatalf("%d sandboxes brought up, want 1", got)
+	}
+	b.after(5 * time.Millisecond)
+	b.done("a", "warm")
+	b.ran("early", "warm")
+	if f.rentMs != 5 {
+		t.Errorf("%v ms are paid towards the next one: the call waited 15, 5 of them since the start", f.rentMs)
+	}
+}
+
 // More functions wait than can be looked at for one slot: all get theirs.
 func TestNobodyStarvesAmongManyFunctions(t *testing.T) {
 	b := newBed(t, func(c *Config) { c.MaxBacklog = 0 })

@@ -333,8 +333,10 @@ type function struct {
 	freshMs ewma // and of what was not
 	gapMs   ewma // between arrivals
 	lastAt  time.Time
-	// rentMs is how long calls were held back, since a sandbox was last begun, where there was room for another one.
-	rentMs float64
+	// rentMs is how long calls have waited since a sandbox was last begun, at rentFrom, once they were held back where another one would
+	// have pushed out nothing that is missed.
+	rentMs   float64
+	rentFrom time.Time
 
 	spentMs   float64  // that its calls have taken
 	scoutedMs float64  // that scouts were expected to take (see scout.go)

@@ -105,8 +105,8 @@ type Call struct {
 	ColdMs         float64
 	// OwedMs is how long these calls have waited, all together.
 	OwedMs float64
-	// RentMs is how long calls of the function were held back, since a sandbox of it was last begun, where there was room for another
-	// one.
+	// RentMs is how long calls of the function have waited since a sandbox of it was last begun, once they were held back where another
+	// one would have pushed out nothing that is missed.
 	RentMs float64
 	// AgeTurn: the slot that is offered may go by age alone.
 	AgeTurn bool
