@@ -28,7 +28,7 @@ const (
 	probeShare  = 1. / 16
 	// controlShare of the calls that would be held back run at once while waiting seems to lose; calmShare while it does not, and
 	// sureShare while it wins beyond doubt. One in sixteen until then was a tenth of all time in the demo, whose few calls never
-	// get there; one in 128 ever after was 4 % of it in init-heavy.yaml, where each is a cold start. Not of calls under a deadline:
+	// get there; one in 128 ever after was 3 % of it in init-heavy.yaml, where each is a cold start. Not of calls under a deadline:
 	// bursts live on the sandboxes that such starts leave behind (deadlines.yaml: 2.3 % late without them, 1.8 with).
 	controlShare, calmShare, sureShare = 1. / 16, 1. / 128, 1. / 1024
 	// Before there is a control, predictions of now* are taken to be right within a factor: e^(3 x .5 / sqrt(4)), about 2.
