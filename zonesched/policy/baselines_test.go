@@ -308,6 +308,27 @@ func TestPropensities(t *testing.T) {
 	}
 }
 
+// What Binds says is true: such rules, and no others, stay with the node that a call was bound to beside a better one that is free, and
+// take no slot elsewhere.
+func TestBindsStayWithTheirNode(t *testing.T) {
+	for _, name := range Names() {
+		p, err := New(name, DefaultConfig())
+		if err != nil {
+			t.Fatal(err)
+		}
+		call := unbound()
+		call.Hope, call.Nodes, call.Slots, call.Free = 1, 2, 2, 1
+		free, busy := timed(0, 0, 10, warm), timed(1, 50, 10, warm)
+		free.Slots, busy.Slots, busy.Running = 1, 1, 1
+		cands := []Candidate{free, busy}
+		ch := p.Decide(&call, cands, rng())
+		ok, _ := p.Admit(&call, &free, 50, 10)
+		if stays := ch.Verb == Delay && ch.Take == 1 && !ok; stays != Binds(p) {
+			t.Errorf("%s: verb %d, takes %d, a slot elsewhere %v; it binds: %v", name, ch.Verb, ch.Take, ok, Binds(p))
+		}
+	}
+}
+
 // What ByOrder says is true: such rules, and every work-conserving one is among them, say the same of a freed slot whatever is
 // predicted of it.
 func TestByOrderAdmitsWithoutEstimates(t *testing.T) {
