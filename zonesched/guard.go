@@ -12,7 +12,8 @@ import (
 // what the wait and the execution really took. The logarithm of their ratio, less the like ratio of calls that did run on now*
 // (the control), is what waiting wins or loses. While it loses beyond doubt, waiting is stopped, but for a few calls that go on as
 // probes; once those win beyond doubt, it returns. Between the two the state stays as it is. Who is in the control or a probe is a
-// hash of the call's id: both sides see calls of the same kind, so that whatever is wrong with predictions of now* is wrong on both.
+// hash of the call's id: both sides see calls of the same kind, so that whatever is wrong with predictions of now* is wrong on both
+// (while waiting wins, calls under a deadline are a larger part of the control: see sureShare).
 type guard struct {
 	stopped bool
 	waits   tally // ln(what came true / predicted cost of now*, as the control has it), of calls held back

@@ -261,7 +261,7 @@ func (p *Rubato) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64
 		case c.AgeTurn && c.WaitedMs > agedWaits*ms(p.cfg.DelayMax):
 			index = agedFirst + c.WaitedMs
 			if cand.Sandbox >= api.SandboxPrepared {
-				index += ms(p.cfg.DelayMax) // what is fetched and prepared here another node mostly has
+				index += ms(p.cfg.DelayMax) // what would be fetched and prepared here another node may have
 			}
 			return true, index
 		case cand.Local() && cand.StrandMs() <= nearlyBest*slack:
