@@ -38,6 +38,9 @@ func (z *Zone) decide(now time.Time, c *call, out []Action) []Action {
 	}
 	z.remember(now, c, &z.pc, &ch)
 	if ch.Verb == policy.Run {
+		if ch.Prewarm {
+			out = z.prewarm(now, c.fn, z.nodes[z.cands[ch.Cold].Node], 0, out)
+		}
 		return z.dispatch(now, c, &z.cands[ch.Take], ch.Clause, ch.Propensity, out)
 	}
 	if ch.Verb == policy.Queue && !c.noFwd {
@@ -120,12 +123,13 @@ func (z *Zone) plan(now time.Time, c *call, ch *policy.Choice, out []Action) []A
 			c.declined(now, k)
 		}
 		if c.delaying {
-			c.rents = !c.owing && k.Sandbox != api.SandboxWarm && k.EvictMs == 0
+			// Only where a sandbox is all that is missing: another one would not have ended a wait for data.
+			c.rents = !c.owing && k.Sandbox != api.SandboxWarm && k.EvictMs == 0 && k.MissingBytes <= z.cands[ch.Take].MissingBytes
 		}
 		c.fallback = z.nodes[k.Node]
 		c.latest = now.Add(duration(math.Max(math.Min(policy.LatestStart(&z.pc, k), ms(maxWait)), -ms(maxWait))))
 		if ch.Prewarm {
-			out = z.prewarm(now, c.fn, c.fallback, 0, out)
+			out = z.prewarm(now, c.fn, z.nodes[z.cands[ch.Cold].Node], 0, out)
 		}
 	}
 	if c.delaying {

@@ -295,6 +295,60 @@ func TestWaitsBeforeASandboxPayForIt(t *testing.T) {
 	}
 }
 
+// What calls have paid while slots were busy buys a sandbox beside one that runs warm, when that is cheaper.
+func TestWhatWasPaidBuysLater(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("warm", 2, 2)
+	b.node("spare", 2, 0)
+	f := b.z.fns["t/f"]
+	f.coldMs.add(160) // one slot of four is busy with it: a sixteenth of that, 10 ms, has to be paid
+	f.rentMs = 20
+	b.invoke("a", "f")
+	b.ran("a", "warm")
+	a := find(b.acts, ActRun, "prewarm-1-5-1")
+	if a == nil || a.Node != "spare" || f.rentMs != 0 {
+		t.Fatalf("no sandbox was brought up, %v ms are paid: %v", f.rentMs, text(b.acts))
+	}
+	f.rentMs = 1000
+	b.invoke("b", "f")
+	b.ran("b", "warm")
+	if got := b.z.Counters().Prewarmed; got != 1 {
+		t.Errorf("%d sandboxes are brought up, want one at a time", got)
+	}
+	if err := b.z.Check(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A wait for data is not one that another sandbox would have ended.
+func TestWaitsForDataPayForNoSandbox(t *testing.T) {
+	for _, held := range []bool{true, false} {
+		book := api.Object{Key: "book", Bytes: 50_000_000}
+		b := newBed(t, nil)
+		b.node("warm", 1, 1, book)
+		if held {
+			b.node("spare", 3, 0)
+		} else {
+			b.node("spare", 3, 0, book)
+		}
+		f := b.z.fns["t/f"]
+		f.coldMs.add(10_000)
+		reads := func(inv *api.Invocation) { inv.Inputs = []api.Object{book} }
+		b.invoke("a", "f", reads)
+		b.ran("a", "warm")
+		b.invoke("b", "f", reads)
+		if find(b.acts, ActRun, "b") != nil {
+			t.Fatalf("it runs at once: %v", text(b.acts))
+		}
+		b.after(10 * time.Millisecond)
+		b.done("a", "warm")
+		b.ran("b", "warm")
+		if want := map[bool]float64{true: 0, false: 10}[held]; f.rentMs != want {
+			t.Errorf("data only where the call waits: %v; %v ms are paid, want %v", held, f.rentMs, want)
+		}
+	}
+}
+
 // More functions wait than can be looked at for one slot: all get theirs.
 func TestNobodyStarvesAmongManyFunctions(t *testing.T) {
 	b := newBed(t, func(c *Config) { c.MaxBacklog = 0 })

@@ -47,7 +47,7 @@ func (p CIDRE) Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice {
 		run.Clause = ClauseDelayOff
 		return run
 	}
-	wait := Choice{Verb: Delay, Clause: ClauseWaitWarm, Take: busy.at, Now: cold.at, WakeMs: math.Inf(1), Propensity: 1 / float64(busy.ties)}
+	wait := Choice{Verb: Delay, Clause: ClauseWaitWarm, Take: busy.at, Now: cold.at, Cold: cold.at, WakeMs: math.Inf(1), Propensity: 1 / float64(busy.ties)}
 	left := p.DelayMaxMs - c.WaitedMs
 	switch start := cands[busy.at].StartMs; {
 	case p.DelayMaxMs > 0 && c.starting():

@@ -197,8 +197,9 @@ type Choice struct {
 	// WakeMs: when to decide again if nothing happens before; +Inf for never.
 	WakeMs      float64
 	ThresholdMs float64
-	// Prewarm: meanwhile bring up a sandbox at Now; whichever is ready first takes the call.
+	// Prewarm: bring up a sandbox at Cold, without the call. One that is held back is taken by whichever is ready first.
 	Prewarm bool
+	Cold    int
 	// Propensity is the probability with which the rule, as randomised, takes this choice.
 	Propensity float64
 }

@@ -107,17 +107,18 @@ func TestRentBuysASandbox(t *testing.T) {
 		evict float64
 		want  bool
 	}{
-		"nothing is paid":             {Call{ColdMs: 100}, 0, false},
-		"not enough":                  {Call{ColdMs: 100, RentMs: 24}, 0, false},
-		"enough":                      {Call{ColdMs: 100, RentMs: 26}, 0, true},
-		"its cost is not known":       {Call{RentMs: 26}, 0, false},
-		"one is on its way":           {Call{ColdMs: 100, RentMs: 26, Warming: 1}, 0, false},
-		"it would push out others":    {Call{ColdMs: 100, RentMs: 26}, 1, false},
-		"those that wait are enough":  {Call{ColdMs: 10}, 0, true},
-		"no slot to spare":            {Call{ColdMs: 100, RentMs: 1000, Load: Load{Slots: 30, Free: 2}}, 0, false},
-		"nearly all slots are busy":   {Call{ColdMs: 100, RentMs: 80, Load: Load{Slots: 20, Free: 2}}, 0, false},
-		"and still it is paid for":    {Call{ColdMs: 100, RentMs: 82, Load: Load{Slots: 20, Free: 2}}, 0, true},
-		"in an idle zone any wait is": {Call{ColdMs: 100, RentMs: .1, Load: Load{Slots: 8, Free: 8}}, 0, true},
+		"nothing is paid":            {Call{ColdMs: 100}, 0, false},
+		"not enough":                 {Call{ColdMs: 100, RentMs: 39}, 0, false},
+		"enough":                     {Call{ColdMs: 100, RentMs: 40}, 0, true},
+		"its cost is not known":      {Call{RentMs: 40}, 0, false},
+		"one is on its way":          {Call{ColdMs: 100, RentMs: 40, Warming: 1}, 0, false},
+		"it would push out others":   {Call{ColdMs: 100, RentMs: 40}, 1, false},
+		"those that wait are enough": {Call{ColdMs: 10}, 0, true},
+		"no slot to spare":           {Call{ColdMs: 100, RentMs: 1000, Load: Load{Slots: 30, Free: 2}}, 0, false},
+		"nearly all slots are busy":  {Call{ColdMs: 100, RentMs: 90, Load: Load{Slots: 20, Free: 2}}, 0, false},
+		"and still it is paid for":   {Call{ColdMs: 100, RentMs: 91, Load: Load{Slots: 20, Free: 2}}, 0, true},
+		"in an idle zone little is":  {Call{ColdMs: 100, RentMs: 1.6, Load: Load{Slots: 8, Free: 8}}, 0, true},
+		"and less is not enough":     {Call{ColdMs: 100, RentMs: 1.5, Load: Load{Slots: 8, Free: 8}}, 0, false},
 	} {
 		if c.call.Slots == 0 {
 			c.call.Load = Load{Slots: 8, Free: 4}
@@ -130,6 +131,33 @@ func TestRentBuysASandbox(t *testing.T) {
 		ch := (&Rubato{cfg: Config{DelayMax: 2 * time.Second}}).Decide(&c.call, []Candidate{n, best}, rng())
 		if ch.Verb != Delay || ch.Prewarm != c.want {
 			t.Errorf("%s: verb %d, brings up a sandbox: %v, want %v", name, ch.Verb, ch.Prewarm, c.want)
+		}
+	}
+}
+
+// What calls have paid while most slots were busy buys the sandbox beside a call that finds a warm one, once that is cheaper.
+func TestRentBuysASandboxWhenItIsQuiet(t *testing.T) {
+	usual := Call{ColdMs: 100, RentMs: 40, Load: Load{Slots: 8, Free: 4}, DeadlineMs: math.Inf(1), Alike: 1}
+	for name, c := range map[string]struct {
+		change func(c *Call, cold, other *Candidate)
+		want   int // the candidate at which it is brought up, -1: at none
+	}{
+		"where it is cheapest":         {func(*Call, *Candidate, *Candidate) {}, 1},
+		"not enough is paid":           {func(c *Call, _, _ *Candidate) { c.RentMs = 39 }, -1},
+		"nothing is":                   {func(c *Call, _, _ *Candidate) { c.RentMs, c.ColdMs = 0, 0 }, -1},
+		"its cost is not known":        {func(c *Call, _, _ *Candidate) { c.ColdMs = 0 }, -1},
+		"one is on its way":            {func(c *Call, _, _ *Candidate) { c.Warming = 1 }, -1},
+		"there it pushes out others":   {func(_ *Call, cold, _ *Candidate) { cold.EvictMs = 1 }, 2},
+		"there no slot is free":        {func(_ *Call, cold, _ *Candidate) { cold.Free, cold.StartMs = false, 500 }, 2},
+		"one is idle on every node":    {func(_ *Call, cold, other *Candidate) { cold.Sandbox, other.Sandbox = warm, warm }, -1},
+		"the call itself starts a new": {func(_ *Call, cold, _ *Candidate) { *cold = cand(1, 0, 1, 2); cold.Sandbox = prepared }, -1},
+	} {
+		call, best, cold, other := usual, cand(0, 0, 10, 20), cand(1, 0, 100, 200), cand(2, 0, 150, 300)
+		best.Sandbox, cold.Sandbox, other.Sandbox = warm, prepared, none
+		c.change(&call, &cold, &other)
+		ch := (&Rubato{cfg: Config{DelayMax: 2 * time.Second}}).Decide(&call, []Candidate{best, cold, other}, rng())
+		if ch.Verb != Run || ch.Prewarm != (c.want >= 0) || ch.Prewarm && ch.Cold != c.want {
+			t.Errorf("%s: verb %d, brings up a sandbox: %v, at %d, want %d", name, ch.Verb, ch.Prewarm, ch.Cold, c.want)
 		}
 	}
 }

@@ -84,8 +84,16 @@ func (p *Rubato) Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice {
 		}
 		return Choice{Verb: Delay, Clause: ClauseMemory, Take: ch.Take, Now: ch.Take, WakeMs: wait, ThresholdMs: ch.ThresholdMs, Propensity: 1}
 	}
-	if ch.Verb == Run && p.cfg.Explore > 0 {
+	if ch.Verb != Run {
+		return ch
+	}
+	if p.cfg.Explore > 0 {
 		p.explore(c, cands, &ch, rng)
+	}
+	if cands[ch.Take].Sandbox == api.SandboxWarm && c.Warming == 0 && rentPaid(c) {
+		// Calls are held back while most slots are busy, which is when a sandbox is dear. What they have paid may do once it is quiet.
+		ch.Cold = p.unfurnished(cands, rng)
+		ch.Prewarm = ch.Cold >= 0
 	}
 	return ch
 }
@@ -127,7 +135,7 @@ func (p *Rubato) choose(c *Call, cands []Candidate, now, best int) Choice {
 	}
 	return Choice{
 		Verb: Delay, Clause: clause, Take: best, Now: now, WakeMs: math.Max(wake, minWakeMs), ThresholdMs: run.ThresholdMs, Propensity: 1,
-		Prewarm: n.Sandbox != api.SandboxWarm && !n.UnderWay && prewarm(c, n, b.StartMs),
+		Prewarm: n.Sandbox != api.SandboxWarm && !n.UnderWay && prewarm(c, n, b.StartMs), Cold: now,
 	}
 }
 
@@ -187,9 +195,25 @@ func prewarm(c *Call, n *Candidate, startMs float64) bool {
 	if c.ColdMs == 0 || spareSlots*c.Free < c.Slots || c.Warming >= c.Alike {
 		return false
 	}
-	// Its slot is missed only while all others are busy: how seldom that is, the share of busy ones tells more than in proportion.
-	busy := float64(c.Slots-c.Free) / float64(c.Slots)
-	return float64(c.Alike)*startMs > prewarmShare*c.ColdMs+n.EvictMs || n.EvictMs == 0 && c.RentMs > c.ColdMs*busy*busy
+	return float64(c.Alike)*startMs > prewarmShare*c.ColdMs+n.EvictMs || n.EvictMs == 0 && rentPaid(c)
+}
+
+// rentPaid: the function's calls have waited for as long as a sandbox costs. The slot in which it comes up is missed only while all others
+// are busy: how seldom that is, the share of slots that are busy with it tells more than in proportion.
+func rentPaid(c *Call) bool {
+	busy := float64(c.Slots-c.Free+1) / float64(c.Slots)
+	return c.ColdMs > 0 && spareSlots*c.Free >= c.Slots && c.RentMs > c.ColdMs*busy*busy
+}
+
+// unfurnished is the cheapest candidate with a free slot, room for another sandbox and none of the function that is idle; -1 for none.
+func (p *Rubato) unfurnished(cands []Candidate, rng *rand.Rand) int {
+	l := newLot()
+	for i := range cands {
+		if k := &cands[i]; k.Free && k.EvictMs == 0 && k.Sandbox != api.SandboxWarm {
+			l.offer(i, p.costs[i], rng)
+		}
+	}
+	return l.at
 }
 
 // delayClause finds the reason that lets a gainful wait happen. The last two matter: "the latest safe start must lie
