@@ -111,7 +111,7 @@ func runExperiment(cmd *cobra.Command, p *lab.Plan, e *lab.Experiment, scenario,
 	}
 	var cells []*lab.Cell
 	for _, load := range e.Loads {
-		path := cached(cache, "%s %s %v %v %d %d %v", program, inputs, time.Duration(e.Late), load, p.FirstSeed, p.Seeds, p.PoliciesOf(e))
+		path := cached(cache, "%s %s %v %v %d %d %v", program, inputs, time.Duration(e.Late), load, p.FirstSeed, p.SeedsOf(e), p.PoliciesOf(e))
 		if b, err := os.ReadFile(path); err == nil {
 			if c, err := lab.ReadCell(b); err == nil {
 				cells = append(cells, c)

@@ -345,7 +345,7 @@ Some disasters are not of the kind that a scenario can show. Inference under the
 and nothing is allocated until a call is dispatched (zonesched, TestScoringIsBounded; learner, TestEstimateDoesNotAllocate). A forest
 that is worse than averages gives way to them by itself (learner, TestGuardFallsBackToAverages); in the simulator it learns anew
 before that happens.
-`, disasterSeeds[0], disasterSeeds[len(disasterSeeds)-1], p.seeds())
+`, disasterSeeds[0], disasterSeeds[len(disasterSeeds)-1], p.seedsText(p.published(p.Seeds)))
 	for i := range disasters {
 		d := &disasters[i]
 		s, runs := scenarios[i], faced[i]

@@ -49,6 +49,8 @@ type Experiment struct {
 	Family   string    `yaml:"family"`
 	Scenario string    `yaml:"scenario"`
 	Loads    []float64 `yaml:"loads"`
+	// Seeds are instead of the plan's, 0 for those: where a few seeds of long queues decide what comes out, it takes more of them.
+	Seeds int `yaml:"seeds"`
 	// Late is added to all that nodes tell their zone; 0: as the scenario has it.
 	Late Duration `yaml:"late"`
 	// Policies are instead of the plan's, if there are any.
@@ -59,6 +61,7 @@ type Experiment struct {
 const (
 	maxPlanBytes = 1 << 20
 	maxLoads     = 32
+	maxSeeds     = 1000
 	maxLoad      = 4
 	maxLate      = Duration(time.Minute)
 	maxTunedOn   = 200 // bytes
@@ -85,8 +88,8 @@ func ReadPlan(r io.Reader) (*Plan, error) {
 			errs = append(errs, fmt.Errorf("%w: plan: "+format, append([]any{api.ErrInvalid}, args...)...))
 		}
 	}
-	bad(p.Seeds >= 1 && p.Seeds <= 1000, "%d seeds: want 1-1000", p.Seeds)
-	bad(p.Short.Seeds >= 1 && p.Short.Seeds <= 1000, "%d seeds of the short form: want 1-1000", p.Short.Seeds)
+	bad(p.Seeds >= 1 && p.Seeds <= maxSeeds, "%d seeds: want 1-%d", p.Seeds, maxSeeds)
+	bad(p.Short.Seeds >= 1 && p.Short.Seeds <= maxSeeds, "%d seeds of the short form: want 1-%d", p.Short.Seeds, maxSeeds)
 	bad(p.TunedOn != "" && len(p.TunedOn) <= maxTunedOn && !strings.ContainsAny(p.TunedOn, "\r\n"),
 		"tuned_on %.60q: want the seeds that were looked at while tuning, in a line of at most %d bytes", p.TunedOn, maxTunedOn)
 	bad(len(p.Experiments) > 0, "no experiments")
@@ -114,6 +117,7 @@ func ReadPlan(r io.Reader) (*Plan, error) {
 		bad(e.Scenario != "", "experiment %s: no scenario", e.Name)
 		bad(slices.Contains(families, e.Family), "experiment %s: family %.60q: want %s", e.Name, e.Family, strings.Join(families, ", "))
 		loads(e.Name, e.Loads)
+		bad(e.Seeds >= 0 && e.Seeds <= maxSeeds, "experiment %s: %d seeds: want 1-%d, or none for the plan's", e.Name, e.Seeds, maxSeeds)
 		bad(e.Late <= maxLate, "experiment %s: late %v: want at most %v", e.Name, time.Duration(e.Late), time.Duration(maxLate))
 		bad(!names[e.Name], "two experiments are called %s", e.Name)
 		names[e.Name] = true
@@ -133,7 +137,7 @@ func (p *Plan) Brief() *Plan {
 	b := *p
 	b.Seeds, b.Policies, b.Experiments = p.Short.Seeds, p.Short.Policies, nil
 	for _, e := range p.Experiments {
-		e.Policies = nil
+		e.Policies, e.Seeds = nil, 0
 		if len(e.Loads) > 1 { // a load of its own is part of the question
 			e.Loads = p.Short.Loads
 		}
@@ -144,8 +148,28 @@ func (p *Plan) Brief() *Plan {
 
 // seeds says which seeds are published, and which not to trust.
 func (p *Plan) seeds() string {
-	return fmt.Sprintf("Seeds %d-%d are published; seeds %s were looked at while the rules were tuned.", p.FirstSeed, p.FirstSeed+uint64(p.Seeds)-1, p.TunedOn)
+	var more strings.Builder
+	for i := range p.Experiments {
+		if e := &p.Experiments[i]; p.SeedsOf(e) != p.Seeds {
+			fmt.Fprintf(&more, ", of %s %s", e.Name, p.published(p.SeedsOf(e)))
+		}
+	}
+	return p.seedsText(p.published(p.Seeds) + more.String())
 }
+
+// seedsFor says it of one experiment.
+func (p *Plan) seedsFor(e *Experiment) string { return p.seedsText(p.published(p.SeedsOf(e))) }
+
+func (p *Plan) seedsText(published string) string {
+	return fmt.Sprintf("Seeds %s are published; seeds %s were looked at while the rules were tuned.", published, p.TunedOn)
+}
+
+func (p *Plan) published(seeds int) string {
+	return fmt.Sprintf("%d-%d", p.FirstSeed, p.FirstSeed+uint64(seeds)-1)
+}
+
+// SeedsOf is how many seeds an experiment has.
+func (p *Plan) SeedsOf(e *Experiment) int { return or(e.Seeds, p.Seeds) }
 
 // PoliciesOf are those that an experiment compares.
 func (p *Plan) PoliciesOf(e *Experiment) []string {
@@ -225,7 +249,7 @@ func RunCell(ctx context.Context, s *Scenario, p *Plan, e *Experiment, load floa
 	}
 	c := &Cell{Load: load, Rate: load / math.Max(base.Load(), 1e-9)}
 	scaled.Rate = c.Rate
-	seeds := make([]uint64, p.Seeds)
+	seeds := make([]uint64, p.SeedsOf(e))
 	for i := range seeds {
 		seeds[i] = p.FirstSeed + uint64(i)
 	}

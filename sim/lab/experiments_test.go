@@ -105,6 +105,26 @@ func TestExperiment(t *testing.T) {
 	}
 }
 
+// An experiment may have more seeds than the others, and all pages say so.
+func TestSeedsOfAnExperiment(t *testing.T) {
+	p := &Plan{FirstSeed: 11, Seeds: 3, TunedOn: "1-10", Short: Short{Seeds: 2}, Experiments: []Experiment{{Name: "usual"}, {Name: "wide", Seeds: 5}}}
+	usual, wide := &p.Experiments[0], &p.Experiments[1]
+	if p.SeedsOf(usual) != 3 || p.SeedsOf(wide) != 5 {
+		t.Errorf("%d and %d seeds", p.SeedsOf(usual), p.SeedsOf(wide))
+	}
+	const tuned = " are published; seeds 1-10 were looked at while the rules were tuned."
+	for want, got := range map[string]string{
+		"Seeds 11-13, of wide 11-15" + tuned: p.seeds(), "Seeds 11-13" + tuned: p.seedsFor(usual), "Seeds 11-15" + tuned: p.seedsFor(wide),
+	} {
+		if got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if b := p.Brief(); b.SeedsOf(&b.Experiments[1]) != 2 {
+		t.Errorf("%d seeds in the short form", b.SeedsOf(&b.Experiments[1]))
+	}
+}
+
 // shipped reads a plan of the project.
 func shipped(t *testing.T, name string) *Plan {
 	t.Helper()
