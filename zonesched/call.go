@@ -43,7 +43,7 @@ type call struct {
 	planned  float64   // the same as the zone's backlog counts it
 	delaying bool      // a free slot is being declined right now
 	owing    bool      // since memory is short
-	rents    bool      // since it was held back where there was room for another sandbox: see function.rentMs
+	rents    bool      // since it was held back for want of a sandbox for which there was room: see function.rentMs
 	since    time.Time // of the present kind of waiting
 	delayMs  float64
 	queueMs  float64

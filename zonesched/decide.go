@@ -38,10 +38,13 @@ func (z *Zone) decide(now time.Time, c *call, out []Action) []Action {
 	}
 	z.remember(now, c, &z.pc, &ch)
 	if ch.Verb == policy.Run {
+		out = z.dispatch(now, c, &z.cands[ch.Take], ch.Clause, ch.Propensity, out)
 		if ch.Prewarm {
-			out = z.prewarm(now, c.fn, z.nodes[z.cands[ch.Cold].Node], 0, out)
+			if n := z.nodes[z.cands[ch.Cold].Node]; n.profile.sums.spares() {
+				out = z.ahead(now, c.fn, n, out)
+			}
 		}
-		return z.dispatch(now, c, &z.cands[ch.Take], ch.Clause, ch.Propensity, out)
+		return out
 	}
 	if ch.Verb == policy.Queue && !c.noFwd {
 		if fwd, ok := z.forward(now, c, &ch); ok {
@@ -122,14 +125,13 @@ func (z *Zone) plan(now time.Time, c *call, ch *policy.Choice, out []Action) []A
 		case c.delaying:
 			c.declined(now, k)
 		}
-		if c.delaying {
-			// Only where a sandbox is all that is missing: another one would not have ended a wait for data.
+		if c.delaying { // another sandbox would not end a wait for data
 			c.rents = !c.owing && k.Sandbox != api.SandboxWarm && k.EvictMs == 0 && k.MissingBytes <= z.cands[ch.Take].MissingBytes
 		}
 		c.fallback = z.nodes[k.Node]
 		c.latest = now.Add(duration(math.Max(math.Min(policy.LatestStart(&z.pc, k), ms(maxWait)), -ms(maxWait))))
 		if ch.Prewarm {
-			out = z.prewarm(now, c.fn, z.nodes[z.cands[ch.Cold].Node], 0, out)
+			out = z.ahead(now, c.fn, z.nodes[z.cands[ch.Cold].Node], out)
 		}
 	}
 	if c.delaying {
@@ -433,6 +435,14 @@ func (z *Zone) prewarm(now time.Time, f *function, n *node, scoutMs float64, out
 		z.slotLost(n)
 	}
 	return out
+}
+
+// ahead brings up a sandbox that a rule wants beside a call, unless those of the function failed a moment ago.
+func (z *Zone) ahead(now time.Time, f *function, n *node, out []Action) []Action {
+	if now.Before(f.warmAt) {
+		return out
+	}
+	return z.prewarm(now, f, n, 0, out)
 }
 
 // warming is how many sandboxes of the function are being brought up without a call.

@@ -249,7 +249,7 @@ func TestWaitsAddUpToASandbox(t *testing.T) {
 	b.node("warm", 1, 1)
 	b.node("spare", 3, 0)
 	f := b.z.fns["t/f"]
-	f.coldMs.add(200) // a quarter of the slots is busy while a call waits: one sixteenth, 12.5 ms, has to be paid
+	f.coldMs.add(240) // half of the slots are busy with it and the call: a sixteenth of that, 15 ms, has to be paid
 	for i, want := range []uint64{0, 0, 1} {
 		first, second := fmt.Sprintf("a%d", i), fmt.Sprintf("b%d", i)
 		b.invoke(first, "f")
@@ -301,8 +301,8 @@ func TestWhatWasPaidBuysLater(t *testing.T) {
 	b.node("warm", 2, 2)
 	b.node("spare", 2, 0)
 	f := b.z.fns["t/f"]
-	f.coldMs.add(160) // one slot of four is busy with it: a sixteenth of that, 10 ms, has to be paid
-	f.rentMs = 20
+	f.coldMs.add(640) // half of the slots are busy with it and the call: a sixteenth of that, 40 ms, has to be paid
+	f.rentMs = 41
 	b.invoke("a", "f")
 	b.ran("a", "warm")
 	a := find(b.acts, ActRun, "prewarm-1-5-1")

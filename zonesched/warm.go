@@ -100,7 +100,7 @@ func (z *Zone) warmPlace(now time.Time, f *function) *node {
 	var best *node
 	boxes := 0
 	look := func(n *node) {
-		if s := &n.profile.sums; !n.usable(now) || n.free() <= 0 || s.warming+1 > s.free-1 {
+		if !n.usable(now) || n.free() <= 0 || !n.profile.sums.spares() {
 			return
 		}
 		if out, _, enough := z.victims(now, n, f.spec.MemoryMB); !enough || anyKept(out) {
@@ -130,6 +130,9 @@ func (z *Zone) warmPlace(now time.Time, f *function) *node {
 	}
 	return best
 }
+
+// spares: prewarmings would hold no more than half of the free slots with one more of them.
+func (s *sums) spares() bool { return s.warming+1 <= s.free-1 }
 
 // anyKept reports whether functions ask for one of the sandboxes that victims chose.
 func anyKept(out []*holding) bool {

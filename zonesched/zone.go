@@ -333,8 +333,8 @@ type function struct {
 	freshMs ewma // and of what was not
 	gapMs   ewma // between arrivals
 	lastAt  time.Time
-	// rentMs is how long calls have waited since a sandbox was last begun, at rentFrom, once they were held back where another one would
-	// have pushed out nothing that is missed.
+	// rentMs is how long calls have waited since a sandbox was last begun, at rentFrom, once they were held back where one was all that
+	// they lacked, and another one would have pushed out nothing that is missed.
 	rentMs   float64
 	rentFrom time.Time
 

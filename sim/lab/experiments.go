@@ -55,6 +55,8 @@ type Experiment struct {
 	Late Duration `yaml:"late"`
 	// Policies are instead of the plan's, if there are any.
 	Policies []string `yaml:"policies"`
+	// Note is what a reader must know of how the experiment came to be as it is: one line, part of its page.
+	Note string `yaml:"note"`
 }
 
 // Limits of a plan.
@@ -65,6 +67,7 @@ const (
 	maxLoad      = 4
 	maxLate      = Duration(time.Minute)
 	maxTunedOn   = 200 // bytes
+	maxNote      = 500
 )
 
 // ownPages are written beside the experiments', which cannot be called like them.
@@ -118,6 +121,7 @@ func ReadPlan(r io.Reader) (*Plan, error) {
 		bad(slices.Contains(families, e.Family), "experiment %s: family %.60q: want %s", e.Name, e.Family, strings.Join(families, ", "))
 		loads(e.Name, e.Loads)
 		bad(e.Seeds >= 0 && e.Seeds <= maxSeeds, "experiment %s: %d seeds: want 1-%d, or none for the plan's", e.Name, e.Seeds, maxSeeds)
+		bad(len(e.Note) <= maxNote && !strings.ContainsAny(e.Note, "\r\n"), "experiment %s: note %.60q: want a line of at most %d bytes", e.Name, e.Note, maxNote)
 		bad(e.Late <= maxLate, "experiment %s: late %v: want at most %v", e.Name, time.Duration(e.Late), time.Duration(maxLate))
 		bad(!names[e.Name], "two experiments are called %s", e.Name)
 		names[e.Name] = true
@@ -151,7 +155,7 @@ func (p *Plan) seeds() string {
 	var more strings.Builder
 	for i := range p.Experiments {
 		if e := &p.Experiments[i]; p.SeedsOf(e) != p.Seeds {
-			fmt.Fprintf(&more, ", of %s %s", e.Name, p.published(p.SeedsOf(e)))
+			fmt.Fprintf(&more, " (%s: %s)", e.Name, p.published(p.SeedsOf(e)))
 		}
 	}
 	return p.seedsText(p.published(p.Seeds) + more.String())

@@ -114,7 +114,7 @@ func TestSeedsOfAnExperiment(t *testing.T) {
 	}
 	const tuned = " are published; seeds 1-10 were looked at while the rules were tuned."
 	for want, got := range map[string]string{
-		"Seeds 11-13, of wide 11-15" + tuned: p.seeds(), "Seeds 11-13" + tuned: p.seedsFor(usual), "Seeds 11-15" + tuned: p.seedsFor(wide),
+		"Seeds 11-13 (wide: 11-15)" + tuned: p.seeds(), "Seeds 11-13" + tuned: p.seedsFor(usual), "Seeds 11-15" + tuned: p.seedsFor(wide),
 	} {
 		if got != want {
 			t.Errorf("%q, want %q", got, want)

@@ -13,6 +13,9 @@ func WriteMarkdown(w io.Writer, e *Experiment, s *Scenario, p *Plan, cells []*Ce
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s\n\n%s\n\n## Setup\n%s: %s. %v, %v of them not counted; each policy sees the same arrivals and each call has the same luck. %s\n",
 		e.Name, e.Question, s.Name, s.About, time.Duration(s.Duration), time.Duration(s.Warmup), p.seedsFor(e))
+	if e.Note != "" {
+		fmt.Fprintf(&b, "%s\n", e.Note)
+	}
 	if late := or(e.Late, s.Network.Late); late > 0 {
 		fmt.Fprintf(&b, "All that nodes tell their zone is %v late. Times leave out that the answer itself is, and so do ratios: that is part of every call\nunder every policy, and hides all else. What else comes of the lateness is in them.\n", time.Duration(late))
 	}

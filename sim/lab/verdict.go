@@ -62,7 +62,7 @@ func WriteSummary(w io.Writer, p *Plan, all []Ran) error {
 	fmt.Fprintf(&b, `# Experiments
 
 Made by `+"`make experiments`"+` (rubato sim experiments experiments/plan.yaml) with the production cores and the online forest, in the
-simulator (docs/simulator.md). %s Each figure is over all of them. Ratios are paired
+simulator (docs/simulator.md). %s Each figure is over all published seeds of its experiment. Ratios are paired
 by seed and below 1 where %s is better; "best baseline" is chosen per load, afterwards, by the figure in question. Misses are calls
 with a deadline that got no result before it, and all refused calls; shares of them are of calls with a deadline and of refused ones, or of all calls where nothing has a deadline.
 

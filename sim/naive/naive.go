@@ -345,7 +345,7 @@ func (p Speculate) Decide(c *policy.Call, cands []policy.Candidate, rng *rand.Ra
 	if ch.Verb == policy.Run {
 		wake = cands[ch.Take].CostMs()
 	}
-	return policy.Choice{Verb: policy.Delay, Clause: policy.ClauseWaitWarm, Take: ch.Take, Now: ch.Now, WakeMs: math.Max(wake, 1), Propensity: 1, Prewarm: true}
+	return policy.Choice{Verb: policy.Delay, Clause: policy.ClauseWaitWarm, Take: ch.Take, Now: ch.Now, WakeMs: math.Max(wake, 1), Propensity: 1, Prewarm: true, Cold: ch.Now}
 }
 
 // Flock sends everybody to the one node that was warm first: the lowest that has a sandbox of the function, whatever runs there

@@ -391,6 +391,7 @@ func genCall(t *rapid.T, nodes int) Call {
 		DeadlineMs: rapid.SampledFrom([]float64{math.Inf(1), -5, 100, 10000}).Draw(t, "deadline"), MarginMs: 3,
 		DelayOff: rapid.Bool().Draw(t, "delay_off"), FnHash: rapid.Uint64().Draw(t, "function"),
 		Hope: int32(rapid.IntRange(-1, nodes-1).Draw(t, "hope")), Alike: rapid.IntRange(1, 3).Draw(t, "alike"), OwedMs: rapid.Float64Range(0, 200).Draw(t, "owed"), Warming: rapid.IntRange(0, 3).Draw(t, "warming"),
+		ColdMs: rapid.Float64Range(0, 500).Draw(t, "cold"), RentMs: rapid.Float64Range(0, 500).Draw(t, "rent"),
 		Load: Load{Nodes: nodes, Slots: slots, Free: rapid.IntRange(0, slots).Draw(t, "free"), Waiting: rapid.IntRange(0, 9).Draw(t, "waiting")},
 	}
 }
@@ -434,6 +435,10 @@ func check(ch Choice, cands []Candidate) error {
 		return fmt.Errorf("delays for %d, now %d", ch.Take, ch.Now)
 	case ch.Verb == Delay && !(ch.WakeMs >= minWakeMs):
 		return fmt.Errorf("wakes in %v", ch.WakeMs)
+	case ch.Prewarm && (ch.Cold < 0 || ch.Cold >= len(cands) || !cands[ch.Cold].Free || cands[ch.Cold].Sandbox == warm):
+		return fmt.Errorf("brings up a sandbox at %d", ch.Cold)
+	case ch.Prewarm && ch.Verb == Run && cands[ch.Cold].Node == cands[ch.Take].Node:
+		return fmt.Errorf("brings up a sandbox at %d, in whose slot the call runs", ch.Cold)
 	case !(ch.Propensity > 0 && ch.Propensity <= 1+1e-12):
 		return fmt.Errorf("propensity %v", ch.Propensity)
 	}

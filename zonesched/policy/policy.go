@@ -105,8 +105,8 @@ type Call struct {
 	ColdMs         float64
 	// OwedMs is how long these calls have waited, all together.
 	OwedMs float64
-	// RentMs is how long calls of the function have waited since a sandbox of it was last begun, once they were held back where another
-	// one would have pushed out nothing that is missed.
+	// RentMs is how long calls of the function have waited since a sandbox of it was last begun, once they were held back where one was
+	// all that they lacked, and another one would have pushed out nothing that is missed.
 	RentMs float64
 	// AgeTurn: the slot that is offered may go by age alone.
 	AgeTurn bool
@@ -186,7 +186,7 @@ func (c Clause) String() string {
 	return fmt.Sprintf("clause(%d)", uint8(c))
 }
 
-// Choice is a rule's answer. Now and Best index the candidates (-1: none).
+// Choice is a rule's answer. Take, Now and Cold index the candidates.
 type Choice struct {
 	Verb   Verb
 	Clause Clause
@@ -197,7 +197,8 @@ type Choice struct {
 	// WakeMs: when to decide again if nothing happens before; +Inf for never.
 	WakeMs      float64
 	ThresholdMs float64
-	// Prewarm: bring up a sandbox at Cold, without the call. One that is held back is taken by whichever is ready first.
+	// Prewarm: bring up a sandbox at Cold, without the call; if the call is held back, whichever is ready first takes it. Cold means
+	// nothing without it.
 	Prewarm bool
 	Cold    int
 	// Propensity is the probability with which the rule, as randomised, takes this choice.

@@ -108,17 +108,17 @@ func TestRentBuysASandbox(t *testing.T) {
 		want  bool
 	}{
 		"nothing is paid":            {Call{ColdMs: 100}, 0, false},
-		"not enough":                 {Call{ColdMs: 100, RentMs: 39}, 0, false},
-		"enough":                     {Call{ColdMs: 100, RentMs: 40}, 0, true},
-		"its cost is not known":      {Call{RentMs: 40}, 0, false},
-		"one is on its way":          {Call{ColdMs: 100, RentMs: 40, Warming: 1}, 0, false},
-		"it would push out others":   {Call{ColdMs: 100, RentMs: 40}, 1, false},
+		"not enough":                 {Call{ColdMs: 100, RentMs: 15}, 0, false},
+		"enough":                     {Call{ColdMs: 100, RentMs: 16}, 0, true},
+		"its cost is not known":      {Call{RentMs: 16}, 0, false},
+		"one is on its way":          {Call{ColdMs: 100, RentMs: 16, Warming: 1}, 0, false},
+		"it would push out others":   {Call{ColdMs: 100, RentMs: 16}, 1, false},
 		"those that wait are enough": {Call{ColdMs: 10}, 0, true},
 		"no slot to spare":           {Call{ColdMs: 100, RentMs: 1000, Load: Load{Slots: 30, Free: 2}}, 0, false},
-		"nearly all slots are busy":  {Call{ColdMs: 100, RentMs: 90, Load: Load{Slots: 20, Free: 2}}, 0, false},
-		"and still it is paid for":   {Call{ColdMs: 100, RentMs: 91, Load: Load{Slots: 20, Free: 2}}, 0, true},
-		"in an idle zone little is":  {Call{ColdMs: 100, RentMs: 1.6, Load: Load{Slots: 8, Free: 8}}, 0, true},
-		"and less is not enough":     {Call{ColdMs: 100, RentMs: 1.5, Load: Load{Slots: 8, Free: 8}}, 0, false},
+		"nearly all slots are busy":  {Call{ColdMs: 100, RentMs: 81, Load: Load{Slots: 20, Free: 2}}, 0, false},
+		"and still it is paid for":   {Call{ColdMs: 100, RentMs: 82, Load: Load{Slots: 20, Free: 2}}, 0, true},
+		"in an idle zone little is":  {Call{ColdMs: 100, RentMs: .03, Load: Load{Slots: 8, Free: 8}}, 0, true},
+		"and less is not enough":     {Call{ColdMs: 100, RentMs: .02, Load: Load{Slots: 8, Free: 8}}, 0, false},
 	} {
 		if c.call.Slots == 0 {
 			c.call.Load = Load{Slots: 8, Free: 4}
@@ -137,13 +137,16 @@ func TestRentBuysASandbox(t *testing.T) {
 
 // What calls have paid while most slots were busy buys the sandbox beside a call that finds a warm one, once that is cheaper.
 func TestRentBuysASandboxWhenItIsQuiet(t *testing.T) {
-	usual := Call{ColdMs: 100, RentMs: 40, Load: Load{Slots: 8, Free: 4}, DeadlineMs: math.Inf(1), Alike: 1}
+	usual := Call{ColdMs: 100, RentMs: 32, Load: Load{Slots: 8, Free: 4}, DeadlineMs: math.Inf(1), Alike: 1} // six busy, with the call's own
 	for name, c := range map[string]struct {
 		change func(c *Call, cold, other *Candidate)
 		want   int // the candidate at which it is brought up, -1: at none
 	}{
 		"where it is cheapest":         {func(*Call, *Candidate, *Candidate) {}, 1},
-		"not enough is paid":           {func(c *Call, _, _ *Candidate) { c.RentMs = 39 }, -1},
+		"not enough is paid":           {func(c *Call, _, _ *Candidate) { c.RentMs = 31 }, -1},
+		"no slot to spare":             {func(c *Call, _, _ *Candidate) { c.RentMs, c.Load = 1000, Load{Slots: 20, Free: 2} }, -1},
+		"one slot to spare":            {func(c *Call, _, _ *Candidate) { c.RentMs, c.Load = 1000, Load{Slots: 20, Free: 3} }, 1},
+		"there a start is under way":   {func(_ *Call, cold, _ *Candidate) { cold.UnderWay = true }, 2},
 		"nothing is":                   {func(c *Call, _, _ *Candidate) { c.RentMs, c.ColdMs = 0, 0 }, -1},
 		"its cost is not known":        {func(c *Call, _, _ *Candidate) { c.ColdMs = 0 }, -1},
 		"one is on its way":            {func(c *Call, _, _ *Candidate) { c.Warming = 1 }, -1},

@@ -79,7 +79,8 @@ func (p *Rubato) Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice {
 	ch := p.choose(c, cands, now, best)
 	if k := &cands[ch.Take]; ch.Verb == Run && p.owes(c, k) {
 		wait := p.paidIn(c, k)
-		if alt := p.roomy(cands, rng); alt >= 0 && p.costs[alt] < p.costs[ch.Take]+wait {
+		roomy := func(k *Candidate) bool { return k.EvictMs == 0 }
+		if alt := p.cheapest(cands, rng, roomy); alt >= 0 && p.costs[alt] < p.costs[ch.Take]+wait {
 			return Choice{Verb: Run, Clause: ClauseMemory, Take: alt, Now: alt, WakeMs: math.Inf(1), ThresholdMs: ch.ThresholdMs, Propensity: 1}
 		}
 		return Choice{Verb: Delay, Clause: ClauseMemory, Take: ch.Take, Now: ch.Take, WakeMs: wait, ThresholdMs: ch.ThresholdMs, Propensity: 1}
@@ -90,9 +91,9 @@ func (p *Rubato) Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice {
 	if p.cfg.Explore > 0 {
 		p.explore(c, cands, &ch, rng)
 	}
-	if cands[ch.Take].Sandbox == api.SandboxWarm && c.Warming == 0 && rentPaid(c) {
+	if cands[ch.Take].Sandbox == api.SandboxWarm && c.Warming == 0 && rentPaid(c, c.Free-1) {
 		// Calls are held back while most slots are busy, which is when a sandbox is dear. What they have paid may do once it is quiet.
-		ch.Cold = p.unfurnished(cands, rng)
+		ch.Cold = p.cheapest(cands, rng, func(k *Candidate) bool { return k.EvictMs == 0 && k.Sandbox != api.SandboxWarm && !k.UnderWay })
 		ch.Prewarm = ch.Cold >= 0
 	}
 	return ch
@@ -147,11 +148,11 @@ func (p *Rubato) owes(c *Call, k *Candidate) bool {
 	return !c.DelayOff && k.Sandbox != api.SandboxWarm && k.EvictMs > math.Max(c.OwedMs, threshold(c.ErrEW, k.Est.MedianMs())) && c.WaitedMs < ms(p.cfg.DelayMax) && LatestStart(c, k) > minWakeMs
 }
 
-// roomy is the cheapest candidate that can start now and pushes out no sandbox, -1 for none.
-func (p *Rubato) roomy(cands []Candidate, rng *rand.Rand) int {
+// cheapest is the cheapest candidate that can start now and is one of those, -1 for none.
+func (p *Rubato) cheapest(cands []Candidate, rng *rand.Rand, one func(*Candidate) bool) int {
 	l := newLot()
 	for i := range cands {
-		if k := &cands[i]; k.Free && k.EvictMs == 0 {
+		if k := &cands[i]; k.Free && one(k) {
 			l.offer(i, p.costs[i], rng)
 		}
 	}
@@ -192,28 +193,21 @@ func (p *Rubato) behind(cands []Candidate, best int) int {
 // cold start, or when one after another has waited for as long as that is worth: each wait of a few ms is right by itself, and
 // together they are more than the sandbox that would have ended them. As with rented skis.
 func prewarm(c *Call, n *Candidate, startMs float64) bool {
-	if c.ColdMs == 0 || spareSlots*c.Free < c.Slots || c.Warming >= c.Alike {
+	if c.ColdMs == 0 || !spare(c, c.Free) || c.Warming >= c.Alike {
 		return false
 	}
-	return float64(c.Alike)*startMs > prewarmShare*c.ColdMs+n.EvictMs || n.EvictMs == 0 && rentPaid(c)
+	return float64(c.Alike)*startMs > prewarmShare*c.ColdMs+n.EvictMs || n.EvictMs == 0 && rentPaid(c, c.Free)
 }
 
-// rentPaid: the function's calls have waited for as long as a sandbox costs. The slot in which it comes up is missed only while all others
-// are busy: how seldom that is, the share of slots that are busy with it tells more than in proportion.
-func rentPaid(c *Call) bool {
-	busy := float64(c.Slots-c.Free+1) / float64(c.Slots)
-	return c.ColdMs > 0 && spareSlots*c.Free >= c.Slots && c.RentMs > c.ColdMs*busy*busy
-}
+// spare: there are slots to prewarm in while so many are free.
+func spare(c *Call, free int) bool { return spareSlots*free >= c.Slots }
 
-// unfurnished is the cheapest candidate with a free slot, room for another sandbox and none of the function that is idle; -1 for none.
-func (p *Rubato) unfurnished(cands []Candidate, rng *rand.Rand) int {
-	l := newLot()
-	for i := range cands {
-		if k := &cands[i]; k.Free && k.EvictMs == 0 && k.Sandbox != api.SandboxWarm {
-			l.offer(i, p.costs[i], rng)
-		}
-	}
-	return l.at
+// rentPaid: the function's calls have waited for as long as a sandbox costs while so many slots are free. The slot in which it comes up
+// is missed only while all others are busy, and that is about as often as the fourth power of the share of busy ones, its own among
+// them, says: of eight slots that are half busy all are a seventeenth of the time (Erlang's C), of more of them less.
+func rentPaid(c *Call, free int) bool {
+	busy := float64(c.Slots-free+1) / float64(c.Slots)
+	return c.ColdMs > 0 && spare(c, free) && c.RentMs > c.ColdMs*busy*busy*busy*busy
 }
 
 // delayClause finds the reason that lets a gainful wait happen. The last two matter: "the latest safe start must lie
