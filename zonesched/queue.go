@@ -257,10 +257,11 @@ func (z *Zone) admit(now time.Time, n *node) (*call, policy.Candidate) {
 	}
 	age := z.ageDebtMs <= 0
 	look := func(w *call) {
-		if cl, ok := z.claim(now, n, w, fair, age); ok && cl.before(&best) {
+		if cl, ok := z.claim(now, n, w, fair, age, &best); ok && cl.before(&best) {
 			best = cl
 		}
 	}
+	z.later = z.later[:0]
 	if age {
 		for _, w := range z.waiting[:min(len(z.waiting), redoScan)] {
 			if n.fits(w.fn) {
@@ -281,8 +282,15 @@ func (z *Zone) admit(now time.Time, n *node) (*call, policy.Candidate) {
 				continue
 			}
 			left--
-			look(w)
+			if s := n.sandbox(w.fn.h); s != nil && s.idle > 0 {
+				look(w)
+			} else {
+				z.later = append(z.later, w) // most that are warm here go before it, so that it need not be predicted
+			}
 		}
+	}
+	for _, w := range z.later {
+		look(w)
 	}
 	if looked < len(z.queues) {
 		z.scanFrom = (z.scanFrom + looked) % len(z.queues)
@@ -305,12 +313,31 @@ func (z *Zone) admit(now time.Time, n *node) (*call, policy.Candidate) {
 	return best.c, best.cand
 }
 
-// claim weighs one call.
-func (z *Zone) claim(now time.Time, n *node, w *call, fair float64, age bool) (claim, bool) {
+// claim weighs one call; false if it may not take the slot, or cannot stand before best.
+func (z *Zone) claim(now time.Time, n *node, w *call, fair float64, age bool, best *claim) (claim, bool) {
 	if !w.hard.IsZero() && !now.Before(w.hard) {
 		return claim{}, false // its wake ends it
 	}
 	if !z.offer(now, n, w) {
+		return claim{}, false
+	}
+	k := classOf(w.inv.Priority)
+	cl := claim{c: w, class: 2 * int(k), index: math.Inf(1)}
+	if z.passed[k]+1 >= classTurn[k] {
+		cl.class = 2*int(classes) + int(classes-k) // whose turn it is goes first, the lowest class before the others
+	}
+	if z.tenantsWaiting > 1 {
+		cl.owed = fair-w.tenant.used > farBehind
+	}
+	z.pc = z.policyCall(now, w, w.hope)
+	z.pc.AgeTurn = age
+	if z.cands[0].Sandbox == api.SandboxWarm {
+		z.pc.ColdMs = 0
+	}
+	if r, ok := z.rule.(policy.Ranker); ok {
+		cl.index = r.MostIndex(&z.pc, &z.cands[0])
+	}
+	if !cl.before(best) {
 		return claim{}, false
 	}
 	if !z.byOrder {
@@ -320,24 +347,10 @@ func (z *Zone) claim(now time.Time, n *node, w *call, fair float64, age bool) (c
 	if !w.finishAt.IsZero() {
 		elsewhere = ms(w.finishAt.Sub(now))
 	}
-	z.pc = z.policyCall(now, w, w.hope)
-	z.pc.AgeTurn = age
-	if z.cands[0].Sandbox == api.SandboxWarm {
-		z.pc.ColdMs = 0
-	}
-	ok, index := z.admits(w, &z.cands[0], elsewhere)
-	if !ok {
-		return claim{}, false
-	}
-	k := classOf(w.inv.Priority)
-	cl := claim{c: w, cand: z.cands[0], class: 2 * int(k), index: index}
-	if z.passed[k]+1 >= classTurn[k] {
-		cl.class = 2*int(classes) + int(classes-k) // whose turn it is goes first, the lowest class before the others
-	}
-	if z.tenantsWaiting > 1 {
-		cl.owed = fair-w.tenant.used > farBehind
-	}
-	return cl, true
+	var ok bool
+	ok, cl.index = z.admits(w, &z.cands[0], elsewhere)
+	cl.cand = z.cands[0]
+	return cl, ok
 }
 
 // offer makes n's free slot the only candidate; false if w cannot use it.

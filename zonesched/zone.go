@@ -193,6 +193,7 @@ type Zone struct {
 	pc         policy.Call
 	redo       []*call
 	out        []*holding // of victims
+	later      []*call    // of admit
 }
 
 // New makes a zone without nodes, functions or model.

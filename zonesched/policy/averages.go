@@ -31,6 +31,9 @@ func (p *Averages) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float
 	return p.rule.Admit(c, cand, elsewhereMs, execBestMs)
 }
 
+// MostIndex implements Ranker.
+func (p *Averages) MostIndex(c *Call, cand *Candidate) float64 { return p.rule.MostIndex(c, cand) }
+
 // ForgetForest goes back to what averages said. The bound keeps its distance, which is calibrated on the errors of what was
 // echoed: the averages'.
 func (c *Candidate) ForgetForest() {

@@ -79,6 +79,14 @@ func (p CIDRE) Admit(c *Call, cand *Candidate, elsewhereMs, _ float64) (bool, fl
 	return cand.LinkMs+averagesMs(cand) <= elsewhereMs, c.WaitedMs
 }
 
+// MostIndex implements Ranker.
+func (CIDRE) MostIndex(c *Call, cand *Candidate) float64 {
+	if cand.warm() {
+		return c.WaitedMs + matchFirst
+	}
+	return c.WaitedMs
+}
+
 // averagesMs is the execution time that averages alone predict.
 func averagesMs(c *Candidate) float64 {
 	if c.Est.Source == api.SourceForest {

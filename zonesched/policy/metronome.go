@@ -56,6 +56,9 @@ func (Metronome) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64
 	return cand.runsMs() <= math.Max(elsewhereMs, cand.LinkMs+execBestMs), c.WaitedMs
 }
 
+// MostIndex implements Ranker.
+func (Metronome) MostIndex(c *Call, _ *Candidate) float64 { return c.WaitedMs }
+
 // runsMs is the predicted time from dispatch to answer.
 func (c *Candidate) runsMs() float64 { return c.LinkMs + c.Est.MedianMs() }
 

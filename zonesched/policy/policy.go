@@ -217,6 +217,12 @@ type Policy interface {
 	Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64) (ok bool, index float64)
 }
 
+// Ranker is a Policy that can tell before anything is predicted how far a claim on a freed slot can come: Admit's index is at most
+// MostIndex. In a full zone hundreds of calls claim each slot, and predictions for those that cannot win were most of what it did.
+type Ranker interface {
+	MostIndex(c *Call, cand *Candidate) float64
+}
+
 // Picker is a Policy that wants certain nodes among its candidates: a zone of many nodes looks at a few only, and picks those
 // that hold something of the call unless the rule picks. It appends at most room nodes, the most wanted first; those not in
 // service are skipped, and nodes picked by the zone fill what is left.

@@ -30,7 +30,8 @@ const (
 	localFirst        = 1e9
 	nearlyBest        = .5 // of the threshold that a call may be above its best place and still count as in place
 	agedFirst         = 1e12
-	spareSlots        = 10 // one slot in so many must be free for prewarming
+	leastMs           = .01 // that a call is taken to need, so that its response ratio is finite
+	spareSlots        = 10  // one slot in so many must be free for prewarming
 	prewarmShare      = .3
 	exploreFactor     = 2 // times the best cost that a trial may be predicted to cost
 )
@@ -267,7 +268,7 @@ func (p *Rubato) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64
 	med := cand.Est.MedianMs()
 	slack := threshold(c.ErrEW, med)
 	// Who waits alike shares the cold start.
-	ea := math.Max(med-c.ColdMs+c.ColdMs/float64(min(max(c.Alike, 1), sharedCold))+cand.EvictMs+cand.PushMs+cand.StrandMs(), .01)
+	ea := math.Max(med-c.ColdMs+c.ColdMs/float64(min(max(c.Alike, 1), sharedCold))+cand.EvictMs+cand.PushMs+cand.StrandMs(), leastMs)
 	index := (c.WaitedMs + ea) / ea
 	if p.owes(c, cand) {
 		return false, index
@@ -276,7 +277,7 @@ func (p *Rubato) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64
 		// Nothing that has to be fetched or brought up may push out what would run at once: else a zone that is full spends its
 		// slots on cold starts, which keep it full. Nobody starves: the oldest have one slot in a few.
 		switch {
-		case c.AgeTurn && c.WaitedMs > agedWaits*ms(p.cfg.DelayMax):
+		case p.aged(c):
 			index = agedFirst + c.WaitedMs
 			if cand.Sandbox >= api.SandboxPrepared {
 				index += ms(p.cfg.DelayMax) // what would be fetched and prepared here another node may have
@@ -296,6 +297,19 @@ func (p *Rubato) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64
 		return false, index
 	}
 	return true, index
+}
+
+// aged: the call is so old that it may take the slot for that alone.
+func (p *Rubato) aged(c *Call) bool {
+	return c.AgeTurn && c.WaitedMs > agedWaits*ms(p.cfg.DelayMax)
+}
+
+// MostIndex implements Ranker: what goes before others in a full zone is warm or old, and all the rest by its response ratio.
+func (p *Rubato) MostIndex(c *Call, cand *Candidate) float64 {
+	if c.Saturated() && (cand.Sandbox == api.SandboxWarm || p.aged(c)) {
+		return math.Inf(1)
+	}
+	return (c.WaitedMs + leastMs) / leastMs
 }
 
 // ByAge reports whether an index of Admit was given for age alone.
