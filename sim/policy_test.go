@@ -11,6 +11,7 @@ import (
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/nodeagent"
 	"github.com/rubato-faas/rubato/zonesched"
+	"github.com/rubato-faas/rubato/zonesched/policy"
 )
 
 // traffic is one function's part of a workload like the demo's, for one zone of four nodes.
@@ -135,6 +136,47 @@ func TestWaitingPays(t *testing.T) {
 		}
 		if got > limit || got > means[load][f.name] {
 			t.Errorf("%s: %.1f ms, want at most %.1f (fixed delay) and %.1f (least loaded)", f.name, got, limit, means[load][f.name])
+		}
+	}
+}
+
+// What a rule says of a claim before anything is predicted saves predictions and changes no decision.
+func TestRanksChangeNoDecision(t *testing.T) {
+	for _, name := range []string{"rubato", "averages", "cidre", "metronome"} {
+		var hashes []uint64
+		for _, ranks := range []bool{false, true} {
+			cfg := several(3)
+			for i := range cfg.Streams {
+				cfg.Streams[i].PerS *= 3
+				cfg.Streams[i].Priority = []uint8{2, 5, 9}[i%3] // all classes in each zone
+			}
+			for i := range cfg.Zones {
+				cfg.Zones[i].Rule = func(func() time.Duration) policy.Policy {
+					p, err := policy.New(name, policy.DefaultConfig())
+					if err != nil {
+						t.Error(err)
+					}
+					if ranks {
+						return struct {
+							policy.Policy
+							policy.Ranker
+						}{p, p.(policy.Ranker)}
+					}
+					return struct{ policy.Policy }{p}
+				}
+			}
+			w := advance(t, cfg, 6*time.Second)
+			hashes = append(hashes, w.Hash())
+			var all Stats
+			for _, s := range w.FunctionStats() {
+				all.Add(&s)
+			}
+			if all.QueueMs < 50*float64(all.Answered) {
+				t.Errorf("%s: %d calls waited %.0f ms for a slot, want zones that are full", name, all.Answered, all.QueueMs)
+			}
+		}
+		if hashes[0] != hashes[1] {
+			t.Errorf("%s decides otherwise where it says how far claims can come", name)
 		}
 	}
 }

@@ -391,7 +391,7 @@ func genCall(t *rapid.T, nodes int) Call {
 		DeadlineMs: rapid.SampledFrom([]float64{math.Inf(1), -5, 100, 10000}).Draw(t, "deadline"), MarginMs: 3,
 		DelayOff: rapid.Bool().Draw(t, "delay_off"), FnHash: rapid.Uint64().Draw(t, "function"),
 		Hope: int32(rapid.IntRange(-1, nodes-1).Draw(t, "hope")), Alike: rapid.IntRange(1, 3).Draw(t, "alike"), OwedMs: rapid.Float64Range(0, 200).Draw(t, "owed"), Warming: rapid.IntRange(0, 3).Draw(t, "warming"),
-		ColdMs: rapid.Float64Range(0, 500).Draw(t, "cold"), RentMs: rapid.Float64Range(0, 500).Draw(t, "rent"),
+		ColdMs: rapid.Float64Range(0, 500).Draw(t, "cold"), RentMs: rapid.Float64Range(0, 500).Draw(t, "rent"), AgeTurn: rapid.Bool().Draw(t, "age_turn"),
 		Load: Load{Nodes: nodes, Slots: slots, Free: rapid.IntRange(0, slots).Draw(t, "free"), Waiting: rapid.IntRange(0, 9).Draw(t, "waiting")},
 	}
 }
@@ -479,8 +479,12 @@ func TestPolicyProperties(t *testing.T) {
 			}
 			for i := range cs {
 				if cs[i].Free {
-					if ok, index := p.Admit(&c, &cs[i], 100, 50); ok && math.IsNaN(index) {
-						t.Fatalf("%s admits with index %v", name, index)
+					most := math.Inf(1)
+					if r, ok := p.(Ranker); ok {
+						most = r.MostIndex(&c, &cs[i])
+					}
+					if _, index := p.Admit(&c, &cs[i], 100, 50); math.IsNaN(index) || index > most {
+						t.Fatalf("%s admits with index %v, at most %v", name, index, most)
 					}
 				}
 			}
@@ -500,7 +504,7 @@ func TestNoAllocation(t *testing.T) {
 	out := make([]int32, 0, 64)
 	for _, name := range Names() {
 		p, rng, call := mustNew(t, name), rng(), unbound()
-		call.Nodes, call.Slots, call.Free = 1000, 4000, 2000
+		call.Nodes, call.Slots, call.Free, call.ColdMs, call.RentMs = 1000, 4000, 2000, 100, 1000
 		picker, picks := p.(Picker)
 		got := testing.AllocsPerRun(600, func() {
 			call.FnHash++
