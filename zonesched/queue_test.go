@@ -320,6 +320,38 @@ func TestWhatWasPaidBuysLater(t *testing.T) {
 	}
 }
 
+// Not where the function's starts failed a moment ago, and not in the last slot.
+func TestWhatWasPaidBuysNothingHere(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("warm", 2, 2)
+	b.node("spare", 2, 0)
+	f := b.z.fns["t/f"]
+	f.coldMs.add(10)
+	f.rentMs, f.warmAt = 1000, b.now.Add(time.Second)
+	b.invoke("failed", "f")
+	b.ran("failed", "warm")
+	if got := b.z.Counters().Prewarmed; got != 0 {
+		t.Errorf("%d sandboxes are brought up while starts fail", got)
+	}
+	b.after(2 * time.Second)
+	b.invoke("again", "f")
+	b.ran("again", "warm")
+	if got := b.z.Counters().Prewarmed; got != 1 {
+		t.Errorf("%d sandboxes are brought up after the pause, want 1", got)
+	}
+	last := newBed(t, nil)
+	last.node("warm", 1, 1)
+	last.node("spare", 1, 0)
+	f = last.z.fns["t/f"]
+	f.coldMs.add(10)
+	f.rentMs = 1000
+	last.invoke("a", "f")
+	last.ran("a", "warm")
+	if got := last.z.Counters().Prewarmed; got != 0 {
+		t.Errorf("%d sandboxes are brought up in the last slot", got)
+	}
+}
+
 // A wait for data is not one that another sandbox would have ended.
 func TestWaitsForDataPayForNoSandbox(t *testing.T) {
 	for _, held := range []bool{true, false} {

@@ -56,7 +56,7 @@ program with the same inputs is taken from the cache, so an interrupted run goes
 					return fmt.Errorf("experiment %s: %w", e.Name, err)
 				}
 				all = append(all, lab.Ran{Experiment: e, Cells: cells})
-				// After each one: whoever interrupts a run of more than an hour finds what is there.
+				// After each one: whoever interrupts a run of an hour finds what is there.
 				for _, page := range []struct {
 					name  string
 					write func(io.Writer, *lab.Plan, []lab.Ran) error
