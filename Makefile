@@ -64,7 +64,7 @@ sim: build ## compare the policies on every scenario, ten seeds each (minutes)
 sim-vs-live: build ## how far the simulator is from a live cluster on this host (6 minutes; wants a quiet host)
 	$(BIN)/rubato bench sim-vs-live
 
-experiments: build ## docs/experiments anew: every scenario, policy and load over ten seeds (an hour; goes on where it stopped)
+experiments: build ## docs/experiments anew: every scenario, policy and load over ten seeds or more (an hour and a half; goes on where it stopped)
 	$(BIN)/rubato sim experiments experiments/plan.yaml
 
 experiments-short: build ## the same in a short form, pages under bin/experiments
