@@ -119,8 +119,6 @@ func (z *Zone) arrive(now time.Time, ev *Event, out []Action) []Action {
 		return refuse(api.CodeNotFound, 0, "no function %q", inv.Function)
 	case len(z.calls) >= z.cfg.MaxCalls:
 		return refuse(api.CodeOverloaded, z.retryMs(), "the zone works on %d calls, its limit", len(z.calls))
-	case z.slots() == 0:
-		return refuse(api.CodeUnavailable, 500, "no node in service in zone %s", z.cfg.Zone)
 	case float64(len(z.waiting)) >= room*float64(z.cfg.MaxWaiting):
 		return refuse(api.CodeOverloaded, z.retryMs(), "%d calls wait in zone %s, its limit for calls of this priority", len(z.waiting), z.cfg.Zone)
 	case z.tenantWaiting(inv.Tenant) >= z.cfg.MaxWaiting/2 && z.tenantsWaiting > 1:

@@ -474,7 +474,7 @@ func (z *Zone) slotFreed(now time.Time, n *node, out []Action) []Action {
 	for n.usable(now) && n.free() > 0 && n.wanted() {
 		c, k := z.admit(now, n)
 		if c == nil {
-			binds := policy.Binds(z.rule)
+			binds := policy.Binds(z.order)
 			for _, w := range z.waiting[:min(len(z.waiting), redoScan)] {
 				if binds && w.hope != nil && w.hope != n && w.hope.serves() {
 					continue

@@ -365,7 +365,7 @@ func (z *Zone) pick(now time.Time, c *call, hope *node) []picked {
 
 // pickWanted picks what the rule wants, if it wants anything.
 func (z *Zone) pickWanted(now time.Time, c *call, hope *node, room int) {
-	p, ok := z.rule.(policy.Picker)
+	p, ok := z.acting(c).(policy.Picker)
 	if !ok {
 		return
 	}

@@ -64,10 +64,30 @@ func (z *Zone) setPolicy(ev *Event) {
 		return // whoever sends the event has checked it
 	}
 	if ev.PolicyName != z.cfg.Policy || ev.PolicyConfig != z.cfg.PolicyConfig { // or a rule's own state would be lost
-		z.cfg.Policy, z.cfg.PolicyConfig, z.rule, z.byOrder = ev.PolicyName, ev.PolicyConfig, rule, policy.ByOrder(ev.PolicyName)
+		z.cfg.Policy, z.cfg.PolicyConfig, z.cfg.Rule, z.rule = ev.PolicyName, ev.PolicyConfig, nil, rule
 	}
 	z.mode, z.modes = ev.Mode, ev.Modes
+	z.setOrder()
 	z.redoDelayed()
+}
+
+// setOrder chooses the policy in whose order freed slots go: the fallback where it acts in the whole zone, and else the rule, for calls of
+// functions that are switched off as well: two orders could not be compared, and whichever came first would starve the other.
+func (z *Zone) setOrder() {
+	switch z.Mode().Kind {
+	case ModeOff, ModeShadow:
+		z.order, z.byOrder = z.fallback, true
+	default:
+		z.order, z.byOrder = z.rule, z.cfg.Rule == nil && policy.ByOrder(z.cfg.Policy)
+	}
+}
+
+// acting is the policy that decides about a call.
+func (z *Zone) acting(c *call) policy.Policy {
+	if z.ruled(c, z.modeOf(c.fn)) {
+		return z.rule
+	}
+	return z.fallback
 }
 
 // redoDelayed lets every call that declines a free slot decide anew.
@@ -151,12 +171,11 @@ func (z *Zone) choose(c *call) policy.Choice {
 	return ch
 }
 
-// admits says whether a waiting call may take a freed slot, by the rule that decides about it, and its place among those that
-// may, by the zone's rule for all of them: two orders could not be compared, and whichever came first would starve the other.
+// admits says whether a waiting call may take a freed slot, by the policy that decides about it, and its place among those that may.
 func (z *Zone) admits(w *call, cand *policy.Candidate, elsewhereMs float64) (ok bool, index float64) {
-	ok, index = z.rule.Admit(&z.pc, cand, elsewhereMs, w.execBest)
-	if !z.ruled(w, z.modeOf(w.fn)) {
-		ok, _ = z.fallback.Admit(&z.pc, cand, elsewhereMs, w.execBest)
+	ok, index = z.order.Admit(&z.pc, cand, elsewhereMs, w.execBest)
+	if p := z.acting(w); p != z.order {
+		ok, _ = p.Admit(&z.pc, cand, elsewhereMs, w.execBest)
 	}
 	return ok, index
 }

@@ -334,7 +334,7 @@ func (z *Zone) claim(now time.Time, n *node, w *call, fair float64, age bool, be
 	if z.cands[0].Sandbox == api.SandboxWarm {
 		z.pc.ColdMs = 0
 	}
-	if r, ok := z.rule.(policy.Ranker); ok {
+	if r, ok := z.order.(policy.Ranker); ok {
 		cl.index = r.MostIndex(&z.pc, &z.cands[0])
 	}
 	if !cl.before(best) {

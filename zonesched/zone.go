@@ -124,7 +124,9 @@ type Zone struct {
 	cfg  Config
 	rng  *rand.Rand
 	rule policy.Policy
-	// byOrder: the rule, and the fallback too, give freed slots to whomever, without asking how long that takes.
+	// order is the policy in whose order freed slots go to whoever waits, see setOrder. byOrder: it does not ask how long that takes, nor
+	// does the fallback.
+	order   policy.Policy
 	byOrder bool
 	// What decides where the rule does not, and where that is; what the rule would have done, see mode.go.
 	fallback policy.Policy
@@ -213,14 +215,16 @@ func New(cfg Config) (*Zone, error) {
 		rule = cfg.Rule
 	}
 	n := 2 * cfg.Candidates
-	return &Zone{
-		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule, byOrder: cfg.Rule == nil && policy.ByOrder(cfg.Policy), fallback: fallback, guard: newGuard(), profiles: []*profile{{largest: -1}},
+	z := &Zone{
+		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule, fallback: fallback, guard: newGuard(), profiles: []*profile{{largest: -1}},
 		fns: map[string]*function{}, holdings: map[string]*holding{}, objects: map[uint64][]*node{}, prewarms: map[string]prewarming{}, byName: map[string]*node{}, calls: map[string]*call{}, tenants: map[string]*usage{},
 		grantsIn: map[string]*grantIn{}, given: map[string]*grantOut{}, ring: newRing(cfg.Records),
 		linkMs: ewma{w: .05, v: 1}, linkP99: tail{v: 2.5}, comeback: ewma{w: .1, v: .5, n: 2},
 		cands: make([]policy.Candidate, 0, n), feats: make([]api.Candidate, 0, n), ests: make([]api.Estimate, n),
 		picked: make([]picked, 0, cfg.Candidates), wanted: make([]int32, 0, cfg.Candidates),
-	}, nil
+	}
+	z.setOrder()
+	return z, nil
 }
 
 // Step takes one event and appends to out what has to be done about it, in order.
