@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sort"
 	"strconv"
 	"time"
@@ -58,6 +59,17 @@ func makeObjects(o *ObjectSet, seed uint64) objects {
 
 func (o *objects) draw(u float64) api.Object {
 	return o.all[min(sort.SearchFloat64s(o.cdf, u), len(o.all)-1)]
+}
+
+// drawSome appends the inputs of a call that draws n times to out: what is drawn twice is one input.
+func (o *objects) drawSome(out []api.Object, n int, rng *rand.Rand) []api.Object {
+	for range n {
+		x := o.draw(rng.Float64())
+		if !slices.ContainsFunc(out, func(had api.Object) bool { return had.Key == x.Key }) {
+			out = append(out, x)
+		}
+	}
+	return out
 }
 
 // Stream is calls of one function that arrive at one zone by themselves: Poisson, in bursts or not.
@@ -238,17 +250,7 @@ func (s *shard) arrival(i int32) {
 	inv := &api.Invocation{Tenant: spec.Tenant, Function: spec.Name, BudgetMs: st.BudgetMs, Priority: st.Priority}
 	if st.Inputs > 0 {
 		set := &s.w.sets[st.Objects]
-		inv.Inputs = make([]api.Object, 0, st.Inputs)
-		for range st.Inputs {
-			o := set.draw(st.rng.Float64())
-			twice := false
-			for k := range inv.Inputs {
-				twice = twice || inv.Inputs[k].Key == o.Key
-			}
-			if !twice {
-				inv.Inputs = append(inv.Inputs, o)
-			}
-		}
+		inv.Inputs = set.drawSome(make([]api.Object, 0, st.Inputs), st.Inputs, st.rng)
 	}
 	if st.PayloadBytes > 0 {
 		inv.PayBytes = max(int64(float64(st.PayloadBytes)*min(math.Exp(st.PayloadSpread*st.rng.NormFloat64()), 100)), 1)

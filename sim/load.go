@@ -3,6 +3,8 @@ package sim
 import (
 	"math"
 	"math/rand/v2"
+
+	"github.com/rubato-faas/rubato/api"
 )
 
 // loadDraws is how many calls of a stream the mean of its inputs is taken over.
@@ -33,10 +35,12 @@ func (c *Config) Load() float64 {
 			set = sets[s.Objects]
 		}
 		sum := 0.
+		var inputs []api.Object
 		for range loadDraws {
 			bytes := int64(0)
-			for range s.Inputs {
-				bytes += set.draw(rng.Float64()).Bytes
+			inputs = set.drawSome(inputs[:0], s.Inputs, rng)
+			for i := range inputs {
+				bytes += inputs[i].Bytes
 			}
 			if s.PayloadBytes > 0 {
 				bytes += int64(float64(s.PayloadBytes) * min(math.Exp(s.PayloadSpread*rng.NormFloat64()), 100))

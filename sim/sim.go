@@ -214,12 +214,15 @@ func (c *Config) Validate() error {
 	}
 	for i := range c.Changes {
 		ch := &c.Changes[i]
-		if ch.At < 0 || ch.Function < -1 || ch.Function >= len(c.Functions) || !(ch.Run >= 0 && ch.PerMB >= 0 && ch.Speed >= 0 && ch.Rate >= 0 && ch.Rate <= 1e4) {
-			return bad("change %d at %v: want a time, a function below %d (or -1) and factors that are not negative, of rates at most 10,000", i, ch.At, len(c.Functions))
+		if ch.At < 0 || ch.Function < -1 || ch.Function >= len(c.Functions) || !factor(ch.Run) || !factor(ch.PerMB) || !factor(ch.Speed) || !factor(ch.Rate) {
+			return bad("change %d at %v: want a time, a function below %d (or -1) and factors of 0 to 10,000", i, ch.At, len(c.Functions))
 		}
 	}
 	return nil
 }
+
+// factor reports whether x is one that may change a law or a rate.
+func factor(x float64) bool { return x >= 0 && x <= 1e4 }
 
 func (z *Zone) validate() error {
 	if err := api.CheckName("zone", z.Core.Zone); err != nil {

@@ -132,6 +132,9 @@ func (z *Zone) plan(now time.Time, c *call, ch *policy.Choice, out []Action) []A
 		c.latest = now.Add(duration(math.Max(math.Min(policy.LatestStart(&z.pc, k), ms(maxWait)), -ms(maxWait))))
 		if ch.Prewarm {
 			out = z.ahead(now, c.fn, z.nodes[z.cands[ch.Cold].Node], out)
+			if now.Before(c.fn.warmAt) { // the rule counted on it
+				wake = math.Min(wake, ms(c.fn.warmAt.Sub(now)))
+			}
 		}
 	}
 	if c.delaying {
@@ -420,7 +423,15 @@ func (z *Zone) prewarm(now time.Time, f *function, n *node, scoutMs float64, out
 	if s := n.sandbox(f.h); s != nil {
 		from = max(from, s.reached())
 	}
-	n.begin(&running{id: id, h: f.h, memMB: f.spec.MemoryMB, start: now, mu: math.Log(math.Max(f.coldMs.v, 1)), sigma: .5, cold: true, from: from, prewarm: true})
+	takesMs, known := f.startMs(from)
+	if !known {
+		takesMs = f.coldMs.v
+	}
+	fetchMs := 0.
+	if from == api.SandboxNone {
+		fetchMs = n.transferMs(f.spec.ArtifactBytes)
+	}
+	n.begin(&running{id: id, h: f.h, memMB: f.spec.MemoryMB, start: now, mu: math.Log(math.Max(takesMs, 1)), sigma: .5, fetchMs: fetchMs, cold: true, from: from, prewarm: true})
 	evict := z.makeRoom(now, n, f.spec.MemoryMB)
 	n.sandboxFor(f.h, f.spec.MemoryMB).busy++
 	n.memUsed += f.spec.MemoryMB

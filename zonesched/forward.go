@@ -74,7 +74,7 @@ func (z *Zone) grant(now time.Time, c *call) *grantIn {
 			}
 		}
 	}
-	if b != nil && z.remoteMs(c, b) < z.remoteMs(c, a) {
+	if b != nil && z.remoteMs(now, c, b) < z.remoteMs(now, c, a) {
 		return b
 	}
 	return a
@@ -91,7 +91,7 @@ func (z *Zone) forward(now time.Time, c *call, ch *policy.Choice) (Action, bool)
 		k := &z.cands[ch.Take]
 		here = k.CostMs() - k.PriceMs - k.MissMs // nobody here knows the other zone's prices, or how late the call would be there
 	}
-	if there := z.remoteMs(c, a); here-there <= forwardGainMs+.1*there {
+	if there := z.remoteMs(now, c, a); here-there <= forwardGainMs+.1*there {
 		return Action{}, false
 	}
 	return z.send(now, c, a), true
@@ -120,12 +120,12 @@ const forwardGainMs = 10
 
 // remoteMs is the predicted time until the answer from another zone: round trip, execution there without any of the
 // call's locality, and moving its inputs over a link like our own.
-func (z *Zone) remoteMs(c *call, g *grantIn) float64 {
+func (z *Zone) remoteMs(now time.Time, c *call, g *grantIn) float64 {
 	exec := g.meanMs
 	if z.pred != nil {
 		req := api.Request{
 			Function: c.fn.id, Runtime: c.fn.spec.Runtime, MemoryMB: c.fn.spec.MemoryMB, InputBytes: c.inv.InputBytes(),
-			PayloadBytes: c.inv.PayBytes, Alpha: c.fn.spec.Objective.Alpha(), Call: c.inv.ID, Attempt: c.attempt,
+			PayloadBytes: c.inv.PayBytes, Hour: now.Hour(), Alpha: c.fn.spec.Objective.Alpha(), Call: c.inv.ID, Attempt: c.attempt,
 		}
 		link := 1000.0
 		if len(z.nodes) > 0 && z.nodes[0].linkMbps > 0 {

@@ -141,10 +141,11 @@ func (d *Decision) explainHindsight(b *strings.Builder) {
 	}
 }
 
-// relabel makes a record say what became of the call after the rule had decided. A delay stays one: it is what needs explaining.
+// relabel makes a record say what became of the call after the rule had decided. A delay stays one, since it is what needs explaining; but
+// not of a call that no node can answer in time, which is not held back.
 func (z *Zone) relabel(c *call, kind api.DecisionKind, clause policy.Clause) {
 	d := z.ring.at(c.rec)
-	if d == nil || d.Kind == api.DecisionDelayed.String() {
+	if d == nil || d.Kind == api.DecisionDelayed.String() && clause != policy.ClauseLate {
 		return
 	}
 	d.Kind = kind.String()

@@ -59,6 +59,21 @@ func TestSeenIsBounded(t *testing.T) {
 	}
 }
 
+// Refused as late, a call was not held back, whatever the rule would have made of it.
+func TestLateIsNotHeldBack(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.WhenLate = LateRefuse })
+	b.node("warm", 1, 1)
+	b.node("bare", 1, 0)
+	b.invoke("i1", "f")
+	b.ran("i1", "warm")
+	b.invoke("i2", "f", func(i *api.Invocation) { i.BudgetMs = 5 }) // warm is ready in 10 ms and more, bare takes a second
+	b.answered("i2", api.CodeDeadline)
+	d, ok := b.z.Decision("i2")
+	if !ok || d.Kind != api.DecisionRefused.String() || d.Clause != "late_everywhere" {
+		t.Errorf("%v %+v", ok, d)
+	}
+}
+
 // A call that is refused or given away since it would be late everywhere leaves a record.
 func TestLateCallsLeaveARecord(t *testing.T) {
 	for _, when := range []string{LateRefuse, LateForward} {

@@ -135,6 +135,9 @@ func (n *node) begin(r *running) {
 	if end := r.start.Add(duration(r.fetchMs) + 1); r.fetchMs > 0 && end.After(n.fetching) {
 		n.fetching = end
 	}
+	if r.tenant != nil {
+		r.tenant.running++
+	}
 	if r.cold {
 		r.h.starting = append(r.h.starting, r)
 	}
@@ -150,6 +153,7 @@ func (n *node) end(now time.Time, i int) {
 	if r.tenant != nil {
 		r.tenant.fade(now)
 		r.tenant.used += math.Max(now.Sub(r.start).Seconds(), 0)
+		r.tenant.running--
 	}
 	n.running = append(n.running[:i], n.running[i+1:]...)
 	n.busyMB -= r.memMB

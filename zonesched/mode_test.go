@@ -8,6 +8,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/api/wire"
 )
 
 func TestParseMode(t *testing.T) {
@@ -141,6 +142,30 @@ func TestCanaryStarvesNobody(t *testing.T) {
 	}
 	if longest["rule"] == 0 || longest["fallback"] == 0 || longest["rule"] > 300*time.Millisecond || longest["fallback"] > 300*time.Millisecond {
 		t.Errorf("longest waits by side: %v, want about 21 calls' time on both", longest)
+	}
+}
+
+// A function with a mode of its own is decided by the rule though the zone is in shadow, where freed slots go by the fallback's order, which
+// asks for no estimates: whoever is held back for a warm sandbox does not take a cold slot that frees for a quick one.
+func TestOwnModeInAShadowZoneIsEstimated(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("warm", 1, 1)
+	b.node("bare", 2, 0)
+	b.step(&Event{Kind: EvPolicy, PolicyName: "rubato", PolicyConfig: b.z.cfg.PolicyConfig, Mode: Mode{Kind: ModeShadow}, Modes: map[string]Mode{"t/f": {Kind: ModeOn}}})
+	b.invoke("i1", "f")
+	b.ran("i1", "warm")
+	b.invoke("other", "deadline") // takes a slot of bare
+	b.ran("other", "bare")
+	b.invoke("i2", "f")
+	if b.z.calls["i2"].state != callWaiting || !b.z.calls["i2"].delaying {
+		t.Fatalf("i2 is not held back: %s", text(b.acts))
+	}
+	b.after(time.Millisecond)
+	if a := find(b.done("other", "bare", func(c *wire.Completion) { c.Sandboxes = nil }), ActRun, "i2"); a != nil {
+		t.Errorf("i2 took a cold slot on %s", a.Node)
+	}
+	if a := find(b.done("i1", "warm"), ActRun, "i2"); a == nil || a.Node != "warm" {
+		t.Errorf("i2 did not take what it waited for: %s", text(b.acts))
 	}
 }
 

@@ -372,8 +372,9 @@ func (z *Zone) adoptForeign(now time.Time, n *node, hb *wire.Heartbeat) {
 		if seen[r.id] {
 			continue
 		}
-		// Nobody waits for a prewarming, so nobody would miss one that was lost on its way until its wake, minutes later.
-		if p, ok := z.prewarms[r.id]; ok && now.Sub(r.start) > sightLost {
+		// Nobody waits for a prewarming, so nobody would miss one that was lost on its way until its wake, minutes later. A report that is
+		// late does not know it yet.
+		if p, ok := z.prewarms[r.id]; ok && now.Sub(r.start) > sightLost+duration(z.linkMs.v) {
 			z.prewarmLost(now, r.id, p)
 		}
 		if r.foreign {
@@ -432,6 +433,7 @@ func (z *Zone) hopeLost(n *node) {
 // lostRunning ends or retries the calls that ran on n and were lost with it.
 func (z *Zone) lostRunning(now time.Time, n *node, lost []*running, why string, out []Action) []Action {
 	for _, r := range lost {
+		delete(z.prewarms, r.id) // nothing failed: its node went
 		c := z.calls[r.id]
 		if c == nil || !c.on(n) {
 			continue

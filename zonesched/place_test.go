@@ -462,6 +462,33 @@ func BenchmarkConstrainedPick(b *testing.B) {
 	}
 }
 
+// A prewarming is expected to take what bringing up from where it begins took.
+func TestPrewarmingIsExpectedByItsBeginning(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 8, 0)
+	f := b.z.fns["t/f"]
+	for range 20 {
+		f.began(&wire.Completion{Start: api.SandboxNone, InitMs: 4000})
+		f.began(&wire.Completion{Start: api.SandboxPrepared, InitMs: 50})
+	}
+	b.step(&Event{Kind: EvPrewarm, ID: "t/f", Count: 1})
+	if r := b.z.byName["a"].running[0]; r.from != api.SandboxNone || math.Abs(math.Exp(r.mu)-4000) > 1 || r.fetchMs != b.z.byName["a"].transferMs(f.spec.ArtifactBytes) {
+		t.Errorf("expected to take %.0f ms after a fetch of %v ms: %+v", math.Exp(r.mu), r.fetchMs, r)
+	}
+}
+
+// What a node was bringing up goes with it, and that is no failure of the function's.
+func TestPrewarmingsGoWithTheirNode(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 8, 0)
+	b.step(&Event{Kind: EvPrewarm, ID: "t/f", Count: 1})
+	b.after(b.z.cfg.NodeTimeout + time.Second)
+	b.step(&Event{Kind: EvTick})
+	if f := b.z.fns["t/f"]; len(b.z.prewarms) != 0 || f.warmFails != 0 {
+		t.Errorf("%d prewarmings, %d failures", len(b.z.prewarms), f.warmFails)
+	}
+}
+
 // A prewarming that was lost on its way gives its slot back with the first report that should list it and does not; the next one
 // waits for the pause after a failure.
 func TestLostPrewarmingFreesItsSlot(t *testing.T) {
@@ -477,7 +504,7 @@ func TestLostPrewarmingFreesItsSlot(t *testing.T) {
 	if report(); len(n.running) != 1 {
 		t.Fatalf("%d slots taken: the report may be older than the prewarming", len(n.running))
 	}
-	b.after(sightLost + time.Millisecond)
+	b.after(sightLost + 2*time.Millisecond) // beyond what a report takes
 	if report(); len(n.running) != 0 || len(b.z.prewarms) != 0 {
 		t.Errorf("%d slots taken, %d prewarmings under way", len(n.running), len(b.z.prewarms))
 	}

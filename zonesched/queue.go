@@ -94,6 +94,7 @@ type usage struct {
 	used    float64
 	at      time.Time
 	waiting int
+	running int // dispatches that hold slots, which count once they end
 }
 
 func (u *usage) fade(now time.Time) float64 {
@@ -126,7 +127,7 @@ func (z *Zone) forgetTenants(now time.Time) {
 	z.leastUse, z.leastAt = 0, now
 	first := true
 	for name, u := range z.tenants {
-		if u.fade(now) < forgotten && u.waiting == 0 {
+		if u.fade(now) < forgotten && u.waiting == 0 && u.running == 0 {
 			delete(z.tenants, name)
 			continue
 		}
@@ -340,7 +341,7 @@ func (z *Zone) claim(now time.Time, n *node, w *call, fair float64, age bool, be
 	if !cl.before(best) {
 		return claim{}, false
 	}
-	if !z.byOrder {
+	if !z.byOrder || z.acting(w) != z.order {
 		z.estimate(now, w)
 	}
 	elsewhere := math.Inf(1)

@@ -480,6 +480,19 @@ func TestTenantsAreForgotten(t *testing.T) {
 	}
 }
 
+// A long call is charged when it ends: until then its tenant is not forgotten.
+func TestATenantWhoseCallsRunIsRemembered(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 1, 1)
+	b.invoke("i1", "f")
+	b.step(&Event{Kind: EvTick})
+	b.after(8 * time.Second)
+	b.done("i1", "a", func(c *wire.Completion) { c.RunMs = 8000 })
+	if u := b.z.tenants["t"]; u == nil || u.used < 7 || u.running != 0 {
+		t.Errorf("8 s of a slot: %+v", u)
+	}
+}
+
 // A function is deleted, or replaced, while its calls run: what is known of it is neither lost too early nor kept twice.
 func TestHoldingsOutliveTheirFunction(t *testing.T) {
 	for name, after := range map[string]func(b *bed){

@@ -65,6 +65,9 @@ program with the same inputs is taken from the cache, so an interrupted run goes
 						return err
 					}
 				}
+				if err := lab.PlotTopics(p, all, func(name string) (io.WriteCloser, error) { return os.Create(filepath.Join(out, name)) }); err != nil {
+					return err
+				}
 			}
 			if p.Disasters == "" {
 				return nil

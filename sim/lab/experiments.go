@@ -141,8 +141,8 @@ func (p *Plan) Brief() *Plan {
 	b := *p
 	b.Seeds, b.Policies, b.Experiments = p.Short.Seeds, p.Short.Policies, nil
 	for _, e := range p.Experiments {
-		e.Policies, e.Seeds = nil, 0
-		if len(e.Loads) > 1 { // a load of its own is part of the question
+		e.Policies, e.Seeds, e.Note = nil, 0, "" // a note is about the whole form
+		if len(e.Loads) > 1 {                    // a load of its own is part of the question
 			e.Loads = p.Short.Loads
 		}
 		b.Experiments = append(b.Experiments, e)
@@ -292,6 +292,8 @@ type Ratio struct {
 	Policy string
 	// Mean is the mean over seeds of each seed's ratio, CI the half-width of its 95 % confidence interval; Worst is the largest.
 	Mean, CI, Median, Worst float64
+	// Seeds are the ratios of single seeds, the smallest first.
+	Seeds []float64
 }
 
 func meanMs(f *Figure) float64 { return f.MeanMs }
@@ -311,7 +313,7 @@ func (c *Cell) ratio(j, k int, of func(*Figure) float64) Ratio {
 	r.Mean, r.CI = meanCI(all)
 	slices.Sort(all)
 	n := len(all)
-	r.Median, r.Worst = (all[(n-1)/2]+all[n/2])/2, all[n-1]
+	r.Median, r.Worst, r.Seeds = (all[(n-1)/2]+all[n/2])/2, all[n-1], all
 	return r
 }
 

@@ -125,19 +125,85 @@ func distributionPlot(r *Result) (*plot.Plot, error) {
 				xy = append(xy, plotter.XY{X: x, Y: above(k)})
 			}
 		}
-		if len(xy) == 0 {
-			continue
-		}
-		l, err := plotter.NewLine(xy)
-		if err != nil {
+		if err := addLine(p, i, c.Policy, xy); err != nil {
 			return nil, err
 		}
-		l.Color, l.Width = palette[i%len(palette)], vg.Points(1.5)
-		l.Dashes = dashes[i/len(palette)%len(dashes)]
-		p.Add(l)
-		p.Legend.Add(c.Policy, l)
 	}
 	return p, nil
+}
+
+// addLine adds the i-th line, if it has any points.
+func addLine(p *plot.Plot, i int, name string, xy plotter.XYs) error {
+	if len(xy) == 0 {
+		return nil
+	}
+	l, err := plotter.NewLine(xy)
+	if err != nil {
+		return err
+	}
+	l.Color, l.Width = palette[i%len(palette)], vg.Points(1.5)
+	l.Dashes = dashes[i/len(palette)%len(dashes)]
+	p.Add(l)
+	p.Legend.Add(name, l)
+	return nil
+}
+
+// throughputFigure is the name of a family's figure on the page about throughput, without its ending.
+func throughputFigure(family string) string { return throughputPage + "-" + family }
+
+// forestFigure is that of the page about the forest.
+const forestFigure = forestPage + "-ratios"
+
+// PlotTopics draws the figures of the pages that look at the cells of several experiments, as SVG: for each workload what the slowest
+// hundredth takes at each load, under each policy, and what the forest is worth. create opens a file of the given name.
+func PlotTopics(p *Plan, all []Ran, create func(name string) (io.WriteCloser, error)) error {
+	const width = 24 // cm
+	for _, c := range p.capacities(all) {
+		f := plot.New()
+		f.Title.Text, f.X.Label.Text, f.Y.Label.Text = c.family, "load", "p99 of the time from call to answer, ms"
+		f.Y.Scale, f.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+		f.Legend.Top, f.Legend.Left = true, true
+		for k, r := range c.reaches {
+			var xy plotter.XYs
+			for _, x := range c.cells {
+				if y := x.mean(k, p99Ms); y > 0 { // a scale of logarithms has no place for it
+					xy = append(xy, plotter.XY{X: x.Load, Y: y})
+				}
+			}
+			if err := addLine(f, k, r.policy, xy); err != nil {
+				return fmt.Errorf("plot %s: %w", throughputFigure(c.family), err)
+			}
+		}
+		limit := plotter.XYs{{X: c.cells[0].Load, Y: c.limit}, {X: c.cells[len(c.cells)-1].Load, Y: c.limit}}
+		if err := addLine(f, len(c.reaches), "limit", limit); err != nil {
+			return fmt.Errorf("plot %s: %w", throughputFigure(c.family), err)
+		}
+		if err := save(f, width, create, throughputFigure(c.family), PlotFormats[0]); err != nil {
+			return fmt.Errorf("plot %s: %w", throughputFigure(c.family), err)
+		}
+	}
+	f := plot.New()
+	f.X.Label.Text, f.Y.Label.Text = "load", "mean time over that of averages, or of the oracle"
+	f.Legend.Top, f.Legend.Left = true, true
+	drawn := 0
+	for _, family := range forestFamilies {
+		for _, over := range []string{"averages", "oracle"} {
+			var xy plotter.XYs
+			for _, c := range cells(all, family, 0, forestLoad) {
+				if r, ok := c.find(over, meanMs); ok {
+					xy = append(xy, plotter.XY{X: c.Load, Y: r.Mean})
+				}
+			}
+			if err := addLine(f, drawn, family+", over "+over, xy); err != nil {
+				return fmt.Errorf("plot %s: %w", forestFigure, err)
+			}
+			drawn++
+		}
+	}
+	if err := save(f, width, create, forestFigure, PlotFormats[0]); err != nil {
+		return fmt.Errorf("plot %s: %w", forestFigure, err)
+	}
+	return nil
 }
 
 var dashes = [][]vg.Length{nil, {vg.Points(4), vg.Points(2)}, {vg.Points(1), vg.Points(2)}}

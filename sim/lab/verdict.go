@@ -15,11 +15,12 @@ type Ran struct {
 	Cells []*Cell
 }
 
-// span is the part of a family's loads that a target speaks of.
+// span is the part of a family's loads that a target speaks of: what it must come to, and what is wished for, 0 for nothing.
 type span struct {
 	family   string
 	from, to float64
 	must     float64
+	wish     float64
 }
 
 // cells are those of a family within loads.
@@ -78,46 +79,62 @@ with a deadline that got no result before it, and all refused calls; shares of t
 	if p.Disasters != "" {
 		link(disastersPage, disastersQuestion)
 	}
-	b.WriteString("\n## What it is held to\n| | target | where | reached | worst | |\n|---|---|---|---|---|---|\n")
-	row := func(name, what, where, got, worst string, ok bool) {
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", name, what, where, got, worst, mark(ok))
+	b.WriteString(`
+## What it is held to
+Reached is the mean over loads, each load against its own best; worst is the worst load's mean over seeds, and the worst of all seeds. "At the worst load" says that it
+is held in the mean over loads and not at each. Wished for is where this is to end, the mean over loads again.
+
+| | target | where | reached | worst | | wished for | |
+|---|---|---|---|---|---|---|---|
+`)
+	row := func(name, what, where, got, worst, verdict, wish, verdictOfWish string) {
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", name, what, where, got, worst, verdict, wish, verdictOfWish)
 	}
 	where := func(s span) string { return fmt.Sprintf("%s, load %g-%g", s.family, s.from, s.to) }
 	ratios := func(name, what string, spans []span, ratio func(*Cell) (Ratio, bool)) {
 		for _, s := range spans {
 			if m, worst, n := average(cells(all, s.family, s.from, s.to), ratio); n > 0 {
+				wish, ok := wished(s.wish, m.Mean <= s.wish)
 				row(name, fmt.Sprintf("%s at most %g", what, s.must), where(s), fmt.Sprintf("%.3f (median %.3f)", m.Mean, m.Median),
-					fmt.Sprintf("%.3f against %s; one seed %.3f", worst.Mean, worst.Policy, m.Worst), m.Mean <= s.must)
+					fmt.Sprintf("%.3f against %s; one seed %.3f", worst.Mean, worst.Policy, m.Worst), verdict(m.Mean <= s.must, worst.Mean <= s.must), wish, ok)
 			}
 		}
 	}
-	ratios("D1", "execution over the best blind rule,", []span{{"data", .3, .8, .3}, {"init", .3, .95, .1}},
+	ratios("D1", "execution over the best blind rule,", []span{{"data", .3, .8, .3, .25}, {"init", .3, .95, .1, .06}},
 		func(c *Cell) (Ratio, bool) { return c.best(execMs, isBlind) })
-	ratios("D2", "mean over the best baseline's,", []span{{"data", .3, .8, .94}, {"init", .3, .9, .95}, {"mixed", .3, .9, .95}, {"light", 0, 1, 1}},
+	ratios("D2", "mean over the best baseline's,", []span{{"data", .3, .8, .94, .85}, {"init", .3, .9, .95, .85}, {"mixed", .3, .9, .95, .85}, {"light", 0, .9, 1, 0}, {"crowd", 0, .9, 1, 0}},
 		func(c *Cell) (Ratio, bool) { return c.best(meanMs, p.baseline) })
-	ratios("D3", "p99 over the best baseline's,", []span{{"data", .3, .9, 1}, {"init", .3, .9, 1}, {"mixed", .3, .9, .9}, {"light", 0, .9, 1}},
+	if m, worst, n := average(cells(all, "mixed", .3, .9), func(c *Cell) (Ratio, bool) {
+		r, ok := c.best(meanMs, p.baseline)
+		r.Mean = r.Median
+		return r, ok
+	}); n > 0 {
+		row("D2", "the median seed's mean over the best baseline's, at most 1", "mixed, load 0.3-0.9", fmt.Sprintf("%.3f", m.Median), fmt.Sprintf("%.3f against %s", worst.Median, worst.Policy), verdict(m.Median <= 1, worst.Median <= 1), "", "")
+	}
+	everySeed(p, all, row)
+	ratios("D3", "p99 over the best baseline's,", []span{{"data", .3, .9, 1, .85}, {"init", .3, .9, 1, .85}, {"mixed", .3, .9, .9, .85}, {"light", 0, .9, 1, .85}, {"crowd", 0, .9, 1, .85}},
 		func(c *Cell) (Ratio, bool) { return c.best(p99Ms, p.baseline) })
-	ratios("D3, wished for in overload", "p99 over the best baseline's,", []span{{"data", 1, 1.1, 1}, {"init", 1, 1.1, 1}, {"mixed", 1, 1.1, 1}}, // what the age bound is for
+	ratios("D3, wished for in overload", "p99 over the best baseline's,", []span{{"data", 1, 1.1, 1, 0}, {"init", 1, 1.1, 1, 0}, {"mixed", 1, 1.1, 1, 0}, {"light", 1, 1.1, 1, 0}}, // what the age bound is for
 		func(c *Cell) (Ratio, bool) { return c.best(p99Ms, p.baseline) })
 	for _, f := range []string{"data", "init", "mixed"} {
-		ratios("D4", "mean over the oracle's,", []span{{f, 0, .9, 1.1}}, func(c *Cell) (Ratio, bool) { return c.find("oracle", meanMs) })
-		ratios("D4", "p99 over the oracle's,", []span{{f, 0, .9, 1.3}}, func(c *Cell) (Ratio, bool) { return c.find("oracle", p99Ms) })
-		ratios("D4, but for luck", "mean over the true laws',", []span{{f, 0, .9, 1.1}}, func(c *Cell) (Ratio, bool) { return c.find("laws", meanMs) })
+		ratios("D4", "mean over the oracle's,", []span{{f, 0, .9, 1.1, 1.05}}, func(c *Cell) (Ratio, bool) { return c.find("oracle", meanMs) })
+		ratios("D4", "p99 over the oracle's,", []span{{f, 0, .9, 1.3, 1.15}}, func(c *Cell) (Ratio, bool) { return c.find("oracle", p99Ms) })
+		ratios("D4, but for luck", "mean over the true laws',", []span{{f, 0, .9, 1.1, 1.05}}, func(c *Cell) (Ratio, bool) { return c.find("laws", meanMs) })
 	}
 	p.deadlines(all, row)
 	for _, c := range p.capacities(all) {
-		row("D7", fmt.Sprintf("load held at a p99 of %.0f ms, over the best fixed delay's, at least %g", c.limit, c.must), c.family, c.over(), "against "+c.fixed.policy, c.ok())
+		row("D7", fmt.Sprintf("load held at a p99 of %.0f ms, over the best fixed delay's, at least %g", c.limit, c.must), c.family, c.over(), "against "+c.fixed.policy, mark(c.holds(c.must)), "1.4", mark(c.holds(1.4)))
 	}
 	for i := range forestGains {
 		g := &forestGains[i]
 		if m, worst, n := average(g.cells(all), overAverages); n > 0 {
 			row("D8", fmt.Sprintf("mean over averages', on average, at most %g", g.must), g.where, fmt.Sprintf("%.3f (median %.3f)", m.Mean, m.Median),
-				fmt.Sprintf("%.3f; one seed %.3f", worst.Mean, m.Worst), m.Mean <= g.must)
+				fmt.Sprintf("%.3f; one seed %.3f", worst.Mean, m.Worst), mark(m.Mean <= g.must), "0.9", mark(m.Mean <= .9))
 		}
 	}
 	for _, f := range forestFamilies {
 		if _, worst, n := average(cells(all, f, 0, forestLoad), overAverages); n > 0 {
-			row("D8", fmt.Sprintf("mean over averages', at the worst load, at most %g", forestLoss), f, fmt.Sprintf("%.3f (median %.3f)", worst.Mean, worst.Median), fmt.Sprintf("one seed %.3f", worst.Worst), worst.Mean <= forestLoss)
+			row("D8", fmt.Sprintf("mean over averages', at the worst load, at most %g", forestLoss), f, fmt.Sprintf("%.3f (median %.3f)", worst.Mean, worst.Median), fmt.Sprintf("one seed %.3f", worst.Worst), mark(worst.Mean <= forestLoss), "", "")
 		}
 	}
 	for _, e := range all {
@@ -125,18 +142,60 @@ with a deadline that got no result before it, and all refused calls; shares of t
 			continue
 		}
 		if m, worst, n := average(e.Cells, func(c *Cell) (Ratio, bool) { return c.find(never(p), meanMs) }); n > 0 {
-			row("D9", "mean over never waiting at most 1.02", e.Name, fmt.Sprintf("%.3f", m.Mean), fmt.Sprintf("%.3f; one seed %.3f", worst.Mean, m.Worst), m.Mean <= 1.02)
+			row("D9", "mean over never waiting at most 1.02", e.Name, fmt.Sprintf("%.3f", m.Mean), fmt.Sprintf("%.3f; one seed %.3f", worst.Mean, m.Worst), verdict(m.Mean <= 1.02, worst.Mean <= 1.02), "1", mark(m.Mean <= 1))
 		}
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
+// rower writes a row of the summary's table.
+type rower func(name, what, where, got, worst, verdict, wish, verdictOfWish string)
+
+// verdict of a target that is asked of the mean over loads, and was or was not reached at each of them.
+func verdict(mean, each bool) string {
+	if mean && !each {
+		return "held, **missed** at the worst load"
+	}
+	return mark(mean)
+}
+
+// wished is what is wished for and whether it came; nothing for 0.
+func wished(limit float64, ok bool) (what, verdict string) {
+	if limit == 0 {
+		return "", ""
+	}
+	return fmt.Sprintf("%g", limit), mark(ok)
+}
+
+// everySeed is what is wished of the worst seed's mean over the best baseline's.
+func everySeed(p *Plan, all []Ran, row rower) {
+	const limit = 1.02
+	for _, s := range []span{{family: "data", from: .3, to: .8}, {family: "init", from: .3, to: .9}, {family: "mixed", from: .3, to: .9}, {family: "light", to: .9}} {
+		over, n, worst := 0, 0, 0.
+		for _, c := range cells(all, s.family, s.from, s.to) {
+			r, ok := c.best(meanMs, p.baseline)
+			if !ok {
+				continue
+			}
+			worst = math.Max(worst, r.Worst)
+			for _, x := range r.Seeds {
+				if n++; x > limit {
+					over++
+				}
+			}
+		}
+		if n > 0 {
+			row("D2", "each seed's mean over the best baseline's", fmt.Sprintf("%s, load %g-%g", s.family, s.from, s.to), fmt.Sprintf("%d of %d above %g", over, n, limit), fmt.Sprintf("%.3f", worst), "", fmt.Sprint(limit), mark(over == 0))
+		}
+	}
+}
+
 // never is the policy that never waits, otherwise the same.
 func never(p *Plan) string { return p.Policies[0] + "=0s" }
 
 // deadlines are D5, D6 and the scenario with slack.
-func (p *Plan) deadlines(all []Ran, row func(name, what, where, got, worst string, ok bool)) {
+func (p *Plan) deadlines(all []Ran, row rower) {
 	worst, at, waits := 0., "nowhere", uint64(0)
 	over, overAt, n := math.Inf(-1), "", 0
 	for _, e := range all {
@@ -166,14 +225,14 @@ func (p *Plan) deadlines(all []Ran, row func(name, what, where, got, worst strin
 					late += c.Series[0].Figures[i].Late
 				}
 			}
-			row("D6", "no miss where the slack covers the longest time", e.Name, fmt.Sprintf("%d", late), "", late == 0)
+			row("D6", "no miss where the slack covers the longest time", e.Name, fmt.Sprintf("%d", late), "", mark(late == 0), "", "")
 		}
 	}
 	if n == 0 {
 		return
 	}
-	row("D5", "misses of calls held back within their bound, every seed, at most .05", fmt.Sprintf("everywhere, %d calls", waits), fmt.Sprintf("%.3f", worst), at, worst <= .05)
-	row("D6", "share of misses above the best baseline's by at most .001", "everywhere", fmt.Sprintf("%+.4f", over), overAt, over <= .001)
+	row("D5", "misses of calls held back within their bound, every seed, at most .05", fmt.Sprintf("everywhere, %d calls", waits), fmt.Sprintf("%.3f", worst), at, mark(worst <= .05), "0.025", mark(worst <= .025))
+	row("D6", "share of misses above the best baseline's by at most .001", "everywhere", fmt.Sprintf("%+.4f", over), overAt, mark(over <= .001), "below it", mark(over < 0))
 }
 
 // capacity is how much load each policy holds in one family's experiment (D7).
@@ -214,9 +273,11 @@ func (r reach) String() string {
 // before: r holds less than o does.
 func (r reach) before(o reach) bool { return r.load < o.load || r.load == o.load && r.less && !o.less }
 
-// ok: the rule in question holds what is asked for. Of a fixed delay that holds less than the lowest load that was run, nobody
-// knows how much that is: it is given that load.
-func (c *capacity) ok() bool { return !c.reaches[0].less && c.reaches[0].load >= c.must*c.fixed.load }
+// holds: the rule in question holds so many times the load of the best fixed delay. Of one that holds less than the lowest load that
+// was run, nobody knows how much that is: it is given that load.
+func (c *capacity) holds(factor float64) bool {
+	return !c.reaches[0].less && c.reaches[0].load >= factor*c.fixed.load
+}
 
 // over says how much more the rule in question holds than the best fixed delay.
 func (c *capacity) over() string {
@@ -237,7 +298,7 @@ func (c *capacity) over() string {
 // capacities are those of all families that are run at two loads or more, with a baseline and a fixed delay.
 func (p *Plan) capacities(all []Ran) []capacity {
 	var out []capacity
-	for _, s := range []span{{"data", 0, maxLoad, 1.25}, {"init", 0, maxLoad, 1.25}, {"mixed", 0, maxLoad, 1.10}} {
+	for _, s := range []span{{"data", 0, maxLoad, 1.25, 0}, {"init", 0, maxLoad, 1.25, 0}, {"mixed", 0, maxLoad, 1.10, 0}} {
 		c := capacity{family: s.family, must: s.must, limit: math.Inf(1), cells: cells(all, s.family, s.from, s.to)}
 		slices.SortFunc(c.cells, func(a, b *Cell) int { return cmp.Compare(a.Load, b.Load) })
 		if len(c.cells) < 2 {

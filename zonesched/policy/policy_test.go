@@ -186,6 +186,8 @@ func TestRubatoClauses(t *testing.T) {
 		"it will miss anyway":                    {Call{DeadlineMs: 1}, []Candidate{cand(0, 0, 5000, 9000), cand(1, 50, 10, 20)}, Delay, ClauseMissesAnyway, 1},
 		"it has waited long enough":              {Call{DeadlineMs: inf, WaitedMs: 2000}, []Candidate{cand(0, 0, 1000, 2000), cand(1, 50, 10, 20)}, Run, ClauseDelayMax, 0},
 		"its owner wants no waiting":             {Call{DeadlineMs: inf, DelayOff: true}, []Candidate{cand(0, 0, 1000, 2000), cand(1, 50, 10, 20)}, Run, ClauseDelayOff, 0},
+		"now waiting is only compared with":      {Call{DeadlineMs: inf, Stopped: true}, []Candidate{cand(0, 0, 1000, 2000), cand(1, 50, 10, 20)}, Run, ClauseDelayOff, 0},
+		"it would not have waited":               {Call{DeadlineMs: inf, Stopped: true}, []Candidate{cand(0, 0, 100, 200), cand(1, 60, 35, 70)}, Run, ClauseGainTooSmall, 0},
 		"no slot is free":                        {Call{DeadlineMs: inf}, []Candidate{cand(0, 30, 10, 20), cand(1, 5, 10, 20)}, Queue, ClauseNoSlot, 1},
 		"no node at all":                         {Call{DeadlineMs: inf}, nil, Queue, ClauseNoSlot, -1},
 	} {

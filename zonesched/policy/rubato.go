@@ -115,7 +115,7 @@ func (p *Rubato) choose(c *Call, cands []Candidate, now, best int) Choice {
 	}
 	delayMaxMs := ms(p.cfg.DelayMax)
 	switch {
-	case c.DelayOff || c.Stopped:
+	case c.DelayOff:
 		run.Clause = ClauseDelayOff
 		return run
 	case p.costs[now]-p.costs[best] <= run.ThresholdMs:
@@ -129,6 +129,10 @@ func (p *Rubato) choose(c *Call, cands []Candidate, now, best int) Choice {
 	clause, ok := delayClause(c, n, b, latest)
 	if !ok {
 		run.Clause = ClauseDeadlineClose
+		return run
+	}
+	if c.Stopped { // last: only a call that would have waited tells what it is worth
+		run.Clause = ClauseDelayOff
 		return run
 	}
 	wake := math.Min(delayMaxMs-c.WaitedMs, wakeFactor*b.StartMs)
@@ -328,7 +332,7 @@ func (p *Rubato) argmin(cands []Candidate, free bool, rng *rand.Rand) int {
 		}
 		k := p.costs[i]
 		switch {
-		case k < cost || k == cost && cands[i].nearer(&cands[best]):
+		case best < 0 || k < cost || k == cost && cands[i].nearer(&cands[best]):
 			best, ties, cost = i, 1, k
 		case k == cost && !cands[best].nearer(&cands[i]):
 			if ties++; rng.IntN(ties) == 0 {
