@@ -12,8 +12,7 @@ import (
 )
 
 // TestDisasters: in every disaster, with every seed, the naive rule fails and the product's holds. The scenarios' parameters follow
-// from what they are to show. Where a better scheduler let a naive rule get away, its scenario was changed (spiral-speculation, no-deadline,
-// model-sign), never the margin of the product's rule.
+// from what they are to show; what was changed afterwards the page says (WriteDisasters).
 func TestDisasters(t *testing.T) {
 	if underRace {
 		t.Skip("one zone each, in one goroutine: no races to look for, and ten times as slow")

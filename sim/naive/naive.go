@@ -280,20 +280,6 @@ func (FIFO) Admit(c *policy.Call, _ *policy.Candidate, _, _ float64) (bool, floa
 	return true, c.WaitedMs
 }
 
-// Unsaturated is the given rule without its saturation mode: in a full zone, too, whoever gains by a freed slot may have it, by index
-// alone.
-type Unsaturated struct{ policy.Policy }
-
-// Name implements policy.Policy.
-func (Unsaturated) Name() string { return "unsaturated" }
-
-// Admit implements policy.Policy.
-func (p Unsaturated) Admit(c *policy.Call, k *policy.Candidate, elsewhereMs, execBestMs float64) (bool, float64) {
-	calm := *c
-	calm.Waiting = 0
-	return p.Policy.Admit(&calm, k, elsewhereMs, execBestMs)
-}
-
 // ColdInFull takes calls one by one, in a full zone too: a freed slot goes to the one that has waited longest among those that expect
 // to be done sooner by it than where they hope to run, warm there or not. Where all have to wait long, a cold start is sooner for
 // nearly everybody.
