@@ -168,7 +168,8 @@ func (s SandboxState) StartType() string {
 	}
 }
 
-// Objective is what a function's owner promises its callers.
+// Objective is what a function's owner promises its callers, and what is to be made small for them: the time until the answer in
+// milliseconds, with the weight 1, and what the weights below add to it.
 type Objective struct {
 	// Deadline is the time from arrival to answer that calls should meet; 0 means none.
 	Deadline time.Duration `msgpack:"d" json:"deadline"`

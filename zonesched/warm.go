@@ -9,8 +9,9 @@ import (
 	"github.com/rubato-faas/rubato/api/wire"
 )
 
-// How many sandboxes are warm is decided twice: a function may ask for some that are always there (MinWarm), which a tick
-// brings up; and each run tells its node how long the sandbox is worth keeping once it is idle.
+// How many sandboxes are warm is decided in several places. Here: a function may ask for some that are always there (MinWarm), which a tick
+// brings up; and each run tells its node how long the sandbox is worth keeping once it is idle. Others are brought up beside calls that
+// wait or have waited (decide.go), and as scouts (scout.go).
 
 // prewarming is a sandbox that is being brought up without a call.
 type prewarming struct {

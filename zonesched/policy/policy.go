@@ -213,7 +213,8 @@ type Policy interface {
 	// Admit says whether a waiting call may take a slot that just became free (cand), and with what precedence:
 	// among admitted calls the largest index goes first. elsewhereMs is the call's predicted finish where it now
 	// hopes to run, execBestMs its predicted execution there. The index counts for a call that is not admitted too: another
-	// rule may have admitted it. Where the zone's rule is one of ByOrder, cand has no estimate.
+	// rule may have admitted it. Where slots go by the order of one of ByOrder and this rule
+	// decides about the call too, cand has no estimate.
 	Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64) (ok bool, index float64)
 }
 
