@@ -1,9 +1,12 @@
 package nodeagent
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
@@ -135,6 +138,41 @@ func TestHigherEpochIsPersistedBeforeAnythingElse(t *testing.T) {
 	if b.step(Event{Kind: EvHello, Epoch: api.Epoch{Generation: 1, Revision: 8}}); len(b.acts) != 0 {
 		t.Fatalf("a lower epoch was greeted: %v", b.acts)
 	}
+}
+
+// Property (I2, I3): whatever leaders say, in whatever order, a node's epoch never goes down, each rise is put on disk before anything else
+// is done, and nothing begins for a leader of a lower one.
+func TestEpochsNeverGoDown(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		b := newBed(t, func(c *Config) { c.Slots, c.MemoryMB = 64, 6400 })
+		on := b.n.Epoch() // what is on disk
+		for i := range rapid.IntRange(1, 30).Draw(rt, "words") {
+			said := api.Epoch{Generation: uint64(rapid.IntRange(0, 2).Draw(rt, "generation")), Revision: int64(rapid.IntRange(0, 9).Draw(rt, "revision"))}
+			before := b.n.Epoch()
+			var acts []Action
+			if rapid.Bool().Draw(rt, "hello") {
+				acts = b.step(Event{Kind: EvHello, Epoch: said})
+			} else {
+				acts = b.run(fmt.Sprint("i", i), "f", func(m *wire.Run) { m.Epoch = said })
+			}
+			for k := range acts {
+				switch a := &acts[k]; a.Kind {
+				case ActPersistEpoch:
+					if k > 0 || a.Epoch.Compare(on) <= 0 {
+						rt.Fatalf("%v is put on disk over %v as action %d", a.Epoch, on, k)
+					}
+					on = a.Epoch
+				case ActFetch, ActFetchArtifact, ActPrepare, ActStart, ActExec:
+					if said.Compare(before) < 0 || said != on {
+						rt.Fatalf("%v under %v, with %v on disk", a.String(), said, on)
+					}
+				}
+			}
+			if e := b.n.Epoch(); e.Compare(before) < 0 || e != on {
+				rt.Fatalf("epoch %v after %v, on disk %v", e, before, on)
+			}
+		}
+	})
 }
 
 func TestMemoryEvictsTheColdestIdleSandbox(t *testing.T) {

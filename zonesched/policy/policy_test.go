@@ -396,6 +396,26 @@ func TestRubatoProperties(t *testing.T) {
 			} else if gain := cs[ch.Now].CostMs() - cs[ch.Take].CostMs(); !cs[ch.Now].Free || gain <= threshold(c.ErrEW, cs[ch.Now].Est.MedianMs()) && !cs[ch.Now].UnderWay {
 				t.Fatalf("delays for a gain of %v", gain)
 			}
+			if ch.Clause != ClauseMemory && !math.IsInf(c.DeadlineMs, 1) {
+				now, best := &cs[ch.Now], &cs[ch.Take]
+				latest := c.DeadlineMs - now.LinkMs - now.Est.UpperMs - c.MarginMs
+				switch ch.Clause {
+				case ClauseSafeWait: // both the fallback, after the wait, and the best meet the deadline by their bounds
+					if latest <= minWakeMs || ch.WakeMs > math.Max(latest, minWakeMs) || best.StartMs+best.LinkMs+best.Est.UpperMs > c.DeadlineMs {
+						t.Fatalf("%v ms of a safe wait for %+v beside %+v, deadline in %v", ch.WakeMs, *best, *now, c.DeadlineMs)
+					}
+				case ClauseComing:
+					if !now.UnderWay || !best.Coming || !math.IsInf(now.Est.UpperMs, 1) {
+						t.Fatalf("waits for a start under way: %+v beside %+v", *best, *now)
+					}
+				case ClauseMissesLess, ClauseMissesAnyway:
+					if m := MissProb(now, c.DeadlineMs); m <= MissCertain && m <= MissProb(best, c.DeadlineMs)+missGain {
+						t.Fatalf("waits though a start at once misses with %v only, and after the wait with %v", m, MissProb(best, c.DeadlineMs))
+					}
+				default:
+					t.Fatalf("waits under a deadline by clause %v", ch.Clause)
+				}
+			}
 			if c.WaitedMs >= 2000 || ch.WakeMs < minWakeMs || ch.WakeMs > math.Max(2000-c.WaitedMs, minWakeMs) {
 				t.Fatalf("has waited %v and wakes in %v", c.WaitedMs, ch.WakeMs)
 			}
