@@ -364,7 +364,7 @@ func (n *Node) withDeltas(now time.Time, c *wire.Completion) *wire.Completion {
 	for _, k := range sortedKeys(n.touched) {
 		cp.Sandboxes = append(cp.Sandboxes, n.sandboxReport(now, k))
 	}
-	cp.MemUsedMB = n.memUsed
+	cp.MemUsedMB, cp.SeenSeq = n.memUsed, n.seen(c.Epoch)
 	cp.Objects, cp.Evicted = n.newObjects[:min(len(n.newObjects), wire.MaxObjects)], n.evicted[:min(len(n.evicted), wire.MaxObjects)]
 	n.newObjects, n.evicted = nil, nil
 	clear(n.touched)

@@ -51,6 +51,22 @@ func TestDeltasTellTheLastState(t *testing.T) {
 	}
 }
 
+// A completion says up to which dispatch its node had seen; nothing of a leader's who has been replaced.
+func TestCompletionsTellWhatWasSeen(t *testing.T) {
+	b := newBed(t, nil)
+	b.run("i1", "f", func(m *wire.Run) { m.Seq = 3 })
+	sb := b.up("f")
+	b.run("i2", "g", func(m *wire.Run) { m.Seq = 4 })
+	other := b.up("g")
+	if c := b.finish("i1", sb); c.Seq != 3 || c.SeenSeq != 4 {
+		t.Errorf("dispatch %d ends with %d seen: want 3 and 4", c.Seq, c.SeenSeq)
+	}
+	b.step(Event{Kind: EvHello, Epoch: api.Epoch{Generation: 1, Revision: 6}})
+	if c := b.finish("i2", other); c.SeenSeq != 0 {
+		t.Errorf("of an earlier leader's dispatches %d seen", c.SeenSeq)
+	}
+}
+
 func TestTimeoutWhilePreparingOrStarting(t *testing.T) {
 	for _, reach := range []ActionKind{ActFetchArtifact, ActPrepare, ActStart} {
 		b := newBed(t, nil)

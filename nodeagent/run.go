@@ -87,7 +87,7 @@ func (n *Node) accept(now time.Time, m *wire.Run, out []Action) []Action {
 func (n *Node) refusal(m *wire.Run, code api.Code, msg string) Action {
 	return Action{Kind: ActComplete, Completion: &wire.Completion{
 		Epoch: m.Epoch, Node: n.cfg.Name, Boot: n.boot, ID: m.Call.ID, Attempt: m.Call.Attempt, Seq: m.Seq,
-		Outcome: api.OutcomeRefused, Code: code, Message: msg, MemUsedMB: n.memUsed, SlotsInUse: len(n.order),
+		Outcome: api.OutcomeRefused, Code: code, Message: msg, MemUsedMB: n.memUsed, SlotsInUse: len(n.order), SeenSeq: n.seen(m.Epoch),
 	}}
 }
 
@@ -351,6 +351,14 @@ func (n *Node) endTook(now time.Time, r *run, o api.Outcome, code api.Code, msg 
 	return append(out, Action{Kind: ActComplete, Completion: n.withDeltas(now, c)})
 }
 
+// seen is the highest dispatch of that epoch that the node has seen, 0 if it is not the node's.
+func (n *Node) seen(e api.Epoch) uint64 {
+	if e != n.epoch {
+		return 0
+	}
+	return n.seenSeq
+}
+
 // unacked is a completion that the zone has not acknowledged.
 type unacked struct {
 	c      *wire.Completion
@@ -390,7 +398,7 @@ func (n *Node) resend(now time.Time, out []Action) []Action {
 		c := *u.c
 		c.Resent = true
 		c.Sandboxes, c.Objects, c.Evicted = nil, nil, nil
-		c.MemUsedMB, c.SlotsInUse = n.memUsed, len(n.order)
+		c.MemUsedMB, c.SlotsInUse, c.SeenSeq = n.memUsed, len(n.order), n.seen(c.Epoch)
 		out = append(out, Action{Kind: ActComplete, Completion: &c})
 	}
 	return out

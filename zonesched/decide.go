@@ -366,6 +366,7 @@ func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause poli
 
 // occupy takes over, ahead of n's report, what a dispatch of c changes there, and names what goes for it.
 func (z *Zone) occupy(now time.Time, c *call, n *node, k *policy.Candidate) (evict []string) {
+	before := n.memUsed
 	if k.Sandbox != api.SandboxWarm {
 		evict = z.makeRoom(now, n, c.fn.spec.MemoryMB)
 		c.fn.bought(now)
@@ -377,14 +378,16 @@ func (z *Zone) occupy(now time.Time, c *call, n *node, k *policy.Candidate) (evi
 		fetch += c.fn.spec.ArtifactBytes
 	}
 	n.drop(now, c.inv.ID) // reported by a node that was taken for lost: what runs there serves this attempt, in the same slot
-	n.begin(&running{id: c.inv.ID, h: c.fn.h, memMB: c.fn.spec.MemoryMB, tenant: c.tenant, start: now, mu: k.Est.Mu, sigma: math.Min(k.Est.Sigma, sigmaMax), fetchMs: n.transferMs(fetch), cold: k.Sandbox != api.SandboxWarm, from: k.Sandbox})
+	r := &running{id: c.inv.ID, seq: n.sentSeq, evict: evict, h: c.fn.h, memMB: c.fn.spec.MemoryMB, tenant: c.tenant, start: now, mu: k.Est.Mu, sigma: math.Min(k.Est.Sigma, sigmaMax), fetchMs: n.transferMs(fetch), cold: k.Sandbox != api.SandboxWarm, from: k.Sandbox}
+	n.begin(r)
 	s := n.sandboxFor(c.fn.h, c.fn.spec.MemoryMB)
-	if s.idle > 0 {
+	if r.tookIdle = s.idle > 0; r.tookIdle {
 		s.setIdle(s.idle - 1)
 	} else {
 		n.memUsed += c.fn.spec.MemoryMB
 	}
 	s.busy++
+	r.takesMB = n.memUsed - before
 	for _, o := range c.inputs {
 		n.hold(o.key, o.bytes)
 	}
@@ -431,10 +434,13 @@ func (z *Zone) prewarm(now time.Time, f *function, n *node, scoutMs float64, out
 	if from == api.SandboxNone {
 		fetchMs = n.transferMs(f.spec.ArtifactBytes)
 	}
-	n.begin(&running{id: id, h: f.h, memMB: f.spec.MemoryMB, start: now, mu: math.Log(math.Max(takesMs, 1)), sigma: .5, fetchMs: fetchMs, cold: true, from: from, prewarm: true})
+	r := &running{id: id, seq: n.sentSeq, h: f.h, memMB: f.spec.MemoryMB, start: now, mu: math.Log(math.Max(takesMs, 1)), sigma: .5, fetchMs: fetchMs, cold: true, from: from, prewarm: true}
+	n.begin(r)
+	before := n.memUsed
 	evict := z.makeRoom(now, n, f.spec.MemoryMB)
 	n.sandboxFor(f.h, f.spec.MemoryMB).busy++
 	n.memUsed += f.spec.MemoryMB
+	r.evict, r.takesMB = evict, n.memUsed-before
 	z.prewarms[id] = prewarming{n, f.id, scoutMs}
 	out = append(out,
 		Action{Kind: ActRun, ID: id, Node: n.name, Run: &wire.Run{

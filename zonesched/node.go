@@ -80,6 +80,12 @@ type running struct {
 	// foreign: dispatched by an earlier leader; it ends with a completion or by its absence from a report.
 	foreign bool
 	id      string
+	// seq is the dispatch's, evict what it made room by, takesMB what it added to the memory in use, all told; tookIdle: it found a sandbox
+	// idle. What a node says before it has seen the dispatch lacks them.
+	seq      uint64
+	evict    []string
+	takesMB  int
+	tookIdle bool
 	// tenant pays for the slot; nil for calls of an earlier leader.
 	tenant *usage
 }

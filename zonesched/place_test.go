@@ -462,6 +462,36 @@ func BenchmarkConstrainedPick(b *testing.B) {
 	}
 }
 
+// A node that ends one call before it has seen the dispatch of the next counts a sandbox as idle, and memory as free, that are on their way
+// to be used.
+func TestCompletionsThatCrossADispatch(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 4, 2)
+	n := b.z.byName["a"]
+	b.invoke("i1", "f")
+	b.invoke("i2", "f")
+	b.step(&Event{Kind: EvPrewarm, ID: "t/f", Count: 1})
+	end := func(id string, seen uint64, idle, busy, memMB int) {
+		b.done(id, "a", func(c *wire.Completion) {
+			c.Epoch, c.SeenSeq, c.MemUsedMB = b.z.Epoch(), seen, memMB
+			c.Sandboxes = []wire.SandboxReport{{Function: "t/f@1", State: api.SandboxPrepared, Idle: idle, Busy: busy, MemoryMB: 100}}
+		})
+		if err := b.z.Check(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// i1 is dispatch 1: when it ends there, both sandboxes are idle.
+	end("i1", 1, 2, 0, 200)
+	if s := n.sandbox(b.z.fns["t/f"].h); s.idle != 1 || s.busy != 2 || n.memUsed != 300 {
+		t.Errorf("%d idle, %d busy, %d MB: want 1, i2 and the one that is brought up, 300", s.idle, s.busy, n.memUsed)
+	}
+	// Who has seen all of them tells the truth.
+	end("i2", 3, 2, 1, 300)
+	if s := n.sandbox(b.z.fns["t/f"].h); s.idle != 2 || s.busy != 1 || n.memUsed != 300 {
+		t.Errorf("%d idle, %d busy, %d MB: want 2, 1 and 300", s.idle, s.busy, n.memUsed)
+	}
+}
+
 // A prewarming is expected to take what bringing up from where it begins took.
 func TestPrewarmingIsExpectedByItsBeginning(t *testing.T) {
 	b := newBed(t, nil)

@@ -83,6 +83,9 @@ type Config struct {
 	Records int `koanf:"records" doc:"decisions kept for explain"`
 }
 
+// maxScored bounds the candidates of one decision, whatever the configuration says: more find nothing better (DESIGN.md), and cost each call.
+const maxScored = 32
+
 // DefaultConfig is sane for a zone of up to a few thousand nodes.
 func DefaultConfig() Config {
 	return Config{
@@ -112,7 +115,7 @@ func (c Config) Validate() error {
 	bad(c.MaxAttempts >= 1 && c.MaxAttempts <= 10, "max_attempts %d: want 1-10", c.MaxAttempts)
 	bad(c.RetryBudget >= 0 && c.RetryBudget <= 1, "retry_budget %v: want 0-1", c.RetryBudget)
 	bad(c.Scout >= 0 && c.Scout <= 1, "scout %v: want 0-1", c.Scout)
-	bad(c.Candidates >= 2 && c.Candidates <= 256, "candidates %d: want 2-256", c.Candidates)
+	bad(c.Candidates >= 2 && c.Candidates <= maxScored, "candidates %d: want 2-%d", c.Candidates, maxScored)
 	bad(c.SlowStart >= 0 && c.SlowStart <= 10*time.Minute, "slow_start %v: want 0-10m", c.SlowStart)
 	bad(c.GrantTTL > 0, "grant_ttl %v: want more than 0", c.GrantTTL)
 	bad(c.Records >= 1 && c.Records <= 1<<20, "records %d: want 1-1048576", c.Records)
