@@ -42,7 +42,7 @@ deadline and of the refused ones without. %s: parts of the same rule, or what it
 	for _, f := range figures {
 		fmt.Fprintf(&b, "\n![%s](%s)\n", f, f)
 	}
-	fmt.Fprintf(&b, "\n## Conclusion\n%s over the best baseline of each load, chosen afterwards (ratios paired by seed; below 1 is better):\n\n", p.Policies[0])
+	fmt.Fprintf(&b, "\n## Conclusion\n%s\n%s over the best baseline of each load, chosen afterwards (ratios paired by seed; below 1 is better):\n\n", p.said(e, cells), p.Policies[0])
 	fmt.Fprintf(&b, "| load | best by mean | mean | median | worst seed | best by p99 | p99 | execution, over the best blind rule | over the oracle: mean | p99 |\n|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, c := range cells {
 		m, _ := c.best(meanMs, p.baseline)
@@ -55,6 +55,46 @@ deadline and of the refused ones without. %s: parts of the same rule, or what it
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// said puts a conclusion in words.
+func (p *Plan) said(e *Experiment, cells []*Cell) string {
+	var b strings.Builder
+	of := func(what string, figure func(*Figure) float64) {
+		best := func(c *Cell) (Ratio, bool) { return c.best(figure, p.baseline) }
+		m, worst, n := average(cells, best)
+		if n == 0 {
+			return
+		}
+		if n == 1 {
+			fmt.Fprintf(&b, "Under %s %s %s, the best baseline.\n", p.Policies[0], what, compared(m.Mean, worst.Policy))
+		} else {
+			load := 0.
+			for _, c := range cells {
+				if r, ok := best(c); ok && r.Mean == worst.Mean {
+					load = c.Load
+				}
+			}
+			fmt.Fprintf(&b, "Under %s %s %s, in the mean over %d loads; at the worst, %g, %s.\n", p.Policies[0], what, compared(m.Mean, "the best baseline of each load"), n, load, compared(worst.Mean, worst.Policy))
+		}
+	}
+	of("calls take", meanMs)
+	of("the slowest hundredth takes", p99Ms)
+	if m, _, n := average(cells, func(c *Cell) (Ratio, bool) { return c.find(never(p), meanMs) }); n > 0 && e.noGain() {
+		fmt.Fprintf(&b, "Calls take %s, which never waits.\n", compared(m.Mean, never(p)))
+	}
+	return b.String()
+}
+
+// compared says how far a ratio of times is from one.
+func compared(ratio float64, to string) string {
+	switch x := 100 * (ratio - 1); {
+	case x >= .05:
+		return fmt.Sprintf("%.1f %% longer than under %s", x, to)
+	case x <= -.05:
+		return fmt.Sprintf("%.1f %% less time than under %s", -x, to)
+	}
+	return "as long as under " + to + ", to within .05 %"
 }
 
 // noGain: nothing can be won by waiting, so that what the rule does about it is the question.
