@@ -105,7 +105,7 @@ func Decide(ctx context.Context, o DecideOptions) (*Report, error) {
 		r.add(name("hit_per_s"), float64(len(hits))*1e6/max(hitSum, 1e-9), "1/s")
 		r.add(name("per_s"), float64(o.Decisions)*1e6/max(all, 1e-9), "1/s")
 	}
-	r.Notes = []string{fmt.Sprintf("%d functions (Zipf), %d slots a node, %.0f %% busy, %d warm functions and %d objects a node; forest of %d trees, published anew every %d completions; one core",
+	r.Notes = []string{fmt.Sprintf("%d functions (Zipf), %d slots a node, %.0f %% busy, %d warm functions and %d objects a node; forest of %d trees, published anew every %d completions; one core. What `explain` keeps of a decision and the message to the node are not in it",
 		o.Functions, decideSlots, 100*decideLoad, decideWarm, decideObjects, len(w.learner.Snapshot().Trees()), o.Republish)}
 	return r, nil
 }

@@ -217,6 +217,8 @@ func registerZone(reg *prometheus.Registry, z *Zone) {
 	figure("idle_declined", "Decisions that left a free slot idle to wait for a better node.", func(f zoned.Figures) uint64 { return f.IdleDeclined })
 	figure("forwarded", "Calls given to another zone.", func(f zoned.Figures) uint64 { return f.ForwardedOut })
 	figure("missed", "Calls answered after their deadline.", func(f zoned.Figures) uint64 { return f.Missed })
+	figure("nodes_lost", "Nodes that fell silent.", func(f zoned.Figures) uint64 { return f.NodesLost })
+	figure("nodes_ignored", "Reports of nodes for which the zone has no place.", func(f zoned.Figures) uint64 { return f.NodesIgnored })
 	figure("scouted", "Sandboxes brought up on hardware that a function had not met.", func(f zoned.Figures) uint64 { return f.Scouted })
 	figure("prewarmed", "Sandboxes brought up without a call.", func(f zoned.Figures) uint64 { return f.Prewarmed })
 	figure("retries", "Calls run again after their node was lost.", func(f zoned.Figures) uint64 { return f.Retries })

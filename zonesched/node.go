@@ -62,7 +62,8 @@ type node struct {
 	largest int        // memMB when the profile's largest was last found
 	openAt  int        // where it stands among its profile's open nodes, -1 for nowhere
 
-	failures int // in a row
+	failures int  // in a row
+	listed   bool // among the zone's lostNodes
 }
 
 // running is one call that occupies a slot.
@@ -104,6 +105,32 @@ func (z *Zone) newNode(name string) *node {
 	n := &node{name: name, index: int32(len(z.nodes)), z: z, objects: map[uint64]int64{}, reservedF: make([]hopes, 0, 4), openAt: -1}
 	z.nodes, z.byName[name] = append(z.nodes, n), n
 	return n
+}
+
+// forgetNode is how long a lost node keeps its place. Where machines come and go, each with a name of its own, a zone would otherwise draw
+// its candidates among more and more nodes that are no more.
+const forgetNode = 15 * time.Minute
+
+// vacant takes the place of the node that has been lost for longest, if that is long enough, for a new one; nil for none.
+func (z *Zone) vacant(now time.Time, name string) *node {
+	for len(z.lostNodes) > 0 {
+		n := z.lostNodes[0]
+		if !n.live && now.Sub(n.lastSeen) < forgetNode {
+			return nil
+		}
+		z.lostNodes[0] = nil
+		z.lostNodes, n.listed = z.lostNodes[1:], false
+		if n.live { // it came back, or its place is taken
+			continue
+		}
+		delete(z.byName, n.name)
+		// Calls, sandboxes, objects and hopes went when it was lost; what a report tells comes with the first one.
+		n.name, n.boot, n.sentSeq, n.sentAt, n.ghosts, n.columnsOf = name, 0, 0, time.Time{}, ghosts{}, 0
+		n.failures, n.quarantined, n.avoidUntil, n.fetching, n.memUsed = 0, false, time.Time{}, time.Time{}, 0
+		z.byName[name] = n
+		return n
+	}
+	return nil
 }
 
 // hopes are the waiting calls that hope for a busy sandbox of one function.
@@ -292,10 +319,13 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 	n := z.byName[hb.Node]
 	fresh := n == nil || !n.live || n.boot != hb.Boot
 	if n == nil {
-		if len(z.nodes) >= maxNodes {
-			return out
+		if n = z.vacant(now, hb.Node); n == nil {
+			if len(z.nodes) >= maxNodes {
+				z.counters.NodesIgnored++
+				return out
+			}
+			n = z.newNode(hb.Node)
 		}
-		n = z.newNode(hb.Node)
 	}
 	var lost []*running // with the node's last life; decided about once the new one is known
 	if n.boot != 0 && n.boot != hb.Boot {
@@ -405,6 +435,9 @@ func (z *Zone) tick(now time.Time, out []Action) []Action {
 	for _, n := range z.nodes {
 		if n.live && now.Sub(n.lastSeen) > z.cfg.NodeTimeout {
 			n.live = false
+			if !n.listed {
+				n.listed, z.lostNodes = true, append(z.lostNodes, n)
+			}
 			z.counters.NodesLost++
 			out = append(out, Action{Kind: ActNodeLost, Node: n.name})
 			lost := n.endAll(now)

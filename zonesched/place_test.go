@@ -462,6 +462,52 @@ func BenchmarkConstrainedPick(b *testing.B) {
 	}
 }
 
+// Where machines come and go, each with a name of its own, new ones take the places of those that went long ago; whoever comes back sooner has
+// its own.
+func TestNewNodesTakeThePlacesOfLostOnes(t *testing.T) {
+	b := newBed(t, nil)
+	lose := func() {
+		b.after(b.z.cfg.NodeTimeout + time.Second)
+		b.step(&Event{Kind: EvTick})
+	}
+	b.node("a", 1, 1)
+	b.node("b", 1, 0)
+	b.invoke("i1", "f")
+	b.ran("i1", "a")
+	b.invoke("i2", "f") // hopes for a
+	lose()
+	b.node("b", 1, 0)
+	b.node("c", 1, 0)
+	if len(b.z.nodes) != 3 {
+		t.Fatalf("%d nodes: the lost ones were there a moment ago", len(b.z.nodes))
+	}
+	b.after(forgetNode)
+	b.node("b", 1, 0)
+	b.node("d", 2, 1)
+	if d := b.z.byName["d"]; len(b.z.nodes) != 3 || b.z.byName["a"] != nil || d == nil || d.index != 0 || d.sentSeq != 0 || d.reserved != 0 {
+		t.Fatalf("%d nodes, d: %+v", len(b.z.nodes), d)
+	}
+	if err := b.z.Check(); err != nil {
+		t.Fatal(err)
+	}
+	b.done("i1", "a") // too late
+	b.invoke("i3", "f")
+	b.ran("i3", "d")
+	b.done("i3", "d")
+	b.answered("i3", api.CodeOK)
+	b.node("a", 1, 0)
+	if a := b.z.byName["a"]; a == nil || a == b.z.byName["d"] || len(b.z.nodes) != 4 {
+		t.Fatalf("%d nodes, a: %+v", len(b.z.nodes), a)
+	}
+	for range 100 { // a node that comes and goes is listed once
+		lose()
+		b.node("a", 1, 0)
+	}
+	if n := len(b.z.lostNodes); n > len(b.z.nodes) {
+		t.Errorf("%d places listed, %d nodes", n, len(b.z.nodes))
+	}
+}
+
 // A node that ends one call before it has seen the dispatch of the next counts a sandbox as idle, and memory as free, that are on their way
 // to be used.
 func TestCompletionsThatCrossADispatch(t *testing.T) {

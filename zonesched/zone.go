@@ -145,6 +145,8 @@ type Zone struct {
 
 	fns   map[string]*function // by "tenant/name"
 	nodes []*node              // live and lost, in order of first report
+	// lostNodes are those that were lost, each once, the first first; some have come back since.
+	lostNodes []*node
 	// The indices of index.go.
 	holdings map[string]*holding
 	objects  map[uint64][]*node // by hash of the key
@@ -303,6 +305,8 @@ func (z *Zone) Epoch() api.Epoch { return z.epoch }
 // Counters counts what happened since New.
 type Counters struct {
 	Accepted, Answered, Refused, Delayed, Queued, ForwardedOut, ForwardedIn, Retries, NodesLost uint64
+	// NodesIgnored counts reports of nodes for which there is no place: more than maxNodes live or were lost a moment ago.
+	NodesIgnored uint64
 	// Prewarmed counts sandboxes brought up without a call, Scouted those among them on hardware that their function had not met.
 	Missed, IdleDeclined, Explored, Prewarmed, Scouted, Hopeless uint64
 	UnknownCompletions, FencedCompletions                        uint64
