@@ -436,7 +436,7 @@ func TestWhatCannotBeIsRefused(t *testing.T) {
 		"changes, counting":      func(c *Config) { c.Changes = make([]Change, MaxChanges+1) },
 		"reports late by":        func(c *Config) { c.Late = -1 },
 		"noise":                  func(c *Config) { c.Learn.Noise = math.NaN() },
-		"factors of 0 to 10,000": func(c *Config) { c.Changes = []Change{{Rate: 1e9}} },
+		"factors of 0 to 10,000": func(c *Config) { c.Changes = []Change{{Run: math.Inf(1)}} },
 		"loss":                   func(c *Config) { c.Loss = math.NaN() },
 		"function below 3":       func(c *Config) { c.Changes = []Change{{Function: 3}} },
 		"each pair once":         func(c *Config) { c.Links = []Link{{A: 0, B: 1, Way: time.Second}, {A: 1, B: 0, Way: time.Second}} },

@@ -31,6 +31,15 @@ func (a *affinities) of(key uint64) int32 {
 	return -1
 }
 
+// forget takes a node out of all keys: its place is another's.
+func (a *affinities) forget(node int32) {
+	for key, n := range a.node {
+		if n == node {
+			a.node[key] = -1 // it stays in the ring
+		}
+	}
+}
+
 func (a *affinities) ran(key uint64, node int32) {
 	if key == 0 {
 		return

@@ -446,25 +446,30 @@ func (n *node) delta(now time.Time, m *wire.Completion, comeback *ewma) {
 	}
 }
 
-// coming takes over again what r's dispatch changes on n, which had not seen it when it told what m says. Of nodes with calls of a few
-// milliseconds that is a part of all completions: without it a sandbox that was on its way to a call counted as idle once more.
+// coming takes over again what r's dispatch changes of sandboxes and memory on n, which had not seen it when it told what m says. Where calls
+// take a few milliseconds many completions cross a dispatch: a sandbox on its way to a call counted as idle once more.
 func (n *node) coming(r *running, m *wire.Completion) {
 	told := func(key string) bool {
 		return slices.ContainsFunc(m.Sandboxes, func(b wire.SandboxReport) bool { return b.Function == key })
 	}
+	takesMB := r.takesMB
 	if told(r.h.key) {
 		s := n.sandboxFor(r.h, r.memMB)
-		if r.tookIdle && s.idle > 0 {
-			s.setIdle(s.idle - 1)
-		}
 		s.busy++
+		switch {
+		case s.idle > 0 && !r.prewarm: // the call finds it, whether or not one was idle when it was sent
+			s.setIdle(s.idle - 1)
+			return
+		case r.tookIdle: // that one is no more
+			takesMB = r.memMB
+		}
 	}
 	for _, key := range r.evict {
 		if s := n.sandbox(n.z.holdings[key]); s != nil && s.idle > 0 && told(key) {
 			s.setIdle(s.idle - 1)
 		}
 	}
-	n.memUsed += r.takesMB
+	n.memUsed += takesMB
 }
 
 func (z *Zone) sample(m *wire.Completion, out []Action) []Action {

@@ -367,9 +367,17 @@ func (z *Zone) pick(now time.Time, c *call, hope *node) []picked {
 	return z.picked
 }
 
-// pickWanted picks what the rule wants, if it wants anything.
+// pickWanted picks what the policy that decides about the call wants, if it wants anything, and then what the rule does if it is asked beside it.
 func (z *Zone) pickWanted(now time.Time, c *call, hope *node, room int) {
-	p, ok := z.acting(c).(policy.Picker)
+	by := z.acting(c)
+	z.pickBy(by, now, c, hope, room)
+	if by != z.rule && z.modeOf(c.fn).Kind != ModeOff {
+		z.pickBy(z.rule, now, c, hope, room)
+	}
+}
+
+func (z *Zone) pickBy(by policy.Policy, now time.Time, c *call, hope *node, room int) {
+	p, ok := by.(policy.Picker)
 	if !ok {
 		return
 	}

@@ -124,7 +124,8 @@ func (z *Zone) vacant(now time.Time, name string) *node {
 			continue
 		}
 		delete(z.byName, n.name)
-		// Calls, sandboxes, objects and hopes went when it was lost; what a report tells comes with the first one.
+		// Calls and hopes went when it was lost. So did sandboxes and objects, unless a completion came later; the first report says what there is.
+		z.affine.forget(n.index)
 		n.name, n.boot, n.sentSeq, n.sentAt, n.ghosts, n.columnsOf = name, 0, 0, time.Time{}, ghosts{}, 0
 		n.failures, n.quarantined, n.avoidUntil, n.fetching, n.memUsed = 0, false, time.Time{}, time.Time{}, 0
 		z.byName[name] = n
@@ -333,6 +334,9 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 	}
 	if fresh {
 		z.meetNode(now, n, hb)
+		if hb.Epoch == z.epoch { // it may have been forgotten while it was cut off
+			n.sentSeq = max(n.sentSeq, hb.SeenSeq)
+		}
 	}
 	z.setLabels(n, &hb.Labels)
 	leaves := hb.Draining && n.serves()
@@ -435,9 +439,11 @@ func (z *Zone) tick(now time.Time, out []Action) []Action {
 	for _, n := range z.nodes {
 		if n.live && now.Sub(n.lastSeen) > z.cfg.NodeTimeout {
 			n.live = false
-			if !n.listed {
-				n.listed, z.lostNodes = true, append(z.lostNodes, n)
+			if n.listed { // it came back meanwhile: it stands by its last loss
+				i := slices.Index(z.lostNodes, n)
+				z.lostNodes = slices.Delete(z.lostNodes, i, i+1)
 			}
+			n.listed, z.lostNodes = true, append(z.lostNodes, n)
 			z.counters.NodesLost++
 			out = append(out, Action{Kind: ActNodeLost, Node: n.name})
 			lost := n.endAll(now)

@@ -508,34 +508,63 @@ func TestNewNodesTakeThePlacesOfLostOnes(t *testing.T) {
 	}
 }
 
+// ended ends a call on a, which says that it has seen so many dispatches, and has so many sandboxes of f and memory in use.
+func (b *bed) ended(id string, seen uint64, idle, busy, memMB int) {
+	b.done(id, "a", func(c *wire.Completion) {
+		c.Epoch, c.SeenSeq, c.MemUsedMB = b.z.Epoch(), seen, memMB
+		c.Sandboxes = []wire.SandboxReport{{Function: "t/f@1", State: api.SandboxPrepared, Idle: idle, Busy: busy, MemoryMB: 100}}
+	})
+}
+
+// sees is what the zone thinks of f's sandboxes and the memory in use on a.
+func (b *bed) sees(idle, busy, memMB int) {
+	b.t.Helper()
+	n := b.z.byName["a"]
+	if s := n.sandbox(b.z.fns["t/f"].h); s.idle != idle || s.busy != busy || n.memUsed != memMB {
+		b.t.Errorf("%d idle, %d busy, %d MB: want %d, %d and %d", s.idle, s.busy, n.memUsed, idle, busy, memMB)
+	}
+	if err := b.z.Check(); err != nil {
+		b.t.Error(err)
+	}
+}
+
 // A node that ends one call before it has seen the dispatch of the next counts a sandbox as idle, and memory as free, that are on their way
 // to be used.
 func TestCompletionsThatCrossADispatch(t *testing.T) {
-	b := newBed(t, nil)
+	b := newBed(t, func(c *Config) { c.Mode = ModeOff }) // nobody waits
 	b.node("a", 4, 2)
-	n := b.z.byName["a"]
 	b.invoke("i1", "f")
 	b.invoke("i2", "f")
 	b.step(&Event{Kind: EvPrewarm, ID: "t/f", Count: 1})
-	end := func(id string, seen uint64, idle, busy, memMB int) {
-		b.done(id, "a", func(c *wire.Completion) {
-			c.Epoch, c.SeenSeq, c.MemUsedMB = b.z.Epoch(), seen, memMB
-			c.Sandboxes = []wire.SandboxReport{{Function: "t/f@1", State: api.SandboxPrepared, Idle: idle, Busy: busy, MemoryMB: 100}}
-		})
-		if err := b.z.Check(); err != nil {
-			t.Fatal(err)
-		}
+	b.ended("i1", 1, 2, 0, 200) // both are idle there; i2 takes one of them, and a third comes
+	b.sees(1, 2, 300)
+	b.invoke("i3", "f")
+	b.ended("i2", 4, 1, 2, 300) // who has seen all of them tells the truth
+	b.sees(1, 2, 300)
+}
+
+// A call that was sent to start cold finds the sandbox of one that ends before it comes.
+func TestACallMayFindAWarmSandboxAfterAll(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.Mode = ModeOff })
+	b.node("a", 4, 1)
+	b.invoke("i1", "f")
+	b.invoke("i2", "f")
+	if r := find(b.acts, ActRun, "i2"); r == nil || r.Run.Echo.Sandbox == api.SandboxWarm {
+		t.Fatalf("i2 was not to find one: %s", text(b.acts))
 	}
-	// i1 is dispatch 1: when it ends there, both sandboxes are idle.
-	end("i1", 1, 2, 0, 200)
-	if s := n.sandbox(b.z.fns["t/f"].h); s.idle != 1 || s.busy != 2 || n.memUsed != 300 {
-		t.Errorf("%d idle, %d busy, %d MB: want 1, i2 and the one that is brought up, 300", s.idle, s.busy, n.memUsed)
-	}
-	// Who has seen all of them tells the truth.
-	end("i2", 3, 2, 1, 300)
-	if s := n.sandbox(b.z.fns["t/f"].h); s.idle != 2 || s.busy != 1 || n.memUsed != 300 {
-		t.Errorf("%d idle, %d busy, %d MB: want 2, 1 and 300", s.idle, s.busy, n.memUsed)
-	}
+	b.sees(0, 2, 200)
+	b.ended("i1", 1, 1, 0, 100)
+	b.sees(0, 1, 100)
+}
+
+// A call that was sent to an idle sandbox starts one where that was gone before it came.
+func TestAWarmSandboxMayBeGone(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.Mode = ModeOff })
+	b.node("a", 4, 2)
+	b.invoke("i1", "f")
+	b.invoke("i2", "f")
+	b.ended("i1", 1, 0, 0, 0)
+	b.sees(0, 1, 100)
 }
 
 // A prewarming is expected to take what bringing up from where it begins took.

@@ -144,7 +144,7 @@ type Zone struct {
 	epoch    api.Epoch
 
 	fns   map[string]*function // by "tenant/name"
-	nodes []*node              // live and lost, in order of first report
+	nodes []*node              // live and lost, in order of first report; the place of one that was lost long ago may be another's
 	// lostNodes are those that were lost, each once, the first first; some have come back since.
 	lostNodes []*node
 	// The indices of index.go.
@@ -279,6 +279,9 @@ func (z *Zone) lead(now time.Time, epoch api.Epoch, out []Action) []Action {
 	z.epoch, z.helloAt = epoch, now
 	for _, n := range z.nodes {
 		n.sentSeq = 0
+		for _, r := range n.running {
+			r.seq = 0 // all of them were seen before any that are counted anew
+		}
 	}
 	return append(out, Action{Kind: ActHello})
 }

@@ -300,6 +300,27 @@ func TestLeadsOnUnderAHigherEpoch(t *testing.T) {
 	}
 }
 
+// What an earlier epoch has sent was seen before all that is counted under the new one.
+func TestDispatchesOfAnEarlierEpochWereSeen(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 2, 2)
+	b.invoke("old", "f")
+	b.ran("old", "a")
+	e := b.z.Epoch()
+	e.Revision++
+	b.step(&Event{Kind: EvLead, Epoch: e})
+	b.invoke("new", "f")
+	b.ran("new", "a")
+	b.done("new", "a", func(c *wire.Completion) {
+		c.Epoch, c.SeenSeq, c.MemUsedMB = e, 1, 200
+		c.Sandboxes = []wire.SandboxReport{{Function: "t/f@1", State: api.SandboxPrepared, Idle: 1, Busy: 1, MemoryMB: 100}}
+	})
+	n := b.z.byName["a"]
+	if s := n.sandbox(b.z.fns["t/f"].h); s.idle != 1 || s.busy != 1 || n.memUsed != 200 {
+		t.Errorf("%d idle, %d busy, %d MB: want what the node said, 1, 1 and 200", s.idle, s.busy, n.memUsed)
+	}
+}
+
 func TestReportOfAHigherEpochFences(t *testing.T) {
 	b := newBed(t, nil)
 	b.node("a", 1, 1)

@@ -77,7 +77,8 @@ type Completion struct {
 	MemUsedMB  int             `msgpack:"mu"`
 	Resent     bool            `msgpack:"re"`
 	SlotsInUse int             `msgpack:"sl"`
-	// SeenSeq is the highest dispatch of Epoch that the node had seen when it said all this; 0 from nodes that do not tell.
+	// SeenSeq is the highest dispatch of Epoch that the node had seen when it said all this; 0 from nodes that do
+	// not tell, and of an epoch that is not theirs any more.
 	SeenSeq uint64 `msgpack:"ss,omitempty"`
 }
 

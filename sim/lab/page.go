@@ -67,7 +67,7 @@ func (p *Plan) said(e *Experiment, cells []*Cell) string {
 			return
 		}
 		if n == 1 {
-			fmt.Fprintf(&b, "Under %s %s %s, the best baseline.\n", p.Policies[0], what, compared(m.Mean, worst.Policy))
+			fmt.Fprintf(&b, "Under %s %s %s (the best baseline).\n", p.Policies[0], what, compared(m.Mean, worst.Policy))
 		} else {
 			load := 0.
 			for _, c := range cells {
@@ -80,8 +80,12 @@ func (p *Plan) said(e *Experiment, cells []*Cell) string {
 	}
 	of("calls take", meanMs)
 	of("the slowest hundredth takes", p99Ms)
-	if m, _, n := average(cells, func(c *Cell) (Ratio, bool) { return c.find(never(p), meanMs) }); n > 0 && e.noGain() {
-		fmt.Fprintf(&b, "Calls take %s, which never waits.\n", compared(m.Mean, never(p)))
+	if m, worst, n := average(cells, func(c *Cell) (Ratio, bool) { return c.find(never(p), meanMs) }); n > 0 && e.noGain() {
+		fmt.Fprintf(&b, "Calls take %s (it never waits)", compared(m.Mean, never(p)))
+		if n > 1 {
+			fmt.Fprintf(&b, ", in the mean over %d loads, and at the worst %s", n, compared(worst.Mean, "it"))
+		}
+		b.WriteString(".\n")
 	}
 	return b.String()
 }
@@ -94,7 +98,7 @@ func compared(ratio float64, to string) string {
 	case x <= -.05:
 		return fmt.Sprintf("%.1f %% less time than under %s", -x, to)
 	}
-	return "as long as under " + to + ", to within .05 %"
+	return "to within .05 % as long as under " + to
 }
 
 // noGain: nothing can be won by waiting, so that what the rule does about it is the question.

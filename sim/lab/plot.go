@@ -174,9 +174,11 @@ func PlotTopics(p *Plan, all []Ran, create func(name string) (io.WriteCloser, er
 				return fmt.Errorf("plot %s: %w", throughputFigure(c.family), err)
 			}
 		}
-		limit := plotter.XYs{{X: c.cells[0].Load, Y: c.limit}, {X: c.cells[len(c.cells)-1].Load, Y: c.limit}}
-		if err := addLine(f, len(c.reaches), "limit", limit); err != nil {
-			return fmt.Errorf("plot %s: %w", throughputFigure(c.family), err)
+		if c.limit > 0 {
+			limit := plotter.XYs{{X: c.cells[0].Load, Y: c.limit}, {X: c.cells[len(c.cells)-1].Load, Y: c.limit}}
+			if err := addLine(f, len(c.reaches), "limit", limit); err != nil {
+				return fmt.Errorf("plot %s: %w", throughputFigure(c.family), err)
+			}
 		}
 		if err := save(f, width, create, throughputFigure(c.family), PlotFormats[0]); err != nil {
 			return fmt.Errorf("plot %s: %w", throughputFigure(c.family), err)

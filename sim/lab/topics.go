@@ -83,7 +83,7 @@ linearly. "< x": it is not held even at x, the lowest load that was run; "≥ x"
 	fmt.Fprintf(&b, "\n## Conclusion\n%s over the best fixed delay, chosen afterwards:\n\n| workload | load held, over it | best fixed delay | at least | |\n|---|---|---|---|---|\n", p.Policies[0])
 	for i := range capacities {
 		c := &capacities[i]
-		fmt.Fprintf(&b, "| %s | %s | %s | %g | %s |\n", c.family, c.over(), c.fixed.policy, c.must, mark(c.holds(c.must)))
+		fmt.Fprintf(&b, "| %s | %s | %s | %g | %s |\n", c.family, c.over(), c.fixed.policy, c.must, c.verdict(c.must))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

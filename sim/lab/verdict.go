@@ -81,7 +81,7 @@ with a deadline that got no result before it, and all refused calls; shares of t
 	}
 	b.WriteString(`
 ## What it is held to
-Reached is the mean over loads, each load against its own best; worst is the worst load's mean over seeds, and the worst of all seeds. "At the worst load" says that it
+Of ratios, reached is the mean over loads, each load against its own best; worst is the worst load's mean over seeds, and the worst of all seeds. "At the worst load" says that it
 is held in the mean over loads and not at each. Wished for is where this is to end, the mean over loads again.
 
 | | target | where | reached | worst | | wished for | |
@@ -123,7 +123,7 @@ is held in the mean over loads and not at each. Wished for is where this is to e
 	}
 	p.deadlines(all, row)
 	for _, c := range p.capacities(all) {
-		row("D7", fmt.Sprintf("load held at a p99 of %.0f ms, over the best fixed delay's, at least %g", c.limit, c.must), c.family, c.over(), "against "+c.fixed.policy, mark(c.holds(c.must)), "1.4", mark(c.holds(1.4)))
+		row("D7", fmt.Sprintf("load held at a p99 of %.0f ms, over the best fixed delay's, at least %g", c.limit, c.must), c.family, c.over(), "against "+c.fixed.policy, c.verdict(c.must), "1.4", c.verdict(1.4))
 	}
 	for i := range forestGains {
 		g := &forestGains[i]
@@ -277,6 +277,14 @@ func (r reach) before(o reach) bool { return r.load < o.load || r.load == o.load
 // was run, nobody knows how much that is: it is given that load.
 func (c *capacity) holds(factor float64) bool {
 	return !c.reaches[0].less && c.reaches[0].load >= factor*c.fixed.load
+}
+
+// verdict of a factor that is asked of the load held; who holds the highest load that was run may hold more than that.
+func (c *capacity) verdict(factor float64) string {
+	if !c.holds(factor) && c.reaches[0].least {
+		return "not known"
+	}
+	return mark(c.holds(factor))
 }
 
 // over says how much more the rule in question holds than the best fixed delay.

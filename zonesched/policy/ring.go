@@ -73,7 +73,8 @@ func inverse(a, n int64) int64 {
 }
 
 // jump is jump consistent hashing (Lamping and Veach, arXiv 1406.2294): key's bucket among n, evenly spread; when n grows
-// by one, a key stays or moves to the new bucket. It needs no table, since the zone only ever appends nodes.
+// by one, a key stays or moves to the new bucket. It needs no table, since the zone's places for nodes only ever
+// become more.
 func jump(key uint64, n int) int64 {
 	b, j := int64(-1), int64(0)
 	for j < int64(n) {
