@@ -47,11 +47,13 @@ type Digest struct {
 	Delayed int         `msgpack:"d" json:"delayed"`
 	Classes []ClassLoad `msgpack:"c" json:"classes,omitempty"`
 	// Policy is the rule in force, Mode how far it acts. Guarded says that waiting is stopped since it lost, Distrusted that averages
-	// stand in for the forest since they predict better.
+	// stand in for the forest since they predict better, FallbackDecides that the fallback does, since the rule loses by these too.
 	Policy     string `msgpack:"po,omitempty" json:"policy,omitempty"`
 	Mode       string `msgpack:"mo,omitempty" json:"mode,omitempty"`
 	Guarded    bool   `msgpack:"gu,omitempty" json:"guarded,omitempty"`
 	Distrusted bool   `msgpack:"ft,omitempty" json:"distrusted,omitempty"`
+
+	FallbackDecides bool `msgpack:"fd,omitempty" json:"fallback_decides,omitempty"`
 }
 
 // Newer reports whether d was made after o, for digests of the same zone.

@@ -68,7 +68,9 @@ type call struct {
 	mu, sigma  float64       // of the execution, as predicted
 	upperMs    float64       // its bound
 	forestMu   float64       // what the forest said of it, trusted or not; 0: nothing
-	giveUp     time.Time     // when the node's silence is an answer
+	side       side          // who chose its node, while that is compared, and in which round
+	sideRound  uint8
+	giveUp     time.Time // when the node's silence is an answer
 	hedge      hedge
 	draw       float64 // decides whether it is of the control or a probe; 0: not drawn yet
 	wager      wager   // what it declined when it was first held back
@@ -521,6 +523,7 @@ func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out [
 		f.began(m)
 	}
 	z.judge(now, c, m.Outcome)
+	z.compare(now, c, m.Outcome)
 	if exec > 0 && m.Outcome == api.OutcomeOK {
 		c.fn.saw(seen{node: n.index, sandbox: m.Start, missing: c.missing, input: c.inv.InputBytes(), execMs: exec, at: now})
 	}

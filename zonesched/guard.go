@@ -40,6 +40,14 @@ const (
 type tally struct {
 	n          int
 	mean, dev2 float64
+	w          float64 // of the newest value; 0: guardWeight
+}
+
+func (t *tally) weight() float64 {
+	if t.w == 0 {
+		return guardWeight
+	}
+	return t.w
 }
 
 func (t *tally) add(x float64) {
@@ -47,7 +55,7 @@ func (t *tally) add(x float64) {
 		return
 	}
 	t.n++
-	w := math.Max(guardWeight, 1/float64(t.n))
+	w := math.Max(t.weight(), 1/float64(t.n))
 	d := x - t.mean
 	t.mean += w * d
 	t.dev2 = (1 - w) * (t.dev2 + w*d*d)
@@ -55,7 +63,7 @@ func (t *tally) add(x float64) {
 
 // err2 is the squared standard error of the mean.
 func (t *tally) err2() float64 {
-	return t.dev2 / math.Max(math.Min(float64(t.n), (2-guardWeight)/guardWeight), 1)
+	return t.dev2 / math.Max(math.Min(float64(t.n), (2-t.weight())/t.weight()), 1)
 }
 
 func newGuard() guard {

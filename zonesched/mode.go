@@ -99,9 +99,21 @@ func (z *Zone) redoDelayed() {
 	}
 }
 
-// modeOf is the mode in force for a function: its own, unless the whole zone is switched off; then the operator's for the zone;
-// then the configuration's.
+// modeOf is the mode in force for a function. Where neither the forest nor what stands in for it is known to do better than the fallback,
+// mode on is a canary (resort.go).
 func (z *Zone) modeOf(f *function) Mode {
+	m := z.ownMode(f)
+	if m.Kind == ModeOn {
+		if share := z.resortShare(); share < 1 {
+			return Mode{Kind: ModeCanary, Share: share}
+		}
+	}
+	return m
+}
+
+// ownMode is the mode that somebody chose for a function: its own, unless the whole zone is switched off; then the operator's for the zone;
+// then the configuration's.
+func (z *Zone) ownMode(f *function) Mode {
 	m := z.Mode()
 	if m.Kind != ModeOff {
 		if own, ok := z.modes[f.id]; ok {
@@ -146,7 +158,9 @@ func (z *Zone) ruled(c *call, m Mode) bool {
 func (z *Zone) choose(c *call) policy.Choice {
 	m := z.modeOf(c.fn)
 	z.shadowed = false
-	if z.ruled(c, m) {
+	ruled := z.ruled(c, m)
+	z.sided(c, ruled)
+	if ruled {
 		ch := z.rule.Decide(&z.pc, z.cands, z.rng)
 		if ch.Verb == policy.Delay && ch.Clause != policy.ClauseMemory || ch.Clause == policy.ClauseDelayOff && !c.fn.spec.DelayOff {
 			_, share := z.mustRun(c)

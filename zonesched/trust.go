@@ -50,6 +50,7 @@ func (z *Zone) told(now time.Time, c *call, averagesMu, execMs float64) {
 		return
 	}
 	t.loss, t.off, t.began = tally{}, tally{}, now
+	z.resort = newResort(z.resort.round + 1)
 	z.redoDelayed() // what they wait for was predicted by the other one
 }
 

@@ -75,6 +75,8 @@ type Config struct {
 	SlowStart time.Duration `koanf:"slow_start" doc:"time in which a node that has just booted comes to offer all its slots (0: at once)"`
 	// KeepForest believes the forest even while averages predict better (see trust.go).
 	KeepForest bool `koanf:"keep_forest" doc:"believe the forest even while averages predict better"`
+	// KeepRule lets the rule go on by averages even while the fallback does better (see resort.go).
+	KeepRule bool `koanf:"keep_rule" doc:"where averages stand in for the forest, go on deciding by them even while calls of the fallback take less"`
 	// GrantTTL is how long a grant to another zone lives.
 	GrantTTL time.Duration `koanf:"grant_ttl" doc:"life of a grant to another zone"`
 	// ForwardRTT is the assumed round trip to another zone until one is measured.
@@ -138,6 +140,7 @@ type Zone struct {
 	shadow   policy.Choice
 	guard    guard
 	trust    trust
+	resort   resort
 	shadowed bool
 	pred     Predictor
 	models   uint64 // predictors there have been
@@ -221,7 +224,7 @@ func New(cfg Config) (*Zone, error) {
 	}
 	n := 2 * cfg.Candidates
 	z := &Zone{
-		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule, fallback: fallback, guard: newGuard(), profiles: []*profile{{largest: -1}},
+		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule, fallback: fallback, guard: newGuard(), resort: newResort(0), profiles: []*profile{{largest: -1}},
 		fns: map[string]*function{}, holdings: map[string]*holding{}, objects: map[uint64][]*node{}, prewarms: map[string]prewarming{}, byName: map[string]*node{}, calls: map[string]*call{}, tenants: map[string]*usage{},
 		grantsIn: map[string]*grantIn{}, given: map[string]*grantOut{}, ring: newRing(cfg.Records),
 		linkMs: ewma{w: .05, v: 1}, linkP99: tail{v: 2.5}, comeback: ewma{w: .1, v: .5, n: 2},
@@ -323,8 +326,11 @@ type Counters struct {
 	// ForestDropped counts how often averages came to stand in for the forest since its predictions were worse, ForestRestored how
 	// often it was trusted again.
 	ForestDropped, ForestRestored uint64
-	Estimates                     [3]uint64 // by api.Source, of dispatched calls
-	Clauses                       [32]uint64
+	// RuleDropped counts how often the fallback came to decide since its calls took less time than the rule's by averages, RuleRestored how often
+	// these took less again.
+	RuleDropped, RuleRestored uint64
+	Estimates                 [3]uint64 // by api.Source, of dispatched calls
+	Clauses                   [32]uint64
 }
 
 // Counters returns a copy.
@@ -342,6 +348,7 @@ type function struct {
 	on     []*profile // those that it fits
 
 	errEW   ewma // |ln(measured/predicted)|
+	logMs   ewma // ln(ms from arrival to answer), while the rule and the fallback are compared
 	runMs   ewma
 	coldMs  ewma // cost of a start that was not warm
 	prepMs  ewma // the same, of what was prepared
@@ -371,7 +378,7 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 		spec := ev.Functions[i]
 		f := z.fns[spec.ID()]
 		if f == nil {
-			f = &function{id: spec.ID(), errEW: ewma{w: .1, v: .2}, runMs: ewma{w: .1}, coldMs: ewma{w: .2}, prepMs: ewma{w: .2}, freshMs: ewma{w: .2}, gapMs: ewma{w: .1}}
+			f = &function{id: spec.ID(), errEW: ewma{w: .1, v: .2}, logMs: ewma{w: .02}, runMs: ewma{w: .1}, coldMs: ewma{w: .2}, prepMs: ewma{w: .2}, freshMs: ewma{w: .2}, gapMs: ewma{w: .1}}
 			z.fns[f.id] = f
 		}
 		if f.spec == nil || f.spec.Version < spec.Version {

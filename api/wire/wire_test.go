@@ -29,7 +29,7 @@ func messages() []any {
 		&Reply{Code: api.CodeExists, Message: "m", Version: 1, Revision: 2}, &CatalogPull{Since: 1, Zone: "z"},
 		&CatalogChanges{Rev: 1, More: true, Functions: []api.Function{{Tenant: "t", Name: "f"}}, Deleted: []string{"t/g"}},
 		&Query{Kind: "nodes", Arg: "a"}, &QueryReply{Code: api.CodeNotFound, Message: "m", Data: []byte(`{"a":1}`)},
-		&api.Digest{Zone: "z", Tier: api.TierEdge, Region: "r", Epoch: epoch, Seq: 3, Slots: 8, Busy: 4, Queued: 1, Delayed: 2, Classes: []api.ClassLoad{{}}, Policy: "rubato", Mode: "on", Guarded: true},
+		&api.Digest{Zone: "z", Tier: api.TierEdge, Region: "r", Epoch: epoch, Seq: 3, Slots: 8, Busy: 4, Queued: 1, Delayed: 2, Classes: []api.ClassLoad{{}}, Policy: "rubato", Mode: "on", Guarded: true, Distrusted: true, FallbackDecides: true},
 		&LogsPull{Function: "t/f", Last: 3}, &Logs{Lines: []LogLine{{ID: "i", Node: "n", UnixMs: 1, Text: "x"}}},
 		&Heartbeat{Zone: "z", Node: "n", Labels: api.Labels{Arch: "arm64", Accelerator: "gpu-a100", Tags: []string{"ssd"}}, UptimeMs: 5},
 		&Run{Fn: api.Function{Tenant: "t", Name: "f", Needs: api.Labels{Arch: "arm64"}, MinWarm: 2}, KeepMs: 10_000},

@@ -93,7 +93,7 @@ func hindsight(k *zonesched.Candidate) string {
 	return ms(k.HindsightMs) + " " + k.Hindsight
 }
 
-// ruleOf says by what a zone decides: "rubato on", "rubato off", "rubato on, waiting stopped", "rubato on, forest distrusted".
+// ruleOf says by what a zone decides: "rubato on", "rubato off", "rubato on, waiting stopped", "rubato on, forest distrusted", "rubato on, forest distrusted, fallback decides".
 func ruleOf(d *api.Digest) string {
 	s := strings.TrimSpace(d.Policy + " " + d.Mode)
 	if d.Guarded {
@@ -101,6 +101,9 @@ func ruleOf(d *api.Digest) string {
 	}
 	if d.Distrusted {
 		s += ", forest distrusted"
+	}
+	if d.FallbackDecides {
+		s += ", fallback decides"
 	}
 	return s
 }

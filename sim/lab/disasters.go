@@ -98,6 +98,8 @@ type Figures struct {
 	Stopped   uint64 `json:"waiting_stopped"`
 	// Dropped is how often averages came to stand in for the forest, from the beginning on.
 	Dropped uint64 `json:"forest_dropped"`
+	// Resorted is how often the fallback came to decide since averages did worse, from the beginning on.
+	Resorted uint64 `json:"rule_dropped"`
 }
 
 // disasterSeeds are those for which a test asserts what is said of the disasters.
@@ -305,7 +307,7 @@ func (d *Disaster) face(ctx context.Context, s *Scenario, who *contender, seed u
 	f.MeanMs, f.P99Ms, f.WaitMs, f.Cold, f.Calm, f.Init, f.Node = share(sum, n), all.Quantile(.99), share(wait, n), share(cold, n), share(calmCold, calm), share(prep, exec), mostOf(seconds)
 	f.Miss = missShare(&stats)
 	c := w.Core(0).Counters()
-	f.Declined, f.Prewarmed, f.Stopped, f.Dropped = c.IdleDeclined, c.Prewarmed, c.WaitingStopped, c.ForestDropped
+	f.Declined, f.Prewarmed, f.Stopped, f.Dropped, f.Resorted = c.IdleDeclined, c.Prewarmed, c.WaitingStopped, c.ForestDropped, c.RuleDropped
 	return f, nil
 }
 
@@ -338,7 +340,7 @@ Figures are means over seeds, of the longest waits and the shares the worst seed
 done, without messages. "Unserved" calls were refused, failed or had no answer half a minute after the last arrival; "declined"
 counts decisions to hold a call back though a slot was free. Misses are calls with a deadline that got no result before it, and all
 refused calls; their share is that of calls with a deadline and of refused ones. "Prewarmed" counts sandboxes that were brought up without a
-call, "waiting stopped" and "forest dropped" how often the guard did that (the worst seed), all from the beginning on. Rules of
+call, "waiting stopped", "forest dropped" and "rule dropped" how often the guards did that (the worst seed), all from the beginning on. Rules of
 sim/naive have no guard, and send no function to hardware that is new to it.
 
 Some disasters are not of the kind that a scenario can show. Inference under the lock: at most 32 candidates are scored, once each,
@@ -357,15 +359,15 @@ less is asked once: in push-out the bound of DelayMax is that of holding back, a
 		if len(runs) > 0 {
 			fmt.Fprintf(&b, " Seeds %d-%d.", runs[0].Seed, runs[len(runs)-1].Seed)
 		}
-		fmt.Fprintf(&b, "\n\n| rule | calls | unserved | mean | p99 | wait | longest wait | longest held back | cold starts | in the calm before | time for init | largest node | misses | declined | prewarmed | waiting stopped | forest dropped |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
+		fmt.Fprintf(&b, "\n\n| rule | calls | unserved | mean | p99 | wait | longest wait | longest held back | cold starts | in the calm before | time for init | largest node | misses | declined | prewarmed | waiting stopped | forest dropped | rule dropped |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 		row := func(name string, of func(*Faced) *Figures) {
 			m := meanOf(runs, of)
 			if m.Answered == 0 {
-				fmt.Fprintf(&b, "| %s | %d | %d | | | | | | | %s | | | | %d | %d | %d | %d |\n", name, m.Calls, m.Unserved, percent(m.Calm), m.Declined, m.Prewarmed, m.Stopped, m.Dropped)
+				fmt.Fprintf(&b, "| %s | %d | %d | | | | | | | %s | | | | %d | %d | %d | %d | %d |\n", name, m.Calls, m.Unserved, percent(m.Calm), m.Declined, m.Prewarmed, m.Stopped, m.Dropped, m.Resorted)
 				return
 			}
-			fmt.Fprintf(&b, "| %s | %d | %d | %.0f | %.0f | %.0f | %.0f | %.0f | %s | %s | %s | %s | %s | %d | %d | %d | %d |\n", name, m.Calls, m.Unserved, m.MeanMs, m.P99Ms, m.WaitMs, m.LongestMs, m.HeldMs,
-				percent(m.Cold), percent(m.Calm), percent(m.Init), percent(m.Node), percent(m.Miss), m.Declined, m.Prewarmed, m.Stopped, m.Dropped)
+			fmt.Fprintf(&b, "| %s | %d | %d | %.0f | %.0f | %.0f | %.0f | %.0f | %s | %s | %s | %s | %s | %d | %d | %d | %d | %d |\n", name, m.Calls, m.Unserved, m.MeanMs, m.P99Ms, m.WaitMs, m.LongestMs, m.HeldMs,
+				percent(m.Cold), percent(m.Calm), percent(m.Init), percent(m.Node), percent(m.Miss), m.Declined, m.Prewarmed, m.Stopped, m.Dropped, m.Resorted)
 		}
 		row(d.naive.name, func(f *Faced) *Figures { return &f.Naive })
 		row("**"+d.product().name+"**", func(f *Faced) *Figures { return &f.Ours })
@@ -424,7 +426,7 @@ func meanOf(runs []Faced, of func(*Faced) *Figures) Figures {
 	for i := range runs {
 		f := of(&runs[i])
 		m.Calls, m.Answered, m.Unserved, m.Declined, m.Prewarmed = m.Calls+f.Calls, m.Answered+f.Answered, m.Unserved+f.Unserved, m.Declined+f.Declined, m.Prewarmed+f.Prewarmed
-		m.Stopped, m.Dropped = max(m.Stopped, f.Stopped), max(m.Dropped, f.Dropped)
+		m.Stopped, m.Dropped, m.Resorted = max(m.Stopped, f.Stopped), max(m.Dropped, f.Dropped), max(m.Resorted, f.Resorted)
 		m.MeanMs, m.P99Ms, m.WaitMs = m.MeanMs+f.MeanMs/float64(n), m.P99Ms+f.P99Ms/float64(n), m.WaitMs+f.WaitMs/float64(n)
 		m.LongestMs, m.HeldMs = math.Max(m.LongestMs, f.LongestMs), math.Max(m.HeldMs, f.HeldMs)
 		m.Cold, m.Calm, m.Init = math.Max(m.Cold, f.Cold), math.Max(m.Calm, f.Calm), math.Max(m.Init, f.Init)
@@ -458,6 +460,13 @@ var neverWaits = contender{name: "rubato, never waits", change: func(c *sim.Conf
 func keepForest(c *sim.Config) {
 	for i := range c.Zones {
 		c.Zones[i].Core.KeepForest = true
+	}
+}
+
+// keepRule is an operator's order to go on by averages where these stand in for the forest.
+func keepRule(c *sim.Config) {
+	for i := range c.Zones {
+		c.Zones[i].Core.KeepRule = true
 	}
 }
 

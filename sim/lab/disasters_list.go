@@ -175,6 +175,15 @@ var disasters = []Disaster{
 		Found:    "averages tell no node from another; the least loaded ones are the fast ones here, since slow ones stay busy",
 	},
 	{
+		Name: "A model gone wrong, and averages that tell no node from another", Scenario: "averages-wrong.yaml", sign: 20 * time.Second, beside: &leastLoaded,
+		Question: "The same with more calls. Averages stand in for the forest, and do worse than a rule that looks at the load. Who notices that?",
+		naive:    contender{name: "rubato, keep_rule", change: keepRule},
+		Fails:    "25 s after that calls take more than 1.1 times as long as on the least loaded node",
+		Failed:   func(f *Faced) bool { return f.Naive.MeanMs > 1.1*f.Beside.MeanMs },
+		Holds:    "the fallback comes to decide by itself, and calls take at most 1.05 times as long as on the least loaded node",
+		Held:     func(f *Faced) bool { return f.Ours.Resorted > 0 && f.Ours.MeanMs < 1.05*f.Beside.MeanMs },
+	},
+	{
 		Name: "Waiting by a model gone wrong", Scenario: "model-sign.yaml", sign: 20 * time.Second,
 		Question: "The same, where the forest must be believed (keep_forest). Who stops the waiting for slow nodes?",
 		naive:    notGuarded,

@@ -179,7 +179,7 @@ func (d *Daemon) sendDigest() {
 	g := api.Digest{
 		Zone: d.cfg.Zone, Tier: d.cfg.Sched.Tier, Region: d.cfg.Region, Epoch: d.core.Epoch(), Seq: d.digest,
 		Slots: l.Slots, Busy: l.Busy, Queued: l.Queued, Delayed: l.Delayed,
-		Policy: d.core.PolicyName(), Mode: d.core.Mode().String(), Guarded: d.core.Guard().Stopped, Distrusted: d.core.Trust().Lost,
+		Policy: d.core.PolicyName(), Mode: d.core.Mode().String(), Guarded: d.core.Guard().Stopped, Distrusted: d.core.Trust().Lost, FallbackDecides: d.core.Resort().Fallback,
 	}
 	for _, f := range d.core.FunctionLoads(time.Now(), api.MaxDigestClasses) {
 		g.Classes = append(g.Classes, api.ClassLoad{Class: f.Function, RatePerS: f.RatePerS, MeanMs: f.MeanMs})

@@ -42,20 +42,21 @@ type Calls struct {
 
 // ZoneView is what `rubato zones` shows.
 type ZoneView struct {
-	Zone     string              `json:"zone"`
-	Tier     string              `json:"tier"`
-	Region   string              `json:"region"`
-	Leader   string              `json:"leader"`
-	Epoch    api.Epoch           `json:"epoch"`
-	Policy   string              `json:"policy"`
-	Mode     string              `json:"mode"`
-	Fallback string              `json:"fallback"`
-	Modes    FunctionModes       `json:"function_modes,omitempty"`
-	Guard    zonesched.GuardView `json:"guard"`
-	Trust    zonesched.TrustView `json:"trust"`
-	Load     zonesched.Load      `json:"load"`
-	Shares   []api.Share         `json:"shares"`
-	Counters zonesched.Counters  `json:"counters"`
+	Zone     string               `json:"zone"`
+	Tier     string               `json:"tier"`
+	Region   string               `json:"region"`
+	Leader   string               `json:"leader"`
+	Epoch    api.Epoch            `json:"epoch"`
+	Policy   string               `json:"policy"`
+	Mode     string               `json:"mode"`
+	Fallback string               `json:"fallback"`
+	Modes    FunctionModes        `json:"function_modes,omitempty"`
+	Guard    zonesched.GuardView  `json:"guard"`
+	Trust    zonesched.TrustView  `json:"trust"`
+	Resort   zonesched.ResortView `json:"resort"`
+	Load     zonesched.Load       `json:"load"`
+	Shares   []api.Share          `json:"shares"`
+	Counters zonesched.Counters   `json:"counters"`
 }
 
 // Query answers a question about the zone, at its leader. Kinds: nodes, zone, model ("here": of this scheduler,
@@ -107,7 +108,7 @@ func (d *Daemon) queryHere(ctx context.Context, kind, arg string) (json.RawMessa
 		look(func() {
 			v = ZoneView{
 				Zone: d.cfg.Zone, Tier: d.cfg.Tier, Region: d.cfg.Region, Leader: d.cfg.Name, Epoch: d.core.Epoch(),
-				Policy: d.core.PolicyName(), Mode: d.core.Mode().String(), Fallback: d.cfg.Sched.Fallback, Modes: functionModes(d.core), Guard: d.core.Guard(), Trust: d.core.Trust(), Load: d.core.Load(), Shares: d.shares, Counters: d.core.Counters(),
+				Policy: d.core.PolicyName(), Mode: d.core.Mode().String(), Fallback: d.cfg.Sched.Fallback, Modes: functionModes(d.core), Guard: d.core.Guard(), Trust: d.core.Trust(), Resort: d.core.Resort(), Load: d.core.Load(), Shares: d.shares, Counters: d.core.Counters(),
 			}
 		})
 	case "model":

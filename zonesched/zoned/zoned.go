@@ -231,7 +231,7 @@ func (d *Daemon) loop(ctx context.Context) {
 		case <-tick.C:
 			if d.leads() {
 				d.step(&zonesched.Event{Kind: zonesched.EvTick})
-				d.figures.Store(&Figures{Counters: d.core.Counters(), Load: d.core.Load(), Guard: d.core.Guard(), Trust: d.core.Trust()})
+				d.figures.Store(&Figures{Counters: d.core.Counters(), Load: d.core.Load(), Guard: d.core.Guard(), Trust: d.core.Trust(), Resort: d.core.Resort()})
 			}
 		case <-flush.C:
 			d.flush(false)
@@ -342,8 +342,9 @@ func (d *Daemon) Forest() *learner.Forest { return d.learn.forest.Load() }
 type Figures struct {
 	zonesched.Counters
 	zonesched.Load
-	Guard zonesched.GuardView
-	Trust zonesched.TrustView
+	Guard  zonesched.GuardView
+	Trust  zonesched.TrustView
+	Resort zonesched.ResortView
 }
 
 // Figures returns them; zeros before the first tick.
