@@ -2,6 +2,7 @@ package learner
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -147,5 +148,42 @@ func TestKeptColumnsGiveTheSame(t *testing.T) {
 				t.Fatalf("candidate %d: %+v with columns, %+v without", i, a[i], b[i])
 			}
 		}
+	}
+}
+
+// TestColumnsAreTakenOver: what one forest made of a node's columns the next one corrects into what it would have made itself, whether it has
+// learned more, knows nodes by other hashes, or has another grid.
+func TestColumnsAreTakenOver(t *testing.T) {
+	w, l := newWorld(1, 8), testLearner(t, "a")
+	w.run(l, 600, nil)
+	first := l.Snapshot()
+	w.run(l, 600, nil)
+	learned := l.Snapshot()
+	seeded := *learned
+	seeded.seed++
+	seeded.frame = frameOf(seeded.seed, seeded.grid)
+	other := *learned
+	edges := slices.Clone(other.grid.edges)
+	edges[api.NodeLink] = ramp(0, 40, 7)
+	other.grid = newGrid(other.grid.epoch, edges)
+	other.frame = frameOf(other.seed, other.grid)
+	changed := map[*Forest]int{}
+	for range 200 {
+		c := w.call().cand
+		for _, next := range []*Forest{learned, &seeded, &other, first} {
+			var kept, anew api.NodeColumns
+			first.Columns(&c, &kept)
+			before := kept
+			next.Columns(&c, &kept)
+			if next.Columns(&c, &anew); kept != anew {
+				t.Fatalf("node %s: taken over %+v, made anew %+v", c.Node, kept, anew)
+			}
+			if kept != before {
+				changed[next]++
+			}
+		}
+	}
+	if changed[learned] == 0 || changed[&seeded] != 200 || changed[&other] != 200 || changed[first] != 0 {
+		t.Errorf("columns changed: %d by learning, %d by the seed, %d by the grid, %d by nothing", changed[learned], changed[&seeded], changed[&other], changed[first])
 	}
 }

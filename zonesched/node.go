@@ -126,7 +126,8 @@ func (z *Zone) vacant(now time.Time, name string) *node {
 		delete(z.byName, n.name)
 		// Calls and hopes went when it was lost. So did sandboxes and objects, unless a completion came later; the first report says what there is.
 		z.affine.forget(n.index)
-		n.name, n.boot, n.sentSeq, n.sentAt, n.ghosts, n.columnsOf = name, 0, 0, time.Time{}, ghosts{}, 0
+		n.name, n.boot, n.sentSeq, n.sentAt, n.ghosts = name, 0, 0, time.Time{}, ghosts{}
+		n.columns, n.columnsOf = api.NodeColumns{}, 0
 		n.failures, n.quarantined, n.avoidUntil, n.fetching, n.memUsed = 0, false, time.Time{}, time.Time{}, 0
 		z.byName[name] = n
 		return n
@@ -344,7 +345,7 @@ func (z *Zone) heartbeat(now time.Time, hb *wire.Heartbeat, out []Action) []Acti
 	n.total = hb.Slots
 	n.slots = z.offers(now, n)
 	if n.linkMbps != hb.LinkMbps || n.class != hb.Class {
-		n.columnsOf = 0
+		n.columns, n.columnsOf = api.NodeColumns{}, 0
 	}
 	z.hardware.add(hb.Class)
 	if n.class != hb.Class {

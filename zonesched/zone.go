@@ -24,7 +24,8 @@ import (
 type Predictor interface {
 	// Estimate fills out[i] for cands[i]; it allocates nothing.
 	Estimate(req *api.Request, cands []api.Candidate, out []api.Estimate)
-	// Columns quantises what is known of a candidate's node whatever the call, for candidates that Estimate is asked for.
+	// Columns quantises what is known of a candidate's node whatever the call, for candidates that Estimate is asked for. to is empty, or what the
+	// predictor before made of the same node, class and link.
 	Columns(c *api.Candidate, to *api.NodeColumns)
 	// Version is the pool manifest in use; 0 before the first.
 	Version() uint64
