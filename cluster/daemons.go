@@ -233,7 +233,7 @@ func registerZone(reg *prometheus.Registry, z *Zone) {
 	figure("forest_dropped", "Times that averages came to stand in for the forest since they predicted better.", func(f zoned.Figures) uint64 { return f.ForestDropped })
 	figure("forest_restored", "Times that the forest was trusted again.", func(f zoned.Figures) uint64 { return f.ForestRestored })
 	figure("rule_dropped", "Times that the fallback came to decide since calls took less time by it than by averages.", func(f zoned.Figures) uint64 { return f.RuleDropped })
-	figure("rule_restored", "Times that they took less by averages again.", func(f zoned.Figures) uint64 { return f.RuleRestored })
+	figure("rule_restored", "Times that the rule came to decide again.", func(f zoned.Figures) uint64 { return f.RuleRestored })
 	gauge("rubato_zone_fallback_decides", "1 while the fallback decides since neither the forest nor averages do better.", func() float64 {
 		if z.Daemon.Figures().Resort.Fallback {
 			return 1

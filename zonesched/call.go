@@ -61,6 +61,8 @@ type call struct {
 	version    uint64 // of the function that the last dispatch carried
 	attempt    uint8  // of the dispatch in hand; inv belongs to the event and stays as it came
 	tries      uint8  // the highest attempt so far: none is used twice
+	side       side   // who decided about it, and in which round of comparing
+	sideRound  uint8
 	missing    int64
 	clause     policy.Clause // of the dispatch
 	ownMs      float64       // predicted of the dispatch: link and execution
@@ -68,9 +70,7 @@ type call struct {
 	mu, sigma  float64       // of the execution, as predicted
 	upperMs    float64       // its bound
 	forestMu   float64       // what the forest said of it, trusted or not; 0: nothing
-	side       side          // who chose its node, while that is compared, and in which round
-	sideRound  uint8
-	giveUp     time.Time // when the node's silence is an answer
+	giveUp     time.Time     // when the node's silence is an answer
 	hedge      hedge
 	draw       float64 // decides whether it is of the control or a probe; 0: not drawn yet
 	wager      wager   // what it declined when it was first held back
@@ -299,6 +299,7 @@ func (z *Zone) dispatchTimeout(now time.Time, c *call, out []Action) []Action {
 	n := c.node
 	out = z.stopAll(c, out)
 	z.quarantine(now, n)
+	z.compare(now, c, api.OutcomeTimeout)
 	return z.answerError(now, c, api.CodeDeadline, fmt.Sprintf("node %s gave no answer within the call's time", n.name), out)
 }
 

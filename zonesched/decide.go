@@ -17,6 +17,7 @@ import (
 // recent one), the rule < 1 us. No allocation before the dispatch.
 func (z *Zone) decide(now time.Time, c *call, out []Action) []Action {
 	if !c.hard.IsZero() && !now.Before(c.hard) {
+		z.compare(now, c, api.OutcomeTimeout)
 		return z.answerError(now, c, api.CodeDeadline, "the caller's time ran out while the call waited for a slot", out)
 	}
 	if waited := now.Sub(c.arrived); waited > maxWait {
@@ -503,6 +504,7 @@ func (z *Zone) slotFreed(now time.Time, n *node, out []Action) []Action {
 			return out
 		}
 		c.account(now)
+		z.noteSide(c)
 		ch := policy.Choice{Verb: policy.Run, Clause: policy.ClauseFreed, Take: 0, Now: 0, Propensity: 1}
 		pc := z.policyCall(now, c, c.hope)
 		z.cands, z.shadowed = append(z.cands[:0], k), false

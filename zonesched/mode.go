@@ -67,6 +67,7 @@ func (z *Zone) setPolicy(ev *Event) {
 		z.cfg.Policy, z.cfg.PolicyConfig, z.cfg.Rule, z.rule = ev.PolicyName, ev.PolicyConfig, nil, rule
 	}
 	z.mode, z.modes = ev.Mode, ev.Modes
+	z.forgetResort(stageTrying)
 	z.setOrder()
 	z.redoDelayed()
 }
@@ -104,7 +105,7 @@ func (z *Zone) redoDelayed() {
 func (z *Zone) modeOf(f *function) Mode {
 	m := z.ownMode(f)
 	if m.Kind == ModeOn {
-		if share := z.resortShare(); share < 1 {
+		if share := z.rules(); share < 1 {
 			return Mode{Kind: ModeCanary, Share: share}
 		}
 	}
@@ -158,9 +159,8 @@ func (z *Zone) ruled(c *call, m Mode) bool {
 func (z *Zone) choose(c *call) policy.Choice {
 	m := z.modeOf(c.fn)
 	z.shadowed = false
-	ruled := z.ruled(c, m)
-	z.sided(c, ruled)
-	if ruled {
+	z.noteSide(c)
+	if z.ruled(c, m) {
 		ch := z.rule.Decide(&z.pc, z.cands, z.rng)
 		if ch.Verb == policy.Delay && ch.Clause != policy.ClauseMemory || ch.Clause == policy.ClauseDelayOff && !c.fn.spec.DelayOff {
 			_, share := z.mustRun(c)

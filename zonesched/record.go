@@ -75,8 +75,10 @@ type Decision struct {
 	Shadow Shadow    `json:"shadow,omitzero"` // what the rule would have done where the fallback decided
 	// Guarded: waiting was stopped in the zone since it lost. A call that was held back all the same was a probe. Control: it ran at
 	// once, though it might have been held back, to measure what waiting wins.
-	Guarded      bool        `json:"guarded,omitempty"`
-	Control      bool        `json:"control,omitempty"`
+	Guarded bool `json:"guarded,omitempty"`
+	Control bool `json:"control,omitempty"`
+	// Resorted: averages stood in for the forest, and calls that go by them were compared with calls of the fallback; Policy says which this was.
+	Resorted     bool        `json:"resorted,omitempty"`
 	Now          int         `json:"now"`  // index of the best candidate that could start at once, -1 none
 	Best         int         `json:"best"` // index of the one taken or hoped for, -1 none
 	Candidates   []Candidate `json:"candidates"`
@@ -197,7 +199,8 @@ func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choi
 	if d.Kind == api.DecisionDelayed.String() || ch.Clause == policy.ClauseFreed && d.Kind == api.DecisionQueued.String() {
 		return
 	}
-	d.Function, d.Version, d.At, d.Policy, d.Mode = c.fn.id, c.fn.spec.Version, now, z.rule.Name(), z.modeOf(c.fn).String()
+	d.Function, d.Version, d.At, d.Policy, d.Mode = c.fn.id, c.fn.spec.Version, now, z.rule.Name(), z.ownMode(c.fn).String()
+	d.Resorted = d.Mode == ModeOn && z.rules() < 1
 	if !z.ruled(c, z.modeOf(c.fn)) {
 		d.Policy = z.fallback.Name()
 	}
@@ -418,6 +421,9 @@ func (d *Decision) Explain() string {
 	d.explainOthers(&b)
 	if d.Mode != ModeOn {
 		fmt.Fprintf(&b, "The rule's mode is %s: %s decided.\n", d.Mode, d.Policy)
+	}
+	if d.Resorted {
+		fmt.Fprintf(&b, "The forest was distrusted. Calls that go by averages and by the fallback were compared: %s decided this one.\n", d.Policy)
 	}
 	switch {
 	case d.Guarded && d.Kind == api.DecisionDelayed.String():

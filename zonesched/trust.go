@@ -50,7 +50,7 @@ func (z *Zone) told(now time.Time, c *call, averagesMu, execMs float64) {
 		return
 	}
 	t.loss, t.off, t.began = tally{}, tally{}, now
-	z.resort = newResort(z.resort.round + 1)
+	z.forgetResort(stageTrying)
 	z.redoDelayed() // what they wait for was predicted by the other one
 }
 
@@ -61,7 +61,7 @@ func (z *Zone) believe(i int, e *api.Estimate) {
 		return
 	}
 	k.ForestMu = e.Mu
-	if z.trust.lost {
+	if z.trust.lost && z.guarded() {
 		k.ForgetForest()
 	}
 }
@@ -80,5 +80,5 @@ type TrustView struct {
 // Trust returns it.
 func (z *Zone) Trust() TrustView {
 	t := &z.trust
-	return TrustView{Lost: t.lost, Since: t.began, Calls: t.loss.n, Loss: t.loss.mean}
+	return TrustView{Lost: t.lost && z.guarded(), Since: t.began, Calls: t.loss.n, Loss: t.loss.mean}
 }

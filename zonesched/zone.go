@@ -225,7 +225,7 @@ func New(cfg Config) (*Zone, error) {
 	}
 	n := 2 * cfg.Candidates
 	z := &Zone{
-		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule, fallback: fallback, guard: newGuard(), resort: newResort(0), profiles: []*profile{{largest: -1}},
+		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), rule: rule, fallback: fallback, guard: newGuard(), resort: newResort(stageTrying, 0), profiles: []*profile{{largest: -1}},
 		fns: map[string]*function{}, holdings: map[string]*holding{}, objects: map[uint64][]*node{}, prewarms: map[string]prewarming{}, byName: map[string]*node{}, calls: map[string]*call{}, tenants: map[string]*usage{},
 		grantsIn: map[string]*grantIn{}, given: map[string]*grantOut{}, ring: newRing(cfg.Records),
 		linkMs: ewma{w: .05, v: 1}, linkP99: tail{v: 2.5}, comeback: ewma{w: .1, v: .5, n: 2},
@@ -328,7 +328,7 @@ type Counters struct {
 	// often it was trusted again.
 	ForestDropped, ForestRestored uint64
 	// RuleDropped counts how often the fallback came to decide since its calls took less time than the rule's by averages, RuleRestored how often
-	// these took less again.
+	// the rule did again, with averages or the forest.
 	RuleDropped, RuleRestored uint64
 	Estimates                 [3]uint64 // by api.Source, of dispatched calls
 	Clauses                   [32]uint64
@@ -349,7 +349,7 @@ type function struct {
 	on     []*profile // those that it fits
 
 	errEW   ewma // |ln(measured/predicted)|
-	logMs   ewma // ln(ms from arrival to answer), while the rule and the fallback are compared
+	tookMs  ewma // from arrival to answer and what the choice cost beside, while the rule and the fallback are compared
 	runMs   ewma
 	coldMs  ewma // cost of a start that was not warm
 	prepMs  ewma // the same, of what was prepared
@@ -379,7 +379,7 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 		spec := ev.Functions[i]
 		f := z.fns[spec.ID()]
 		if f == nil {
-			f = &function{id: spec.ID(), errEW: ewma{w: .1, v: .2}, logMs: ewma{w: .02}, runMs: ewma{w: .1}, coldMs: ewma{w: .2}, prepMs: ewma{w: .2}, freshMs: ewma{w: .2}, gapMs: ewma{w: .1}}
+			f = &function{id: spec.ID(), errEW: ewma{w: .1, v: .2}, tookMs: ewma{w: .02}, runMs: ewma{w: .1}, coldMs: ewma{w: .2}, prepMs: ewma{w: .2}, freshMs: ewma{w: .2}, gapMs: ewma{w: .1}}
 			z.fns[f.id] = f
 		}
 		if f.spec == nil || f.spec.Version < spec.Version {

@@ -180,8 +180,8 @@ var disasters = []Disaster{
 		naive:    contender{name: "rubato, keep_rule", change: keepRule},
 		Fails:    "25 s after that calls take more than 1.1 times as long as on the least loaded node",
 		Failed:   func(f *Faced) bool { return f.Naive.MeanMs > 1.1*f.Beside.MeanMs },
-		Holds:    "the fallback comes to decide by itself, and calls take at most 1.05 times as long as on the least loaded node",
-		Held:     func(f *Faced) bool { return f.Ours.Resorted > 0 && f.Ours.MeanMs < 1.05*f.Beside.MeanMs },
+		Holds:    "the fallback comes to decide by itself, and calls take at most 1.08 times as long as on the least loaded node",
+		Held:     func(f *Faced) bool { return f.Ours.Resorted > 0 && f.Ours.MeanMs < 1.08*f.Beside.MeanMs },
 	},
 	{
 		Name: "Waiting by a model gone wrong", Scenario: "model-sign.yaml", sign: 20 * time.Second,
