@@ -530,7 +530,7 @@ func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out [
 	}
 	if r := z.ring.at(c.rec); r != nil && m.Outcome == api.OutcomeOK {
 		r.ExecMs = exec
-		r.lookBack(now, c.fn, n.index, c.inv.InputBytes(), ms(c.dispatched.Sub(r.At)))
+		r.lookBack(now, c.fn, n.index, m.Start, c.inv.InputBytes(), ms(c.dispatched.Sub(r.At)))
 	}
 	return z.answer(now, c, &wire.Answer{
 		ID: m.ID, Code: m.Code, Message: m.Message, Result: m.Result, ResultRef: m.ResultRef,

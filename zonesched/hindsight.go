@@ -29,6 +29,8 @@ const (
 	seenFor = time.Minute
 	// interval holds 8 of 10 draws from a normal distribution: so many spreads to either side.
 	interval = 1.2816
+	// mostSpread keeps what is written finite.
+	mostSpread = 8
 )
 
 // saw remembers an execution in place of the oldest one.
@@ -68,9 +70,11 @@ const (
 // a choice costs others.
 type Hindsight struct {
 	CameMs float64 `json:"came_ms"`
-	// Node is the alternative that would have been best, AlternativeMs what it would have taken, by Basis; LowMs and HighMs hold it 8
+	// Node is the alternative that would have been best, with its Sandbox as it was: the node that the call ran on can be one, by a start at once instead of a
+	// wait. AlternativeMs is what it would have taken, by Basis; LowMs and HighMs hold it 8
 	// times of 10 (equal when it was measured). Empty: there was none.
 	Node          string  `json:"node,omitempty"`
+	Sandbox       string  `json:"sandbox,omitempty"`
 	AlternativeMs float64 `json:"alternative_ms,omitempty"`
 	LowMs         float64 `json:"low_ms,omitempty"`
 	HighMs        float64 `json:"high_ms,omitempty"`
@@ -83,13 +87,13 @@ type Hindsight struct {
 func (k *Candidate) expected(c *policy.Candidate) {
 	k.node, k.sandbox = c.Node, c.Sandbox
 	before := c.StartMs + c.LinkMs
-	times := math.Exp(interval * math.Min(c.Est.Sigma, sigmaMax))
+	times := math.Exp(interval * math.Min(c.Est.Sigma, mostSpread))
 	k.ExpectedMs, k.LowMs, k.HighMs = before+k.ExecMs, before+k.ExecMs/times, before+k.ExecMs*times
 }
 
-// lookBack compares a call that was answered with its alternatives: the candidates on other nodes than the one it ran on. waitedMs
-// is how long it waited after the decision.
-func (d *Decision) lookBack(now time.Time, f *function, ran int32, input int64, waitedMs float64) {
+// lookBack compares a call that was answered with its alternatives: all but what it was to do, or did at last: a start that it
+// declined is one, though it may have come to that after all. waitedMs is how long it waited after the decision.
+func (d *Decision) lookBack(now time.Time, f *function, ran int32, found api.SandboxState, input int64, waitedMs float64) {
 	h := &d.Hindsight
 	*h = Hindsight{CameMs: ms(now.Sub(d.At))}
 	for i := range d.Candidates {
@@ -106,8 +110,9 @@ func (d *Decision) lookBack(now time.Time, f *function, ran int32, input int64, 
 			k.Hindsight = HindsightMeasured
 			low, high = k.HindsightMs, k.HindsightMs
 		}
-		if k.node != ran && k.Node != d.Hedge.From && (h.Node == "" || k.HindsightMs < h.AlternativeMs) {
-			h.Node, h.AlternativeMs, h.Basis, h.LowMs, h.HighMs = k.Node, k.HindsightMs, k.Hindsight, low, high
+		taken := k.node == ran && (i == d.Best || !k.Free && k.sandbox == found)
+		if !taken && k.Node != d.Hedge.From && (h.Node == "" || k.HindsightMs < h.AlternativeMs) {
+			h.Node, h.Sandbox, h.AlternativeMs, h.Basis, h.LowMs, h.HighMs = k.Node, k.Sandbox, k.HindsightMs, k.Hindsight, low, high
 		}
 	}
 	if h.Node != "" {
@@ -128,7 +133,7 @@ func (d *Decision) explainHindsight(b *strings.Builder) {
 		fmt.Fprintf(b, "It took %.1f ms from then on; no alternative is recorded.\n", h.CameMs)
 		return
 	}
-	fmt.Fprintf(b, "It took %.1f ms from then on. The best alternative, %s, would have taken %.1f ms", h.CameMs, h.Node, h.AlternativeMs)
+	fmt.Fprintf(b, "It took %.1f ms from then on. The best alternative, %s (sandbox %s), would have taken %.1f ms", h.CameMs, h.Node, h.Sandbox, h.AlternativeMs)
 	if h.Basis == HindsightMeasured {
 		b.WriteString(", as the function did there in the same state a moment ago")
 	} else {

@@ -2,12 +2,14 @@ package zonesched
 
 import (
 	"math"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
+	"github.com/rubato-faas/rubato/zonesched/policy"
 )
 
 // An alternative counts as it was measured there lately in the same state, else as it was predicted.
@@ -45,6 +47,71 @@ func TestHindsight(t *testing.T) {
 		if w := d.Explain(); !strings.Contains(w, "The best alternative, cold") || !strings.Contains(w, "the choice gained") {
 			t.Errorf("%s: in words: %s", x.name, w)
 		}
+	}
+}
+
+// A call that was held back for the busy sandbox of a node is compared with the start that it declined there, and the other way round; what it
+// did itself is no alternative. The interval is as wide as the estimate says.
+func TestTheOtherWayOnTheSameNode(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.Scout = 0 })
+	b.node("a", 2, 1)
+	b.invoke("first", "f")
+	b.ran("first", "a")
+	b.invoke("i", "f")
+	if d, _ := b.z.Decision("i"); d.Kind != api.DecisionDelayed.String() {
+		t.Fatalf("%+v", d)
+	}
+	b.after(10 * time.Millisecond)
+	b.done("first", "a")
+	b.ran("i", "a")
+	b.after(10 * time.Millisecond)
+	b.done("i", "a")
+	d, _ := b.z.Decision("i")
+	if h := d.Hindsight; h.Node != "a" || h.Sandbox != api.SandboxPrepared.String() || h.Basis != HindsightPredicted || h.CameMs != 20 || h.AlternativeMs < 900 || h.RegretMs > -880 {
+		t.Errorf("%+v", h)
+	}
+	if w := d.Explain(); !strings.Contains(w, "The best alternative, a (sandbox prepared)") {
+		t.Errorf("in words: %s", w)
+	}
+	// Held back for what does not come, it starts there at last: it would have done better to do so at once.
+	b.invoke("first2", "f")
+	b.ran("first2", "a")
+	b.invoke("j", "f")
+	if d, _ := b.z.Decision("j"); d.Kind != api.DecisionDelayed.String() {
+		t.Fatalf("%+v", d)
+	}
+	for range 200 {
+		b.after(20 * time.Millisecond)
+		if b.step(&Event{Kind: EvWake, ID: "j", Gen: b.z.calls["j"].gen}); find(b.acts, ActRun, "j") != nil {
+			break
+		}
+	}
+	b.ran("j", "a")
+	b.after(time.Second)
+	b.done("j", "a", func(m *wire.Completion) { m.Start, m.RunMs = api.SandboxPrepared, 1000 })
+	if d, _ := b.z.Decision("j"); d.Hindsight.Node != "a" || d.Hindsight.Sandbox != api.SandboxPrepared.String() || d.Hindsight.Basis != HindsightMeasured || d.Hindsight.RegretMs < 10 || d.Hindsight.RegretMs > 2000 {
+		t.Errorf("%+v", d.Hindsight)
+	}
+	b.done("first2", "a")
+	b.invoke("alone", "f")
+	b.ran("alone", "a")
+	b.after(10 * time.Millisecond)
+	b.done("alone", "a")
+	if d, _ := b.z.Decision("alone"); d.Hindsight.Node != "" || d.Hindsight.CameMs != 10 {
+		t.Errorf("a call with one way to go: %+v", d.Hindsight)
+	}
+
+	var k Candidate
+	k.ExecMs = 100
+	k.expected(&policy.Candidate{Est: api.Estimate{Mu: math.Log(100), Sigma: 2}})
+	within, rng := 0, rand.New(rand.NewPCG(1, 5))
+	for range 10_000 {
+		if x := 100 * math.Exp(2*rng.NormFloat64()); x >= k.LowMs && x <= k.HighMs {
+			within++
+		}
+	}
+	if within < 7800 || within > 8200 {
+		t.Errorf("%d of 10,000 within %v-%v ms", within, k.LowMs, k.HighMs)
 	}
 }
 
