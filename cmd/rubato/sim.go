@@ -282,11 +282,11 @@ func newSimCompare() *cobra.Command {
 	var seeds int
 	var plots, format string
 	cmd := &cobra.Command{
-		Use: "compare SCENARIO", Short: "Compare policies on the same arrivals, over several seeds",
-		Long: `compare runs a scenario under every policy with every seed. Under one seed all policies see the same arrivals and each call has
+		Use: "compare SCENARIO...", Short: "Compare policies on the same arrivals, over several seeds",
+		Long: `compare runs each scenario under every policy with every seed. Under one seed all policies see the same arrivals and each call has
 the same luck; figures are means over seeds with 95 % confidence intervals (Student's t), differences are paired by seed.`,
-		Example: "  rubato sim compare scenarios/mixed.yaml\n  rubato sim compare scenarios/data-heavy.yaml --policies rubato,fixed-delay=400ms --seeds 20 --plot plots\n  rubato sim compare --replay yesterday.jsonl.gz --policies rubato,least-loaded --seeds 3",
-		Args:    o.fileArgs(cobra.ExactArgs(1)),
+		Example: "  rubato sim compare scenarios/mixed.yaml\n  rubato sim compare scenarios/{light,mixed}.yaml -o csv\n  rubato sim compare scenarios/data-heavy.yaml --policies rubato,fixed-delay=400ms --seeds 20 --plot plots\n  rubato sim compare --replay yesterday.jsonl.gz --policies rubato,least-loaded --seeds 3",
+		Args:    o.fileArgs(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			if err := o.check(); err != nil {
 				return err
@@ -309,24 +309,36 @@ the same luck; figures are means over seeds with 95 % confidence intervals (Stud
 			if err != nil {
 				return err
 			}
-			s := all[0]
-			var list []uint64
-			for i := range seeds {
-				list = append(list, s.Seed+uint64(i))
-			}
-			r, err := compareShown(cmd, s, ps, list)
-			if err != nil {
-				return err
-			}
-			if plots != "" {
-				if err := os.MkdirAll(plots, 0o777); err != nil {
-					return err
-				}
-				if err := lab.Plots(r, func(name string) (io.WriteCloser, error) { return os.Create(filepath.Join(plots, name)) }, format); err != nil {
-					return err
+			names := map[string]string{} // plots are named after scenarios
+			for i, s := range all {
+				if i < len(a) && plots != "" {
+					if other, ok := names[s.Name]; ok {
+						return usage("--plot: %s and %s both have the name %q: their figures would be the same files", other, a[i], s.Name)
+					}
+					names[s.Name] = a[i]
 				}
 			}
-			return o.write(cmd.OutOrStdout(), []*lab.Result{r})
+			var results []*lab.Result
+			for _, s := range all {
+				var list []uint64
+				for i := range seeds {
+					list = append(list, s.Seed+uint64(i))
+				}
+				r, err := compareShown(cmd, s, ps, list)
+				if err != nil {
+					return err
+				}
+				if plots != "" {
+					if err := os.MkdirAll(plots, 0o777); err != nil {
+						return err
+					}
+					if err := lab.Plots(r, func(name string) (io.WriteCloser, error) { return os.Create(filepath.Join(plots, name)) }, format); err != nil {
+						return err
+					}
+				}
+				results = append(results, r)
+			}
+			return o.write(cmd.OutOrStdout(), results)
 		},
 	}
 	o.add(cmd)
