@@ -121,6 +121,14 @@ type RecordCall struct {
 	NetMs        float64  `json:"net_ms"`
 	TotalMs      float64  `json:"total_ms"`
 	FetchedBytes int64    `json:"fetched,omitempty"`
+
+	// Why it was decided so, for who weighs recorded calls by how likely they were (replays do not ask): the policy and its clause, the mode,
+	// the model's version, and with which probability it chose as it did; 0: it decided nothing, or the record is older than these fields.
+	Policy     string  `json:"policy,omitempty"`
+	Clause     string  `json:"clause,omitempty"`
+	Mode       string  `json:"mode,omitempty"`
+	Model      uint64  `json:"model,omitempty"`
+	Propensity float64 `json:"propensity,omitempty"`
 }
 
 // RecordEnd ends a record. Lost calls were overwritten before they were read; UnderWay had not ended. Gaps is how often a
