@@ -320,6 +320,9 @@ func (s *shard) exec(n *node, a *nodeagent.Action) {
 		return
 	}
 	r.running = true
+	if s.execs != nil {
+		s.execs[a.ID]++
+	}
 	call := &a.Run.Call
 	l := &s.laws[s.functionOf(call.ID, &a.Run.Fn)]
 	z, u := luck(s.cfg.Seed, luckOf(call.ID), call.Attempt)

@@ -48,6 +48,7 @@ type shard struct {
 	stats    []Stats
 	onAnswer func(id string)
 	answers  map[string]int
+	execs    map[string]int // executions begun, by call
 	results  map[string]*wire.Answer
 	steps    []Step
 
@@ -95,7 +96,7 @@ func newShard(w *World, at int32, specs []api.Function) (*shard, error) {
 	}
 	s.hash = foldBasis
 	if w.cfg.Keep {
-		s.answers, s.results = map[string]int{}, map[string]*wire.Answer{}
+		s.answers, s.execs, s.results = map[string]int{}, map[string]int{}, map[string]*wire.Answer{}
 	}
 	core := z.Core
 	if core.Seed == 0 {

@@ -508,6 +508,9 @@ func (w *World) Steps(zone int) []Step { return w.shards[zone].steps }
 // Answers counts a zone's answers by call, with Config.Keep.
 func (w *World) Answers(zone int) map[string]int { return w.shards[zone].answers }
 
+// Executions counts the executions that began on a zone's nodes by call, with Config.Keep.
+func (w *World) Executions(zone int) map[string]int { return w.shards[zone].execs }
+
 // Result is the last answer that a call got, nil for none yet, with Config.Keep.
 func (w *World) Result(zone int, id string) *wire.Answer { return w.shards[zone].results[id] }
 

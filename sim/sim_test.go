@@ -51,7 +51,7 @@ func config(t *rapid.T, seed uint64) Config {
 	return cfg
 }
 
-func arrivals(w *World, rng *rand.Rand, n int, over time.Duration) {
+func arrivals(w *World, rng *rand.Rand, n int, over time.Duration) (calls []*api.Invocation) {
 	for i := range n {
 		inv := &api.Invocation{
 			ID: fmt.Sprintf("i%04d", i), Tenant: "t", Function: fmt.Sprintf("f%d", rng.IntN(3)),
@@ -65,11 +65,14 @@ func arrivals(w *World, rng *rand.Rand, n int, over time.Duration) {
 		if rng.IntN(10) == 0 {
 			w.At(0, at+time.Duration(rng.IntN(1000))*time.Millisecond, func() { w.Cancel(0, inv.ID) })
 		}
+		calls = append(calls, inv)
 	}
+	return calls
 }
 
 // Property: whatever the schedule of arrivals, completions, refusals, lost messages and node losses, every accepted
-// invocation ends with exactly one answer, and no node uses more slots or memory than it has.
+// invocation ends with exactly one answer, and no node uses more slots or memory than it has. A call that may not run again has been begun at
+// most once, on all nodes together, one that may at most as often as it is tried, and one that succeeded at least once.
 func TestEveryCallIsAnsweredOnce(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		seed := rapid.Uint64().Draw(t, "seed")
@@ -79,7 +82,7 @@ func TestEveryCallIsAnsweredOnce(t *testing.T) {
 		}
 		n := rapid.IntRange(1, 150).Draw(t, "calls")
 		rng := rand.New(rand.NewPCG(seed, 1))
-		arrivals(w, rng, n, 5*time.Second)
+		calls := arrivals(w, rng, n, 5*time.Second)
 		for range rapid.IntRange(0, 4).Draw(t, "crashes") {
 			i, at := rng.IntN(w.Nodes(0)), time.Duration(rng.IntN(5000))*time.Millisecond
 			w.At(0, at, func() { w.Crash(0, i) })
@@ -98,6 +101,15 @@ func TestEveryCallIsAnsweredOnce(t *testing.T) {
 		for id, times := range w.Answers(0) {
 			if times != 1 {
 				t.Fatalf("call %s was answered %d times", id, times)
+			}
+		}
+		for _, inv := range calls {
+			most, runs := 1, w.Executions(0)[inv.ID]
+			if inv.Retryable() {
+				most = zonesched.DefaultConfig().MaxAttempts
+			}
+			if runs > most || runs == 0 && w.Result(0, inv.ID).Code == "" {
+				t.Fatalf("call %s (async %v) was begun %d times, answered %+v", inv.ID, inv.Async, runs, w.Result(0, inv.ID))
 			}
 		}
 	})
