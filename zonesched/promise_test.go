@@ -98,6 +98,88 @@ func TestAgeIsBoundedInAFullZone(t *testing.T) {
 	})
 }
 
+// Property: in a full zone, whatever comes of whichever class and tenant, a class that goes on waiting has its part of the freed slots, and a tenant
+// that goes on waiting within its class is never further behind the others' mean than what makes it first and a call of each. Calls run for up to 3 s.
+func TestClassesAndTenantsHaveTheirPart(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		b := newBed(t, nil)
+		f, _ := b.z.Function("t/f")
+		tenants := []string{"t", "u", "v"}[:rapid.IntRange(1, 3).Draw(rt, "tenants")]
+		fns := []api.Function{f}
+		for _, name := range tenants[1:] {
+			g := f
+			g.Tenant = name
+			fns = append(fns, g)
+		}
+		b.step(&Event{Kind: EvFunctions, Functions: fns})
+		oneClass := rapid.Bool().Draw(rt, "one class")
+		b.node("a", 1, 1)
+		b.invoke("first", "f")
+		waiting := map[string]*api.Invocation{}
+		n := 0
+		come := func(tenant string) {
+			n++
+			inv := &api.Invocation{ID: fmt.Sprint("i", n), Tenant: tenant, Function: "f", Priority: 5}
+			if !oneClass {
+				inv.Priority = rapid.SampledFrom([]uint8{1, 5, 9}).Draw(rt, "priority")
+			}
+			if b.step(&Event{Kind: EvArrive, Call: inv}); find(b.acts, ActAnswer, inv.ID) == nil {
+				waiting[inv.ID] = inv
+			}
+		}
+		at, of := "first", "t" // what runs, and whose it is
+		var passed [classes]uint32
+		for range 100 {
+			for _, name := range tenants { // each has a call that waits, and t has many
+				if b.z.tenantWaiting(name) == 0 {
+					come(name)
+				}
+			}
+			for range rapid.IntRange(0, 6).Draw(rt, "more") {
+				come("t")
+			}
+			took := rapid.IntRange(20, 3000).Draw(rt, "run_ms")
+			b.after(time.Duration(took) * time.Millisecond)
+			b.done(at, "a", func(m *wire.Completion) {
+				m.RunMs = float64(took)
+				m.Sandboxes = []wire.SandboxReport{{Function: of + "/f@1", State: api.SandboxPrepared, Idle: 1, MemoryMB: 100}}
+			})
+			a := find(b.acts, ActRun, "")
+			if a == nil {
+				rt.Fatalf("a freed slot stays empty: %v", text(b.acts))
+			}
+			got, inClass, inTenant := waiting[a.ID], map[class]bool{}, map[string]bool{}
+			for _, inv := range waiting {
+				inClass[classOf(inv.Priority)], inTenant[inv.Tenant] = true, true
+			}
+			for k := range classes {
+				switch {
+				case classOf(got.Priority) == k || !inClass[k]:
+					passed[k] = 0
+				default:
+					passed[k]++
+				}
+				if k != classLatency && passed[k] >= classTurn[k]+uint32(classes) {
+					rt.Fatalf("class %d waits, and %d freed slots have passed it", k, passed[k])
+				}
+			}
+			delete(waiting, a.ID)
+			at, of = a.ID, got.Tenant
+			if oneClass && len(inTenant) == len(tenants) {
+				mean := 0.
+				for _, name := range tenants {
+					mean += b.z.tenant(b.now, name).fade(b.now) / float64(len(tenants))
+				}
+				for _, name := range tenants {
+					if u := b.z.tenant(b.now, name).used; mean-u > farBehind+3*float64(len(tenants)) {
+						rt.Fatalf("tenant %s waits, and is %v slot-seconds behind the mean of %v", name, mean-u, mean)
+					}
+				}
+			}
+		}
+	})
+}
+
 // Property: whatever fails on whichever nodes, no more than a third of them are in quarantine, and never the only one.
 func TestQuarantineLeavesTwoThirds(t *testing.T) {
 	most := 0
