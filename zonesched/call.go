@@ -124,7 +124,7 @@ func (z *Zone) arrive(now time.Time, ev *Event, out []Action) []Action {
 		return refuse(api.CodeOverloaded, z.retryMs(), "the zone works on %d calls, its limit", len(z.calls))
 	case float64(len(z.waiting)) >= room*float64(z.cfg.MaxWaiting):
 		return refuse(api.CodeOverloaded, z.retryMs(), "%d calls wait in zone %s, its limit for calls of this priority", len(z.waiting), z.cfg.Zone)
-	case z.tenantWaiting(inv.Tenant) >= z.cfg.MaxWaiting/2 && z.tenantsWaiting > 1:
+	case z.tenantWaiting(inv.Tenant) >= z.cfg.MaxWaiting/2 && len(z.tenantsWaiting) > 1:
 		return refuse(api.CodeOverloaded, z.retryMs(), "%d calls of tenant %s wait, its limit while others wait too", z.tenantWaiting(inv.Tenant), inv.Tenant)
 	case z.cfg.MaxBacklog > 0 && float64(z.backlog()) > room*float64(z.cfg.MaxBacklog):
 		return refuse(api.CodeOverloaded, z.retryMs(), "what waits in zone %s will take %v, its limit for calls of this priority is %v", z.cfg.Zone, z.backlog().Round(time.Second), time.Duration(room*float64(z.cfg.MaxBacklog)))

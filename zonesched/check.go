@@ -113,7 +113,27 @@ func (z *Zone) Check() error {
 	if len(z.objects) != len(objects) {
 		return fmt.Errorf("%d objects, counted %d", len(objects), len(z.objects))
 	}
+	if err := z.checkTenants(); err != nil {
+		return err
+	}
 	return z.checkHopes()
+}
+
+// checkTenants counts the calls of each tenant that wait.
+func (z *Zone) checkTenants() error {
+	by := map[*usage]int{}
+	for _, c := range z.waiting {
+		by[c.tenant]++
+	}
+	if len(by) != len(z.tenantsWaiting) {
+		return fmt.Errorf("%d tenants wait, counted %d", len(by), len(z.tenantsWaiting))
+	}
+	for i, u := range z.tenantsWaiting {
+		if u.place != i || u.waiting != by[u] || by[u] == 0 {
+			return fmt.Errorf("tenant %d of those that wait stands at %d, with %d calls, counted %d", i, u.place, by[u], u.waiting)
+		}
+	}
+	return nil
 }
 
 // checkHopes counts the calls that hope for each node, and for a busy sandbox there.

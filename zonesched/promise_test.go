@@ -163,6 +163,9 @@ func TestClassesAndTenantsHaveTheirPart(t *testing.T) {
 					rt.Fatalf("class %d waits, and %d freed slots have passed it", k, passed[k])
 				}
 			}
+			if err := b.z.Check(); err != nil {
+				rt.Fatal(err)
+			}
 			delete(waiting, a.ID)
 			at, of = a.ID, got.Tenant
 			if oneClass && len(inTenant) == len(tenants) {

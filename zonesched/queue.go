@@ -94,6 +94,7 @@ type usage struct {
 	used    float64
 	at      time.Time
 	waiting int
+	place   int // among tenantsWaiting, while it waits
 	running int // dispatches that hold slots, which count once they end
 }
 
@@ -155,7 +156,8 @@ func (z *Zone) wait(now time.Time, c *call) {
 	u := z.tenant(now, c.inv.Tenant)
 	c.tenant = u
 	if u.waiting++; u.waiting == 1 {
-		z.tenantsWaiting++
+		u.place = len(z.tenantsWaiting)
+		z.tenantsWaiting = append(z.tenantsWaiting, u)
 	}
 }
 
@@ -174,9 +176,13 @@ func (z *Zone) unwait(c *call) {
 	if z.inClass[k]--; z.inClass[k] == 0 {
 		z.passed[k] = 0
 	}
-	if c.tenant.waiting--; c.tenant.waiting == 0 {
-		z.tenantsWaiting--
+	if u := c.tenant; u.waiting == 1 {
+		last := z.tenantsWaiting[len(z.tenantsWaiting)-1]
+		z.tenantsWaiting[u.place], last.place = last, u.place
+		z.tenantsWaiting[len(z.tenantsWaiting)-1] = nil
+		z.tenantsWaiting = z.tenantsWaiting[:len(z.tenantsWaiting)-1]
 	}
+	c.tenant.waiting--
 	if len(z.waiting) == 0 {
 		z.ageDebtMs = 0 // of an overload that is over
 	}
@@ -253,7 +259,7 @@ func (a *claim) before(b *claim) bool {
 func (z *Zone) admit(now time.Time, n *node) (*call, policy.Candidate) {
 	var best claim
 	var fair float64
-	if z.tenantsWaiting > 1 {
+	if len(z.tenantsWaiting) > 1 {
 		fair = z.fairUse(now)
 	}
 	age := z.ageDebtMs <= 0
@@ -327,7 +333,7 @@ func (z *Zone) claim(now time.Time, n *node, w *call, fair float64, age bool, be
 	if z.passed[k]+1 >= classTurn[k] {
 		cl.class = 2*int(classes) + int(classes-k) // whose turn it is goes first, the lowest class before the others
 	}
-	if z.tenantsWaiting > 1 {
+	if len(z.tenantsWaiting) > 1 {
 		cl.owed = fair-w.tenant.used > farBehind
 	}
 	z.pc = z.policyCall(now, w, w.hope)
@@ -370,10 +376,10 @@ func (z *Zone) offer(now time.Time, n *node, w *call) bool {
 // fairUse is the mean use of the tenants that wait.
 func (z *Zone) fairUse(now time.Time) float64 {
 	sum := 0.0
-	for _, w := range z.waiting { // in a fixed order, since floating-point sums depend on it
-		sum += w.tenant.fade(now) / float64(w.tenant.waiting)
+	for _, u := range z.tenantsWaiting { // the events' order, since floating-point sums depend on it
+		sum += u.fade(now)
 	}
-	return sum / float64(z.tenantsWaiting)
+	return sum / float64(len(z.tenantsWaiting))
 }
 
 // served counts a freed slot against the classes that wait and did not get it.

@@ -164,11 +164,11 @@ type Zone struct {
 	tenants  map[string]*usage
 	// The queue, see queue.go.
 	queues         []*queue // with calls waiting, in no order
-	tenantsWaiting int
-	backlogMs      float64 // predicted execution of all that waits
-	ageDebtMs      float64 // time of slots that others have before one goes by age again
-	scanFrom       int     // where the next freed slot looks first
-	leastUse       float64 // of all tenants, at leastAt
+	tenantsWaiting []*usage // in no order
+	backlogMs      float64  // predicted execution of all that waits
+	ageDebtMs      float64  // time of slots that others have before one goes by age again
+	scanFrom       int      // where the next freed slot looks first
+	leastUse       float64  // of all tenants, at leastAt
 	leastAt        time.Time
 	inClass        [classes]int    // calls that wait, by class
 	passed         [classes]uint32 // freed slots since one went to the class
