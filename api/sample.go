@@ -122,11 +122,11 @@ type Candidate struct {
 }
 
 // NodeColumns are a node's features that do not depend on the call, quantised. Who keeps nodes keeps them too, one set a node,
-// so that a decision does not quantise each candidate anew. They hold for one predictor, one class and one link; the next predictor may take over
-// what Frame says that it would make alike.
+// so that a decision does not quantise each candidate anew. They hold for one predictor, one class and one link; the next predictor may
+// take over what Key says that it would make alike.
 type NodeColumns struct {
-	// Frame is what all but Residual was made in: equal frames make equal ones of equal nodes. 0: nothing was made yet.
-	Frame uint64
+	// Key stands for what all but Residual was made with: equal keys make equal ones of equal nodes. 0: nothing was made yet.
+	Key uint64
 	// Hash of the node's name, under which the predictor knows it.
 	Hash uint64
 	// Bins of NodeClass, NodeLink and NodeResidual.

@@ -33,16 +33,16 @@ type TreeInfo struct {
 
 // Forest is an immutable view of a learner, safe for any number of goroutines.
 type Forest struct {
-	seed      uint64
-	frame     uint64 // of node columns: seed and grid
-	version   uint64
-	minForest uint32
-	grid      *Grid
-	base      []flat
-	resid     []flat
-	lambda    float64
-	floor     float64 // of sigma, squared
-	guarded   bool
+	seed       uint64
+	columnsKey uint64 // seed and grid
+	version    uint64
+	minForest  uint32
+	grid       *Grid
+	base       []flat
+	resid      []flat
+	lambda     float64
+	floor      float64 // of sigma, squared
+	guarded    bool
 
 	fns   table[fnStat]
 	nodes table[nodeStat]
@@ -69,7 +69,7 @@ func (l *Learner) Snapshot() *Forest {
 	}
 	e := &l.ens
 	f := &Forest{
-		seed: l.cfg.Seed, frame: frameOf(l.cfg.Seed, e.grid), version: e.version, grid: e.grid, minForest: uint32(l.cfg.MinForest), lambda: e.lambda,
+		seed: l.cfg.Seed, columnsKey: columnsKeyOf(l.cfg.Seed, e.grid), version: e.version, grid: e.grid, minForest: uint32(l.cfg.MinForest), lambda: e.lambda,
 		floor: .25 * e.absErr.Mean * e.absErr.Mean, guarded: l.guarded,
 		fns: l.fns.share(), nodes: l.nodes.share(), pairs: l.pairs.share(), rts: l.rts, fetch: l.fetch,
 	}
@@ -194,14 +194,14 @@ func (f *Forest) estimate(req *api.Request, cands []api.Candidate, out []api.Est
 	}
 }
 
-// frameOf stands for all that a node's columns are made with, but for what is learned of the node.
-func frameOf(seed uint64, g *Grid) uint64 { return max(mix(g.frame^mix(seed)), 1) }
+// columnsKeyOf stands for all that a node's columns are made with, but for what is learned of the node.
+func columnsKeyOf(seed uint64, g *Grid) uint64 { return max(mix(g.columnsKey^mix(seed)), 1) }
 
-// Columns quantises what f knows of a candidate's node whatever the call. to is empty, or what another forest made of the same node: a forest
-// is published every few dozen completions, and mostly only the residual differs.
+// Columns quantises what f knows of a candidate's node whatever the call. to is empty, or what another forest made of the same node: a
+// forest is published every few dozen completions, and mostly only the residual differs.
 func (f *Forest) Columns(c *api.Candidate, to *api.NodeColumns) {
-	if to.Frame != f.frame {
-		*to = api.NodeColumns{Frame: f.frame, Hash: hash(f.seed, c.Node), Link: f.grid.of(api.NodeLink, log2OrMissing(c.LinkMbps))}
+	if to.Key != f.columnsKey {
+		*to = api.NodeColumns{Key: f.columnsKey, Hash: hash(f.seed, c.Node), Link: f.grid.of(api.NodeLink, log2OrMissing(c.LinkMbps))}
 		if c.Class > 0 && c.Class < 62 {
 			to.Class = f.grid.of(api.NodeClass, float64(c.Class))
 		}

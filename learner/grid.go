@@ -23,8 +23,8 @@ type Grid struct {
 	// quick is, for each of quickCells equal parts of a feature's range, the bin at its lower end: where to look from.
 	quick [][]uint8
 	per   []float32 // parts to the unit
-	// frame stands for the edges of what a node's columns are made of.
-	frame uint64
+	// columnsKey stands for the edges of what a node's columns are made of.
+	columnsKey uint64
 }
 
 const quickCells = 256
@@ -48,9 +48,9 @@ func newGrid(epoch uint32, edges [][]float32) *Grid {
 		}
 	}
 	for _, f := range []api.Feature{api.NodeClass, api.NodeLink} {
-		g.frame = mix(g.frame ^ uint64(len(edges[f])))
+		g.columnsKey = mix(g.columnsKey ^ uint64(len(edges[f])))
 		for _, x := range edges[f] {
-			g.frame = mix(g.frame ^ uint64(math.Float32bits(x)))
+			g.columnsKey = mix(g.columnsKey ^ uint64(math.Float32bits(x)))
 		}
 	}
 	return g

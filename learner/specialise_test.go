@@ -161,12 +161,12 @@ func TestColumnsAreTakenOver(t *testing.T) {
 	learned := l.Snapshot()
 	seeded := *learned
 	seeded.seed++
-	seeded.frame = frameOf(seeded.seed, seeded.grid)
+	seeded.columnsKey = columnsKeyOf(seeded.seed, seeded.grid)
 	other := *learned
 	edges := slices.Clone(other.grid.edges)
 	edges[api.NodeLink] = ramp(0, 40, 7)
 	other.grid = newGrid(other.grid.epoch, edges)
-	other.frame = frameOf(other.seed, other.grid)
+	other.columnsKey = columnsKeyOf(other.seed, other.grid)
 	changed := map[*Forest]int{}
 	for range 200 {
 		c := w.call().cand

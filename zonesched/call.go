@@ -525,12 +525,12 @@ func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out [
 	}
 	z.judge(now, c, m.Outcome)
 	z.compare(now, c, m.Outcome)
-	if exec > 0 && m.Outcome == api.OutcomeOK {
-		c.fn.saw(seen{node: n.index, sandbox: m.Start, missing: c.missing, input: c.inv.InputBytes(), execMs: exec, at: now})
-	}
 	if r := z.ring.at(c.rec); r != nil && m.Outcome == api.OutcomeOK {
 		r.ExecMs = exec
 		r.lookBack(now, c.fn, n.index, m.Start, c.inv.InputBytes(), ms(c.dispatched.Sub(r.At)))
+	}
+	if exec > 0 && m.Outcome == api.OutcomeOK { // last: what it did itself is no measure of its alternatives
+		c.fn.saw(seen{node: n.index, sandbox: m.Start, missing: c.missing, input: c.inv.InputBytes(), execMs: exec, at: now})
 	}
 	return z.answer(now, c, &wire.Answer{
 		ID: m.ID, Code: m.Code, Message: m.Message, Result: m.Result, ResultRef: m.ResultRef,

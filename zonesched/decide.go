@@ -21,6 +21,7 @@ func (z *Zone) decide(now time.Time, c *call, out []Action) []Action {
 		return z.answerError(now, c, api.CodeDeadline, "the caller's time ran out while the call waited for a slot", out)
 	}
 	if waited := now.Sub(c.arrived); waited > maxWait {
+		z.compare(now, c, api.OutcomeTimeout)
 		return z.answerError(now, c, api.CodeDeadline, "the call waited "+waited.Truncate(time.Millisecond).String()+" for a slot", out)
 	}
 	hope := c.hope

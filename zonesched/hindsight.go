@@ -70,9 +70,9 @@ const (
 // a choice costs others.
 type Hindsight struct {
 	CameMs float64 `json:"came_ms"`
-	// Node is the alternative that would have been best, with its Sandbox as it was: the node that the call ran on can be one, by a start at once instead of a
-	// wait. AlternativeMs is what it would have taken, by Basis; LowMs and HighMs hold it 8
-	// times of 10 (equal when it was measured). Empty: there was none.
+	// Node is the alternative that would have been best, with its Sandbox as it was: the node that the call ran on can be one, by a
+	// start at once instead of a wait. AlternativeMs is what it would have taken, by Basis; LowMs and HighMs hold it 8 times of 10 (equal
+	// when it was measured). Empty: there was none.
 	Node          string  `json:"node,omitempty"`
 	Sandbox       string  `json:"sandbox,omitempty"`
 	AlternativeMs float64 `json:"alternative_ms,omitempty"`
@@ -91,7 +91,7 @@ func (k *Candidate) expected(c *policy.Candidate) {
 	k.ExpectedMs, k.LowMs, k.HighMs = before+k.ExecMs, before+k.ExecMs/times, before+k.ExecMs*times
 }
 
-// lookBack compares a call that was answered with its alternatives: all but what it was to do, or did at last: a start that it
+// lookBack compares a call that was answered with its alternatives: all candidates but what it was to do, or did at last. A start that it
 // declined is one, though it may have come to that after all. waitedMs is how long it waited after the decision.
 func (d *Decision) lookBack(now time.Time, f *function, ran int32, found api.SandboxState, input int64, waitedMs float64) {
 	h := &d.Hindsight

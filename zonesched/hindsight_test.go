@@ -89,7 +89,7 @@ func TestTheOtherWayOnTheSameNode(t *testing.T) {
 	b.ran("j", "a")
 	b.after(time.Second)
 	b.done("j", "a", func(m *wire.Completion) { m.Start, m.RunMs = api.SandboxPrepared, 1000 })
-	if d, _ := b.z.Decision("j"); d.Hindsight.Node != "a" || d.Hindsight.Sandbox != api.SandboxPrepared.String() || d.Hindsight.Basis != HindsightMeasured || d.Hindsight.RegretMs < 10 || d.Hindsight.RegretMs > 2000 {
+	if d, _ := b.z.Decision("j"); d.Hindsight.Node != "a" || d.Hindsight.Sandbox != api.SandboxPrepared.String() || d.Hindsight.Basis != HindsightPredicted || d.Hindsight.RegretMs < 10 || d.Hindsight.RegretMs > 2000 {
 		t.Errorf("%+v", d.Hindsight)
 	}
 	b.done("first2", "a")
@@ -99,6 +99,29 @@ func TestTheOtherWayOnTheSameNode(t *testing.T) {
 	b.done("alone", "a")
 	if d, _ := b.z.Decision("alone"); d.Hindsight.Node != "" || d.Hindsight.CameMs != 10 {
 		t.Errorf("a call with one way to go: %+v", d.Hindsight)
+	}
+
+	// Queued for b, it gets a's slot first: what it did there is no alternative.
+	b = newBed(t, func(c *Config) { c.Scout = 0 })
+	b.node("a", 1, 1)
+	b.node("b", 1, 1)
+	b.invoke("on a", "f")
+	b.invoke("on b", "f")
+	b.invoke("q", "f")
+	hope := b.z.calls["q"].hope.name
+	other := map[string]string{"a": "b", "b": "a"}[hope]
+	b.after(9 * time.Millisecond)
+	for _, id := range []string{"on a", "on b"} {
+		if b.z.calls[id].node.name == other {
+			b.done(id, other)
+			break
+		}
+	}
+	b.ran("q", other)
+	b.after(10 * time.Millisecond)
+	b.done("q", other)
+	if d, _ := b.z.Decision("q"); d.Kind != api.DecisionQueued.String() || d.Hindsight.Node != hope {
+		t.Errorf("hoped for %s, ran on %s: %+v", hope, other, d.Hindsight)
 	}
 
 	var k Candidate

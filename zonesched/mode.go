@@ -64,10 +64,10 @@ func (z *Zone) setPolicy(ev *Event) {
 		return // whoever sends the event has checked it
 	}
 	if ev.PolicyName != z.cfg.Policy || ev.PolicyConfig != z.cfg.PolicyConfig { // or a rule's own state would be lost
+		z.forgetResort(stageTrying)
 		z.cfg.Policy, z.cfg.PolicyConfig, z.cfg.Rule, z.rule = ev.PolicyName, ev.PolicyConfig, nil, rule
 	}
 	z.mode, z.modes = ev.Mode, ev.Modes
-	z.forgetResort(stageTrying)
 	z.setOrder()
 	z.redoDelayed()
 }

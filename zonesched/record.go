@@ -77,8 +77,10 @@ type Decision struct {
 	// once, though it might have been held back, to measure what waiting wins.
 	Guarded bool `json:"guarded,omitempty"`
 	Control bool `json:"control,omitempty"`
-	// Resorted: averages stood in for the forest, and calls that go by them were compared with calls of the fallback; Policy says which this was.
-	Resorted     bool        `json:"resorted,omitempty"`
+	// Compared: averages stood in for the forest, and calls that go by them were compared with calls of the fallback; Policy says which this was.
+	Compared bool `json:"compared,omitempty"`
+	// Share of the calls like it that Policy decides: below 1 in mode canary, and where calls are compared.
+	Share        float64     `json:"share"`
 	Now          int         `json:"now"`  // index of the best candidate that could start at once, -1 none
 	Best         int         `json:"best"` // index of the one taken or hoped for, -1 none
 	Candidates   []Candidate `json:"candidates"`
@@ -200,9 +202,17 @@ func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choi
 		return
 	}
 	d.Function, d.Version, d.At, d.Policy, d.Mode = c.fn.id, c.fn.spec.Version, now, z.rule.Name(), z.ownMode(c.fn).String()
-	d.Resorted = d.Mode == ModeOn && z.rules() < 1
-	if !z.ruled(c, z.modeOf(c.fn)) {
+	d.Compared = d.Mode == ModeOn && z.rules() < 1
+	m := z.modeOf(c.fn)
+	d.Share = 1
+	if m.Kind == ModeCanary {
+		d.Share = m.Share
+	}
+	if !z.ruled(c, m) {
 		d.Policy = z.fallback.Name()
+		if m.Kind == ModeCanary {
+			d.Share = 1 - m.Share
+		}
 	}
 	d.Guarded = z.guard.stopped && z.guarded()
 	d.Control = !d.Guarded && ch.Clause == policy.ClauseDelayOff && !c.fn.spec.DelayOff
@@ -422,7 +432,7 @@ func (d *Decision) Explain() string {
 	if d.Mode != ModeOn {
 		fmt.Fprintf(&b, "The rule's mode is %s: %s decided.\n", d.Mode, d.Policy)
 	}
-	if d.Resorted {
+	if d.Compared {
 		fmt.Fprintf(&b, "The forest was distrusted. Calls that go by averages and by the fallback were compared: %s decided this one.\n", d.Policy)
 	}
 	switch {

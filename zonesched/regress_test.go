@@ -247,12 +247,15 @@ type columnist struct {
 
 func (p columnist) Columns(c *api.Candidate, to *api.NodeColumns) {
 	*p.count++
-	*to = api.NodeColumns{Class: c.Class, Link: uint8(c.LinkMbps), Residual: p.id}
+	if to.Key != 0 && (to.Class != c.Class || to.Link != uint8(c.LinkMbps) || to.Hash != hashOf(c.Node)) {
+		p.t.Errorf("node %s of class %d and %v Mbit/s is handed over with %+v, made of another one", c.Node, c.Class, c.LinkMbps, *to)
+	}
+	*to = api.NodeColumns{Key: 1, Hash: hashOf(c.Node), Class: c.Class, Link: uint8(c.LinkMbps), Residual: p.id}
 }
 
 func (p columnist) Estimate(req *api.Request, cands []api.Candidate, out []api.Estimate) {
 	for i := range cands {
-		if c := &cands[i]; *c.Columns != (api.NodeColumns{Class: c.Class, Link: uint8(c.LinkMbps), Residual: p.id}) {
+		if c := &cands[i]; *c.Columns != (api.NodeColumns{Key: 1, Hash: hashOf(c.Node), Class: c.Class, Link: uint8(c.LinkMbps), Residual: p.id}) {
 			p.t.Errorf("node %s of class %d and %v Mbit/s, model %d: columns %+v", c.Node, c.Class, c.LinkMbps, p.id, *c.Columns)
 		}
 	}
@@ -269,11 +272,22 @@ func TestNodeColumnsAreKeptAndMadeAnew(t *testing.T) {
 		hb.Class, hb.LinkMbps, hb.SeenSeq = class, mbps, 1<<40
 		b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
 	}
+	another := func() { // takes the place of b, which was lost long ago
+		b.after(time.Hour)
+		b.step(&Event{Kind: EvTick})
+		say(3, 7)
+		b.after(time.Hour)
+		b.step(&Event{Kind: EvTick})
+		b.node("c", 8, 0)
+		if c := b.z.byName["c"]; c == nil || len(b.z.nodes) != 2 {
+			t.Fatalf("%d places", len(b.z.nodes))
+		}
+	}
 	calls := 0
 	for i, step := range []struct {
 		change func()
 		made   int
-	}{{func() { model(1) }, 2}, {func() {}, 2}, {func() { model(2) }, 4}, {func() { say(3, 0) }, 5}, {func() { say(3, 7) }, 6}, {func() { say(3, 7) }, 6}} {
+	}{{func() { model(1) }, 2}, {func() {}, 2}, {func() { model(2) }, 4}, {func() { say(3, 0) }, 5}, {func() { say(3, 7) }, 6}, {func() { say(3, 7) }, 6}, {another, 7}} {
 		step.change()
 		calls++
 		b.invoke(strings.Repeat("i", calls), "f")

@@ -52,14 +52,14 @@ const (
 	sideNeither // it is not compared: both did, or nothing was compared when one did
 )
 
-// newResort forgets what was compared. Both means look back over the same stretch of time, as far as the smaller side's calls carry: else whatever
+// newResort has compared nothing yet. Both means look back over the same stretch of time, as far as the smaller side's calls carry: else whatever
 // changes for all calls would seem to be one side's doing.
 func newResort(st stage, round uint8) resort {
 	s := ruleShare[st]
 	return resort{stage: st, round: round, rule: tally{w: resortWeight * min(1, (1-s)/s)}, fallback: tally{w: resortWeight * min(1, s/(1-s))}}
 }
 
-// forgetResort begins anew, with whoever decided before.
+// forgetResort ends what is compared and begins anew in a stage.
 func (z *Zone) forgetResort(st stage) {
 	if st != stageFallback && z.resort.stage == stageFallback {
 		z.counters.RuleRestored++

@@ -229,8 +229,8 @@ func TestResortComparesWhatIsPlaced(t *testing.T) {
 		b.now = b.now.Add(duration(50))
 		b.done(id, run.Node, func(m *wire.Completion) { m.Echo, m.RunMs = run.Run.Echo, 50 })
 		d, _ := b.z.Decision(id)
-		if by[d.Policy]++; !d.Resorted || d.Mode != ModeOn {
-			t.Fatalf("call %s: mode %s, resorted %v", id, d.Mode, d.Resorted)
+		if by[d.Policy]++; !d.Compared || d.Mode != ModeOn {
+			t.Fatalf("call %s: mode %s, compared %v", id, d.Mode, d.Compared)
 		}
 	}
 	if v := b.z.Resort(); v.ByRule+v.ByFallback != 199 || by["least-loaded"] < 25 || by["least-loaded"] > 75 || by["rubato"] != 200-by["least-loaded"] || math.Abs(v.Loss) > 1e-9 {

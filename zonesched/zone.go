@@ -164,7 +164,7 @@ type Zone struct {
 	tenants  map[string]*usage
 	// The queue, see queue.go.
 	queues         []*queue // with calls waiting, in no order
-	tenantsWaiting []*usage // in no order
+	tenantsWaiting []*usage // in an order that follows from the events
 	backlogMs      float64  // predicted execution of all that waits
 	ageDebtMs      float64  // time of slots that others have before one goes by age again
 	scanFrom       int      // where the next freed slot looks first

@@ -303,7 +303,7 @@ func (r *recording) call(ctx context.Context, z *recordedZone, d *zonesched.Deci
 		AtMs: at, Zone: z.name, From: d.From, Function: d.Function, Version: d.Version, PayloadBytes: d.PayloadBytes, BudgetMs: d.BudgetMs, Priority: d.Priority, Async: d.Async,
 		Code: d.Code, Decision: d.Kind, Node: t.Node, Start: d.Start, DelayMs: t.DelayMs, QueueMs: t.QueueMs, FetchMs: t.FetchMs, InitMs: t.InitMs, RunMs: t.RunMs, NetMs: t.NetMs,
 		TotalMs: d.TotalMs, FetchedBytes: t.FetchedBytes,
-		Policy: d.Policy, Clause: d.Clause, Mode: d.Mode, Model: d.ModelVersion, Propensity: d.Propensity,
+		Policy: d.Policy, Share: d.Share, Clause: d.Clause, Mode: d.Mode, Model: d.ModelVersion, Propensity: d.Propensity,
 	}
 	if t.Zone != z.name && t.Zone != "" {
 		l.Decision = api.DecisionForwarded.String()

@@ -84,7 +84,7 @@ func TestARecordedRunIsReplayed(t *testing.T) {
 			continue
 		}
 		mine++
-		if x.Code != "" || x.RunMs <= 0 || x.PayloadBytes != 5 || x.BudgetMs != 20000 || x.Priority != 8 || x.Affinity == "" || x.Node != "edge-n1" || x.AtMs < last || x.Policy != "rubato" || x.Clause == "" || x.Mode != "on" || !(x.Propensity > 0 && x.Propensity <= 1) {
+		if x.Code != "" || x.RunMs <= 0 || x.PayloadBytes != 5 || x.BudgetMs != 20000 || x.Priority != 8 || x.Affinity == "" || x.Node != "edge-n1" || x.AtMs < last || x.Policy != "rubato" || x.Share != 1 || x.Clause == "" || x.Mode != "on" || !(x.Propensity > 0 && x.Propensity <= 1) {
 			t.Errorf("recorded %+v", x)
 		}
 		last = x.AtMs

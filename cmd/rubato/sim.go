@@ -309,14 +309,12 @@ the same luck; figures are means over seeds with 95 % confidence intervals (Stud
 			if err != nil {
 				return err
 			}
-			names := map[string]string{} // plots are named after scenarios
-			for i, s := range all {
-				if i < len(a) && plots != "" {
-					if other, ok := names[s.Name]; ok {
-						return usage("--plot: %s and %s both have the name %q: their figures would be the same files", other, a[i], s.Name)
-					}
-					names[s.Name] = a[i]
+			names := map[string]bool{}
+			for _, s := range all {
+				if names[s.Name] {
+					return usage("two scenarios have the name %q: rows and figures of one could not be told from those of the other", s.Name)
 				}
+				names[s.Name] = true
 			}
 			var results []*lab.Result
 			for _, s := range all {

@@ -93,7 +93,7 @@ func hindsight(k *zonesched.Candidate) string {
 	return ms(k.HindsightMs) + " " + k.Hindsight
 }
 
-// ruleOf says by what a zone decides: "rubato on", "rubato off", "rubato on, waiting stopped", "rubato on, forest distrusted", "rubato on, forest distrusted, fallback decides".
+// ruleOf says by what a zone decides, "rubato on", and what its guards have changed about that: "rubato on, waiting stopped".
 func ruleOf(d *api.Digest) string {
 	s := strings.TrimSpace(d.Policy + " " + d.Mode)
 	if d.Guarded {

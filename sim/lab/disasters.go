@@ -98,8 +98,8 @@ type Figures struct {
 	Stopped   uint64 `json:"waiting_stopped"`
 	// Dropped is how often averages came to stand in for the forest, from the beginning on.
 	Dropped uint64 `json:"forest_dropped"`
-	// Resorted is how often the fallback came to decide since averages did worse, from the beginning on.
-	Resorted uint64 `json:"rule_dropped"`
+	// RuleDropped is how often the fallback came to decide since averages did worse, from the beginning on.
+	RuleDropped uint64 `json:"rule_dropped"`
 }
 
 // disasterSeeds are those for which a test asserts what is said of the disasters.
@@ -307,7 +307,7 @@ func (d *Disaster) face(ctx context.Context, s *Scenario, who *contender, seed u
 	f.MeanMs, f.P99Ms, f.WaitMs, f.Cold, f.Calm, f.Init, f.Node = share(sum, n), all.Quantile(.99), share(wait, n), share(cold, n), share(calmCold, calm), share(prep, exec), mostOf(seconds)
 	f.Miss = missShare(&stats)
 	c := w.Core(0).Counters()
-	f.Declined, f.Prewarmed, f.Stopped, f.Dropped, f.Resorted = c.IdleDeclined, c.Prewarmed, c.WaitingStopped, c.ForestDropped, c.RuleDropped
+	f.Declined, f.Prewarmed, f.Stopped, f.Dropped, f.RuleDropped = c.IdleDeclined, c.Prewarmed, c.WaitingStopped, c.ForestDropped, c.RuleDropped
 	return f, nil
 }
 
@@ -363,11 +363,11 @@ less is asked once: in push-out the bound of DelayMax is that of holding back, a
 		row := func(name string, of func(*Faced) *Figures) {
 			m := meanOf(runs, of)
 			if m.Answered == 0 {
-				fmt.Fprintf(&b, "| %s | %d | %d | | | | | | | %s | | | | %d | %d | %d | %d | %d |\n", name, m.Calls, m.Unserved, percent(m.Calm), m.Declined, m.Prewarmed, m.Stopped, m.Dropped, m.Resorted)
+				fmt.Fprintf(&b, "| %s | %d | %d | | | | | | | %s | | | | %d | %d | %d | %d | %d |\n", name, m.Calls, m.Unserved, percent(m.Calm), m.Declined, m.Prewarmed, m.Stopped, m.Dropped, m.RuleDropped)
 				return
 			}
 			fmt.Fprintf(&b, "| %s | %d | %d | %.0f | %.0f | %.0f | %.0f | %.0f | %s | %s | %s | %s | %s | %d | %d | %d | %d | %d |\n", name, m.Calls, m.Unserved, m.MeanMs, m.P99Ms, m.WaitMs, m.LongestMs, m.HeldMs,
-				percent(m.Cold), percent(m.Calm), percent(m.Init), percent(m.Node), percent(m.Miss), m.Declined, m.Prewarmed, m.Stopped, m.Dropped, m.Resorted)
+				percent(m.Cold), percent(m.Calm), percent(m.Init), percent(m.Node), percent(m.Miss), m.Declined, m.Prewarmed, m.Stopped, m.Dropped, m.RuleDropped)
 		}
 		row(d.naive.name, func(f *Faced) *Figures { return &f.Naive })
 		row("**"+d.product().name+"**", func(f *Faced) *Figures { return &f.Ours })
@@ -426,7 +426,7 @@ func meanOf(runs []Faced, of func(*Faced) *Figures) Figures {
 	for i := range runs {
 		f := of(&runs[i])
 		m.Calls, m.Answered, m.Unserved, m.Declined, m.Prewarmed = m.Calls+f.Calls, m.Answered+f.Answered, m.Unserved+f.Unserved, m.Declined+f.Declined, m.Prewarmed+f.Prewarmed
-		m.Stopped, m.Dropped, m.Resorted = max(m.Stopped, f.Stopped), max(m.Dropped, f.Dropped), max(m.Resorted, f.Resorted)
+		m.Stopped, m.Dropped, m.RuleDropped = max(m.Stopped, f.Stopped), max(m.Dropped, f.Dropped), max(m.RuleDropped, f.RuleDropped)
 		m.MeanMs, m.P99Ms, m.WaitMs = m.MeanMs+f.MeanMs/float64(n), m.P99Ms+f.P99Ms/float64(n), m.WaitMs+f.WaitMs/float64(n)
 		m.LongestMs, m.HeldMs = math.Max(m.LongestMs, f.LongestMs), math.Max(m.HeldMs, f.HeldMs)
 		m.Cold, m.Calm, m.Init = math.Max(m.Cold, f.Cold), math.Max(m.Calm, f.Calm), math.Max(m.Init, f.Init)

@@ -181,7 +181,7 @@ var disasters = []Disaster{
 		Fails:    "25 s after that calls take more than 1.1 times as long as on the least loaded node",
 		Failed:   func(f *Faced) bool { return f.Naive.MeanMs > 1.1*f.Beside.MeanMs },
 		Holds:    "the fallback comes to decide by itself, and calls take at most 1.08 times as long as on the least loaded node",
-		Held:     func(f *Faced) bool { return f.Ours.Resorted > 0 && f.Ours.MeanMs < 1.08*f.Beside.MeanMs },
+		Held:     func(f *Faced) bool { return f.Ours.RuleDropped > 0 && f.Ours.MeanMs < 1.08*f.Beside.MeanMs },
 	},
 	{
 		Name: "Waiting by a model gone wrong", Scenario: "model-sign.yaml", sign: 20 * time.Second,

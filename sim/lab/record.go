@@ -122,9 +122,11 @@ type RecordCall struct {
 	TotalMs      float64  `json:"total_ms"`
 	FetchedBytes int64    `json:"fetched,omitempty"`
 
-	// Why it was decided so, for who weighs recorded calls by how likely they were (replays do not ask): the policy and its clause, the mode,
-	// the model's version, and with which probability it chose as it did; 0: it decided nothing, or the record is older than these fields.
+	// Why it was decided so, for who weighs recorded calls by how likely they were (replays do not ask): the policy, the share of the calls that
+	// it decided, its clause, the mode, the model's version, and with which probability this policy chose as it did; 0: it decided nothing, or the
+	// record is older than these fields. Of a call that was held back or queued they are those of that decision, not of the slot that it got.
 	Policy     string  `json:"policy,omitempty"`
+	Share      float64 `json:"share,omitempty"`
 	Clause     string  `json:"clause,omitempty"`
 	Mode       string  `json:"mode,omitempty"`
 	Model      uint64  `json:"model,omitempty"`
