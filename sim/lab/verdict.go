@@ -213,14 +213,14 @@ func never(p *Plan) string { return p.Policies[0] + "=0s" }
 
 // deadlines are D5, D6 and the scenario with slack.
 func (p *Plan) deadlines(all []Ran, row rower) {
-	worst, at, waits := 0., "nowhere", uint64(0)
+	worst, at, waits, missed := 0., "nowhere", uint64(0), 0.
 	over, overAt, n := math.Inf(-1), "", 0
 	for _, e := range all {
 		for _, c := range e.Cells {
 			mine, others := c.Series[0].Figures, math.Inf(1)
 			share := func(f *Figure) float64 { return f.Misses }
 			for i := range mine {
-				waits += mine[i].SafeWaits
+				waits, missed = waits+mine[i].SafeWaits, missed+mine[i].SafeMisses*float64(mine[i].SafeWaits)
 				if mine[i].SafeMisses > worst {
 					worst, at = mine[i].SafeMisses, fmt.Sprintf("%s at load %g, of %d calls", e.Name, c.Load, mine[i].SafeWaits)
 				}
@@ -248,7 +248,7 @@ func (p *Plan) deadlines(all []Ran, row rower) {
 	if n == 0 {
 		return
 	}
-	row("D5", "misses of calls held back within their bound, every seed, at most .05", fmt.Sprintf("everywhere, %d calls", waits), fmt.Sprintf("%.3f", worst), at, mark(worst <= .05), "0.025", mark(worst <= .025))
+	row("D5", "misses of calls held back within their bound, every seed, at most .05", fmt.Sprintf("everywhere, %d calls", waits), fmt.Sprintf("%.3f (of all calls %.4f)", worst, missed/math.Max(float64(waits), 1)), at, mark(worst <= .05), "0.025", mark(worst <= .025))
 	row("D6", "share of misses above the best baseline's by at most .001", "everywhere", fmt.Sprintf("%+.4f", over), overAt, mark(over <= .001), "below it", mark(over < 0))
 }
 
