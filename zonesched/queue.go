@@ -376,7 +376,7 @@ func (z *Zone) offer(now time.Time, n *node, w *call) bool {
 // fairUse is the mean use of the tenants that wait.
 func (z *Zone) fairUse(now time.Time) float64 {
 	sum := 0.0
-	for _, u := range z.tenantsWaiting { // in the order of each run of these events: floating-point sums depend on it
+	for _, u := range z.tenantsWaiting { // in an order that follows from the events, since floating-point sums depend on it
 		sum += u.fade(now)
 	}
 	return sum / float64(len(z.tenantsWaiting))
