@@ -48,6 +48,7 @@ type shard struct {
 	stats    []Stats
 	onAnswer func(id string)
 	answers  map[string]int
+	leaves   []int64        // by zone: when the last of what was forwarded there has left
 	execs    map[string]int // executions begun, by call
 	results  map[string]*wire.Answer
 	steps    []Step
@@ -92,7 +93,7 @@ func newShard(w *World, at int32, specs []api.Function) (*shard, error) {
 	seed := mix(w.cfg.Seed ^ mix(uint64(at)+1))
 	s := &shard{
 		w: w, cfg: &w.cfg, at0: at, name: z.Core.Zone, rng: rand.New(rand.NewPCG(seed, 0xda3e39cb94b95bdb)), named: map[string]int32{}, hostShare: 1,
-		stats: make([]Stats, len(specs)),
+		stats: make([]Stats, len(specs)), leaves: make([]int64, len(w.cfg.Zones)),
 	}
 	s.hash = foldBasis
 	if w.cfg.Keep {
@@ -252,13 +253,18 @@ func (s *shard) tick() {
 	s.at(s.now+int64(tickEvery), event{kind: evTick})
 }
 
-// post sends to another zone, or to the coordinator (-1).
+// post sends to another zone, or to the coordinator (-1). What a forwarded call brings along takes its turn on the link; the
+// sender alone knows of the turns, so zones still share nothing within a window.
 func (s *shard) post(to int32, k kind, body any) {
-	bytes := int64(0)
+	l, bytes, leaves := s.w.link(s.at0, to), int64(0), s.now
 	if f, ok := body.(*forward); ok {
 		bytes = f.inv.PayBytes + f.inv.InputBytes()
 	}
-	s.outbox = append(s.outbox, letter{at: s.now + s.w.way(s.at0, to, bytes), to: to, kind: k, body: body})
+	if bytes > 0 && l.Mbps > 0 {
+		leaves = max(leaves, s.leaves[to]) + ns(float64(bytes)*8/(l.Mbps*1e3))
+		s.leaves[to] = leaves
+	}
+	s.outbox = append(s.outbox, letter{at: leaves + int64(l.Way), to: to, kind: k, body: body})
 }
 
 // A generated id is "~", with which no caller's id begins, zone and function in 4 hex digits each, the call's number in its

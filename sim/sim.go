@@ -106,8 +106,8 @@ type Learning struct {
 // Link is the way between two zones, the same in both directions.
 type Link struct {
 	A, B int
-	// Way is the one-way time of a message. Mbps is what the payload and inputs of a forwarded call cross it at, each call by itself;
-	// 0: they take no time.
+	// Way is the one-way time of a message. Mbps is what the payloads and inputs of forwarded calls cross it at, in each direction,
+	// one call after another; 0: they take no time. Messages without either do not wait for them.
 	Way  time.Duration
 	Mbps float64
 }
@@ -325,17 +325,12 @@ func (w *World) makeWays() {
 	}
 }
 
-// way is how long a message takes between two zones, or to the coordinator (-1); a forwarded call brings bytes along.
-func (w *World) way(from, to int32, bytes int64) int64 {
-	l, ok := w.ways[[2]int32{from, to}]
-	if !ok {
-		return int64(w.cfg.Between)
+// link is the way between two zones, or to the coordinator (-1).
+func (w *World) link(from, to int32) Link {
+	if l, ok := w.ways[[2]int32{from, to}]; ok {
+		return l
 	}
-	d := int64(l.Way)
-	if l.Mbps > 0 {
-		d += ns(float64(bytes) * 8 / (l.Mbps * 1e3))
-	}
-	return d
+	return Link{Way: w.cfg.Between}
 }
 
 // Now is virtual time since the beginning.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -76,6 +77,41 @@ func advance(t *testing.T, cfg Config, d time.Duration) *World {
 		t.Fatal(v)
 	}
 	return w
+}
+
+// What forwarded calls bring along crosses a link one call after another, in each direction by itself; what brings nothing does
+// not wait for it.
+func TestALinkFills(t *testing.T) {
+	cfg := several(1)
+	const way = 20 * time.Millisecond
+	cfg.Links = []Link{{A: 0, B: 1, Way: way, Mbps: 80}}
+	w, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	near, far := w.shards[0], w.shards[1]
+	mb := func() *forward { return &forward{inv: &api.Invocation{PayBytes: 1 << 20}} }
+	begun := time.Duration(near.now)
+	for range 3 {
+		near.post(1, evForward, mb())
+	}
+	near.post(1, evForward, &forward{inv: &api.Invocation{}})
+	near.post(1, evForwarded, nil)
+	near.post(2, evForward, mb())
+	far.post(0, evForward, mb())
+	after := func(s *shard) (d []time.Duration) {
+		for i := range s.outbox {
+			d = append(d, time.Duration(s.outbox[i].at)-begun)
+		}
+		return d
+	}
+	const each = (8 << 20) * time.Microsecond / 80
+	if got, want := after(near), []time.Duration{way + each, way + 2*each, way + 3*each, way, way, cfg.Between}; !slices.Equal(got, want) {
+		t.Errorf("arrivals after %v, want %v", got, want)
+	}
+	if got := after(far); !slices.Equal(got, []time.Duration{way + each}) {
+		t.Errorf("the other way: after %v, want %v", got, way+each)
+	}
 }
 
 // Links of unlike lengths change nothing of that: what is shortest decides how long zones go on without each other.
