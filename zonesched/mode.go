@@ -154,6 +154,17 @@ func (z *Zone) ruled(c *call, m Mode) bool {
 	return true
 }
 
+// part is the share of calls that are decided about as one is for which ruled says so.
+func (m Mode) part(ruled bool) float64 {
+	switch {
+	case m.Kind != ModeCanary:
+		return 1
+	case ruled:
+		return m.Share
+	}
+	return 1 - m.Share
+}
+
 // choose decides about the call in hand (z.pc, z.cands) by whatever is in force for it, and leaves in z.shadow what the rule
 // would have done if it was only asked.
 func (z *Zone) choose(c *call) policy.Choice {

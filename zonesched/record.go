@@ -204,15 +204,9 @@ func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choi
 	d.Function, d.Version, d.At, d.Policy, d.Mode = c.fn.id, c.fn.spec.Version, now, z.rule.Name(), z.ownMode(c.fn).String()
 	d.Compared = d.Mode == ModeOn && z.rules() < 1
 	m := z.modeOf(c.fn)
-	d.Share = 1
-	if m.Kind == ModeCanary {
-		d.Share = m.Share
-	}
-	if !z.ruled(c, m) {
+	ruled := z.ruled(c, m)
+	if d.Share = m.part(ruled); !ruled {
 		d.Policy = z.fallback.Name()
-		if m.Kind == ModeCanary {
-			d.Share = 1 - m.Share
-		}
 	}
 	d.Guarded = z.guard.stopped && z.guarded()
 	d.Control = !d.Guarded && ch.Clause == policy.ClauseDelayOff && !c.fn.spec.DelayOff
