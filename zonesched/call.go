@@ -36,16 +36,18 @@ type call struct {
 
 	// While waiting: what it hopes for, and what it falls back on.
 	hope     *node
-	hopeFn   *holding // the function whose busy sandbox it hopes for; nil: any slot
-	fallback *node
-	latest   time.Time // when it must start there
-	finishAt time.Time // predicted finish at hope
-	execBest float64   // predicted execution there, ms, with what the owner's weights make of it
-	planned  float64   // the same as the zone's backlog counts it
-	delaying bool      // a free slot is being declined right now
-	owing    bool      // since memory is short
-	rents    bool      // since it was held back for want of a sandbox for which there was room: see function.rentMs
-	since    time.Time // of the present kind of waiting
+	hopeFn   *holding   // the function whose busy sandbox it hopes for; nil: any slot
+	fallback *node      // set by fallTo only
+	redo     bool       // decides anew at the end of this step
+	latest   time.Time  // when it must start there
+	finishAt time.Time  // predicted finish at hope
+	levelMs  [2]float64 // of the last choice, see policy.Choice
+	execBest float64    // predicted execution there, ms, with what the owner's weights make of it
+	planned  float64    // the same as the zone's backlog counts it
+	delaying bool       // a free slot is being declined right now
+	owing    bool       // since memory is short
+	rents    bool       // since it was held back for want of a sandbox for which there was room: see function.rentMs
+	since    time.Time  // of the present kind of waiting
 	delayMs  float64
 	queueMs  float64
 	noFwd    bool     // may not be forwarded (again)
@@ -128,17 +130,20 @@ func (z *Zone) arrive(now time.Time, ev *Event, out []Action) []Action {
 		return refuse(api.CodeOverloaded, z.retryMs(), "%d calls of tenant %s wait, its limit while others wait too", z.tenantWaiting(inv.Tenant), inv.Tenant)
 	case z.cfg.MaxBacklog > 0 && float64(z.backlog()) > room*float64(z.cfg.MaxBacklog):
 		return refuse(api.CodeOverloaded, z.retryMs(), "what waits in zone %s will take %v, its limit for calls of this priority is %v", z.cfg.Zone, z.backlog().Round(time.Second), time.Duration(room*float64(z.cfg.MaxBacklog)))
-	case inv.Forwarded != "" && !z.useGrant(now, inv.Forwarded, ev.GrantID, ev.GrantEpoch): // last: what is refused above uses no grant up
+	}
+	code, why := z.misfit(f)
+	switch {
+	case inv.Forwarded == "":
+	case why != "":
+		return refuse(code, retryMisfitMs, "%s", why)
+	case !z.useGrant(now, inv.Forwarded, ev.GrantID, ev.GrantEpoch): // last: what is refused above uses no grant up
 		return refuse(api.CodeOverloaded, 100, "no grant %d for zone %s", ev.GrantID, inv.Forwarded)
 	}
 	c := &call{inv: inv, inputs: appendInputs(nil, inv), affinity: affinityOf(inv.Affinity, f), fn: f, arrived: now.Add(-duration(inv.WaitedMs)), since: now, version: f.spec.Version, attempt: inv.Attempt, tries: inv.Attempt}
 	c.soft, c.hard = deadlines(c.arrived, now, inv, f.spec)
 	var elsewhere *grantIn
-	if code, why := z.misfit(f); why != "" {
-		if inv.Forwarded == "" {
-			elsewhere = z.grant(now, c)
-		}
-		if elsewhere == nil {
+	if why != "" {
+		if elsewhere = z.grant(now, c); elsewhere == nil {
 			return refuse(code, retryMisfitMs, "%s", why)
 		}
 	}
@@ -209,6 +214,16 @@ func (z *Zone) reserve(c *call, n *node, byFn bool) {
 	if byFn {
 		c.hopeFn = c.fn.h
 		n.hope(c.hopeFn, 1)
+	}
+}
+
+// fallTo has a call held back with n, nil for none, as the node that it falls back to.
+func (c *call) fallTo(n *node) {
+	if c.fallback != nil {
+		c.fallback.fallbacks--
+	}
+	if c.fallback = n; n != nil {
+		n.fallbacks++
 	}
 }
 
@@ -506,8 +521,10 @@ const maxRefusals = 16
 func (z *Zone) finish(now time.Time, c *call, n *node, m *wire.Completion, out []Action) []Action {
 	exec := m.FetchMs + m.InitMs + m.RunMs
 	net := math.Max(ms(now.Sub(c.dispatched))-exec, 0)
-	z.linkP99.add(net)
-	z.linkMs.add(net)
+	if m.Outcome == api.OutcomeOK { // of others the node leaves out the part that failed, which would count as the link's
+		z.linkP99.add(net)
+		z.linkMs.add(net)
+	}
 	if m.Outcome == api.OutcomeInternal {
 		z.quarantine(now, n)
 	} else {
@@ -558,7 +575,7 @@ func (f *function) began(m *wire.Completion) {
 func (z *Zone) policyCall(now time.Time, c *call, hope *node) policy.Call {
 	p := policy.Call{
 		WaitedMs: ms(now.Sub(c.arrived)), DeadlineMs: math.Inf(1), ErrEW: c.fn.errEW.v, DelayOff: c.fn.spec.DelayOff,
-		MarginMs: 2 + z.linkP99.v, Alike: c.fn.alike(), OwedMs: c.fn.owedMs(now), RentMs: c.fn.rentMs, Warming: c.fn.h.warming(), FnHash: c.fn.hash, Affinity: c.affinity, Hope: -1, Load: z.load(),
+		MarginMs: 2 + z.linkP99.v, Alike: c.fn.alike(), OwedMs: c.fn.owedMs(now), RentMs: c.fn.rentMs, Warming: c.fn.h.warming(), FnHash: c.fn.hash, Affinity: c.affinity, Hope: -1, LevelMs: c.levelMs, Load: z.load(),
 	}
 	if must, _ := z.mustRun(c); must {
 		p.Stopped = true

@@ -37,7 +37,14 @@ func (z *Zone) Check() error {
 	var want sums
 	idle, holders, starting := map[*holding]int{}, map[*holding]int{}, map[*holding]int{}
 	objects := map[uint64]int{}
+	fallbacks := map[*node]int{}
+	for _, w := range z.waiting {
+		fallbacks[w.fallback]++
+	}
 	for _, n := range z.nodes {
+		if n.fallbacks != fallbacks[n] {
+			return fmt.Errorf("node %s counts %d calls that fall back to it: %d do", n.name, n.fallbacks, fallbacks[n])
+		}
 		s := n.counts()
 		want.add(&s, 1)
 		if (s.free > 0) != (n.openAt >= 0) || n.openAt >= 0 && n.profile.openOf(n.class).nodes[n.openAt] != n {

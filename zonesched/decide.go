@@ -110,14 +110,20 @@ func (z *Zone) plan(now time.Time, c *call, ch *policy.Choice, out []Action) []A
 		c.kind = api.DecisionQueued
 		z.counters.Queued++
 	}
-	c.finishAt, c.execBest, c.fallback = time.Time{}, math.Inf(1), nil
+	c.finishAt, c.execBest, c.levelMs = time.Time{}, math.Inf(1), ch.LevelMs
+	c.fallTo(nil)
 	wake := ch.WakeMs
 	if ch.Take >= 0 {
 		k := &z.cands[ch.Take]
 		z.reserve(c, z.nodes[k.Node], z.feats[ch.Take].Sandbox == api.SandboxWarm && !k.Free)
-		c.execBest = k.Est.MedianMs() + k.StrandMs() + k.PriceMs + k.MissMs
 		z.planned(c, k.Est.MedianMs())
-		c.finishAt = now.Add(duration(k.CostMs()))
+		if _, ok := z.acting(c).(policy.Unpriced); ok {
+			c.execBest = k.Est.MedianMs()
+			c.finishAt = now.Add(duration(k.StartMs + k.LinkMs + c.execBest))
+		} else {
+			c.execBest = k.Est.MedianMs() + k.StrandMs() + k.PriceMs + k.MissMs
+			c.finishAt = now.Add(duration(k.CostMs()))
+		}
 	}
 	if ch.Now >= 0 {
 		k := &z.cands[ch.Now]
@@ -130,7 +136,7 @@ func (z *Zone) plan(now time.Time, c *call, ch *policy.Choice, out []Action) []A
 		if c.delaying { // another sandbox would not end a wait for data
 			c.rents = !c.owing && k.Sandbox != api.SandboxWarm && k.EvictMs == 0 && k.MissingBytes <= z.cands[ch.Take].MissingBytes
 		}
-		c.fallback = z.nodes[k.Node]
+		c.fallTo(z.nodes[k.Node])
 		c.latest = now.Add(duration(math.Max(math.Min(policy.LatestStart(&z.pc, k), ms(maxWait)), -ms(maxWait))))
 		if ch.Prewarm {
 			out = z.ahead(now, c.fn, z.nodes[z.cands[ch.Cold].Node], out)
@@ -304,7 +310,7 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node, sb *sandboxes, mi
 	memMB := c.fn.spec.MemoryMB
 	if n.free() > 0 && room {
 		z.add(now, n, c, missing, 0, at, evictMs, n.strands(memMB, 0, 0))
-	} else if len(n.running) > 0 {
+	} else if len(n.running) > 0 && n.memMB >= memMB { // else it never has room, whatever ends
 		ends, freedMB := 1, 0
 		if n.memMB-n.busyMB < memMB {
 			ends, freedMB = n.roomAfter(now, memMB)
@@ -478,10 +484,13 @@ func (h *holding) warming() int {
 // slotLost: calls that are held back with n as their fallback must decide anew, since n is full. Of those that named the same
 // slot the one that must start first chooses first.
 func (z *Zone) slotLost(n *node) {
+	if n.fallbacks == 0 { // nearly always, in a full zone, where all calls would be looked at for each slot
+		return
+	}
 	from := len(z.redo)
 	for _, w := range z.waiting {
 		if w.delaying && w.fallback == n {
-			z.redo = append(z.redo, w)
+			z.again(w)
 		}
 	}
 	slices.SortStableFunc(z.redo[from:], func(a, b *call) int { return a.latest.Compare(b.latest) })
@@ -498,8 +507,8 @@ func (z *Zone) slotFreed(now time.Time, n *node, out []Action) []Action {
 				if binds && w.hope != nil && w.hope != n && w.hope.serves() {
 					continue
 				}
-				if n.fits(w.fn) && !w.owing && (!w.delaying || w.hope == n) { // who owes has been asked just now, and has a wake
-					z.redo = append(z.redo, w)
+				if n.fits(w.fn) && n.memMB-n.busyMB >= w.fn.spec.MemoryMB && !w.owing && (!w.delaying || w.hope == n) { // who owes has been asked just now, and has a wake
+					z.again(w)
 				}
 			}
 			return out

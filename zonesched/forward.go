@@ -164,7 +164,7 @@ func (z *Zone) forwardDone(now time.Time, ev *Event, out []Action) []Action {
 		return z.decide(now, c, out)
 	}
 	t := &a.Timing
-	if g := z.grantsIn[t.Zone]; g != nil {
+	if g := z.grantsIn[t.Zone]; g != nil && a.Code == api.CodeOK { // of others a part is left out, which would count as the way
 		total := ms(now.Sub(c.dispatched))
 		g.rtt.add(math.Max(total-t.QueueMs-t.DelayMs-t.FetchMs-t.InitMs-t.RunMs, .01))
 	}

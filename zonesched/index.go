@@ -372,7 +372,7 @@ func (z *Zone) pickWanted(now time.Time, c *call, hope *node, room int) {
 	by := z.acting(c)
 	z.pickBy(by, now, c, hope, room)
 	if by != z.rule && z.modeOf(c.fn).Kind != ModeOff {
-		z.pickBy(z.rule, now, c, hope, room)
+		z.pickBy(z.rule, now, c, hope, min(room, len(z.picked)+room/4)) // the fallback, which acts, chooses among the others too
 	}
 }
 

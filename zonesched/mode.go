@@ -95,7 +95,7 @@ func (z *Zone) acting(c *call) policy.Policy {
 func (z *Zone) redoDelayed() {
 	for _, w := range z.waiting {
 		if w.delaying {
-			z.redo = append(z.redo, w)
+			z.again(w)
 		}
 	}
 }
@@ -180,7 +180,8 @@ func (z *Zone) choose(c *call) policy.Choice {
 		return ch
 	}
 	if m.Kind != ModeOff {
-		z.shadow, z.shadowed = z.rule.Decide(&z.pc, z.cands, z.rng), true
+		z.shadowCands = append(z.shadowCands[:0], z.cands...) // averages write what they reckon with into theirs
+		z.shadow, z.shadowed = z.rule.Decide(&z.pc, z.shadowCands, z.rng), true
 	}
 	ch := z.fallback.Decide(&z.pc, z.cands, z.rng)
 	if z.shadowed && !c.shadowed {
@@ -189,7 +190,7 @@ func (z *Zone) choose(c *call) policy.Choice {
 		if z.shadow.Verb == policy.Delay {
 			z.counters.ShadowDelayed++
 		}
-		if z.shadow.Take >= 0 && ch.Take >= 0 && z.cands[z.shadow.Take].Node != z.cands[ch.Take].Node {
+		if z.shadow.Take >= 0 && ch.Take >= 0 && z.shadowCands[z.shadow.Take].Node != z.cands[ch.Take].Node {
 			z.counters.ShadowElsewhere++
 		}
 	}

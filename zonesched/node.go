@@ -31,6 +31,7 @@ type node struct {
 	memMB       int
 	memUsed     int
 	busyMB      int     // what running calls hold of memMB; changed by begin and end only
+	fallbacks   int     // waiting calls that are held back with a slot here to fall back to
 	reserved    int     // waiting calls that hope for a slot here
 	reservedF   []hopes // those among them that hope for a busy sandbox, by function
 	name        string
@@ -471,7 +472,7 @@ func (z *Zone) tick(now time.Time, out []Action) []Action {
 func (z *Zone) hopeLost(n *node) {
 	for _, w := range z.waiting {
 		if w.hope == n || w.fallback == n {
-			z.redo = append(z.redo, w)
+			z.again(w)
 		}
 	}
 }

@@ -369,11 +369,12 @@ func TestProfilesAreBounded(t *testing.T) {
 	}
 	b.invoke("g1", "g")
 	b.answered("g1", api.CodeUnavailable)
-	label("n7", "t8") // that leaves a profile without a node
 	label("late", "")
 	if b.z.byName["late"].profile.id != 0 {
 		t.Error("a tag that is no name counted")
 	}
+	label("late", "last")
+	label("n7", "t8") // that leaves a profile without a node, which who had none before is given when it reports as ever
 	label("late", "last")
 	b.invoke("g2", "g")
 	b.ran("g2", "late")

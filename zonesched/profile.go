@@ -51,7 +51,7 @@ func (n *node) fits(f *function) bool { return f.fits[n.profile.id] }
 
 // setLabels puts n into the profile of the labels that it reports.
 func (z *Zone) setLabels(n *node, l *api.Labels) {
-	if n.profile != nil && n.labels.Equal(l) {
+	if n.profile != nil && n.labels.Equal(l) && (n.profile != z.profiles[0] || l.IsZero()) { // one that stands in is looked at again
 		return
 	}
 	n.labels = *l

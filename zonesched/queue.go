@@ -162,6 +162,7 @@ func (z *Zone) wait(now time.Time, c *call) {
 }
 
 func (z *Zone) unwait(c *call) {
+	c.fallTo(nil)
 	z.waiting = without(z.waiting, c)
 	q := c.queue()
 	q.arrived -= c.arrived.UnixNano()

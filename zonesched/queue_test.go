@@ -632,9 +632,48 @@ func TestRefusedCallUsesNoGrant(t *testing.T) {
 	if a := b.answered("x", api.CodeOverloaded); !a.Refused {
 		t.Fatalf("%+v", a)
 	}
+	b.done("runs", "a")
+	f, _ := b.z.Function("t/f")
+	f.Name, f.Needs = "g", api.Labels{Tags: []string{"nowhere"}}
+	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{f}})
+	b.step(&Event{Kind: EvArrive, Call: &api.Invocation{ID: "y", Tenant: "t", Function: "g", Forwarded: "edge"}, GrantID: 1, GrantEpoch: b.z.epoch})
+	if a := b.answered("y", api.CodeUnavailable); !a.Refused {
+		t.Fatalf("no node has what it needs: %+v", a)
+	}
 	if g := b.z.given["edge"]; g.left != 1 {
 		t.Errorf("%d slots are left of the grant, want 1", g.left)
 	}
+}
+
+// Calls that no slot helps, since it is memory that is short, do not decide anew at each slot that frees; and who has two reasons
+// to decide anew does it once.
+func TestCallsWithoutRoomAreLeftAlone(t *testing.T) {
+	b := newBed(t, nil)
+	f, _ := b.z.Function("t/f")
+	f.Name, f.MemoryMB = "big", 950
+	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{f}})
+	b.node("a", 4, 0)
+	b.invoke("small1", "f")
+	b.invoke("small2", "f")
+	b.invoke("big", "big") // two slots are free, and 800 MB
+	b.ran("big", "")
+	before, _ := b.z.Decision("big")
+	ended := func(id string, usedMB int) {
+		b.done(id, "a", func(c *wire.Completion) { c.MemUsedMB, c.Sandboxes = usedMB, nil })
+	}
+	ended("small1", 100)
+	if d, _ := b.z.Decision("big"); d.Decisions != before.Decisions {
+		t.Errorf("decided %d times, %d before a slot was freed that has no room for it", d.Decisions, before.Decisions)
+	}
+	w := b.z.calls["big"]
+	b.z.again(w)
+	b.z.again(w)
+	b.z.settle(b.now, nil)
+	if d, _ := b.z.Decision("big"); d.Decisions != before.Decisions+1 {
+		t.Errorf("decided %d times, want once more than %d", d.Decisions, before.Decisions)
+	}
+	ended("small2", 0)
+	b.ran("big", "a")
 }
 
 // Property: however many candidates the busy nodes of a zone would be, a call finds the one node that is warm and free.

@@ -282,7 +282,7 @@ func kindOf(v policy.Verb, was api.DecisionKind) api.DecisionKind {
 func (z *Zone) shadowOf() Shadow {
 	s := Shadow{Kind: kindOf(z.shadow.Verb, api.DecisionRun).String(), Clause: z.shadow.Clause.String(), ThresholdMs: z.shadow.ThresholdMs}
 	if k := z.shadow.Take; k >= 0 {
-		s.Node, s.CostMs = z.nodes[z.cands[k].Node].name, z.cands[k].CostMs()
+		s.Node, s.CostMs = z.nodes[z.shadowCands[k].Node].name, z.shadowCands[k].CostMs()
 	}
 	return s
 }

@@ -377,3 +377,47 @@ func TestStartsThatMustHaveEnded(t *testing.T) {
 		t.Errorf("it began from nothing, and says nothing of a start from what is prepared: %v ms", got)
 	}
 }
+
+// What a failed call took says nothing of the way to its node: the node leaves out the part that failed.
+func TestFailedStartsAreNotTheLinks(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 1, 1)
+	link := b.z.linkMs.v
+	b.invoke("i1", "f")
+	b.after(2 * time.Second)
+	b.done("i1", "a", func(c *wire.Completion) { c.Outcome, c.Code, c.RunMs = api.OutcomeFunctionError, api.CodeFunction, 0 })
+	b.answered("i1", api.CodeFunction)
+	if b.z.linkMs.v != link {
+		t.Errorf("the way to a node takes %v ms, %v before a start failed after 2 s", b.z.linkMs.v, link)
+	}
+}
+
+// Nor does what a forwarded call took that failed say anything of the way to the other zone.
+func TestFailedForwardsAreNotTheWay(t *testing.T) {
+	b := outgrown(t)
+	b.invoke("i2", "f")
+	rtt := b.z.grantsIn["core"].rtt
+	b.after(5 * time.Second)
+	b.step(&Event{Kind: EvForwardDone, ID: "i2", Answer: &wire.Answer{ID: "i2", Code: api.CodeUnavailable, Timing: wire.Timing{Zone: "core"}}})
+	b.answered("i2", api.CodeUnavailable)
+	if got := b.z.grantsIn["core"].rtt; got != rtt {
+		t.Errorf("the way to core is %+v, %+v before a call failed there after 5 s", got, rtt)
+	}
+}
+
+// A node that is too small for a function is nothing to hope for, though it has the input and will be free.
+func TestNodesThatAreTooSmallAreNoHope(t *testing.T) {
+	b := newBed(t, nil)
+	f, _ := b.z.Function("t/f")
+	f.Name, f.MemoryMB = "big", 1500
+	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{f}})
+	in := api.ObjectOf("t", "big", 64<<20, strings.Repeat("d", 64))
+	b.node("small", 2, 1, in)
+	b.invoke("i1", "f", func(i *api.Invocation) { i.Inputs = []api.Object{in} })
+	b.ran("i1", "small")
+	hb := b.report("large", 2, 0)
+	hb.MemMB = 4000
+	b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+	b.invoke("i2", "big", func(i *api.Invocation) { i.Inputs = []api.Object{in} })
+	b.ran("i2", "large")
+}

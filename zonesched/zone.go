@@ -139,13 +139,15 @@ type Zone struct {
 	mode     Mode            // the operator's for the zone
 	modes    map[string]Mode // and for functions, by "tenant/name"
 	shadow   policy.Choice
-	guard    guard
-	trust    trust
-	resort   resort
-	shadowed bool
-	pred     Predictor
-	models   uint64 // predictors there have been
-	epoch    api.Epoch
+	// shadowCands are what it chose among.
+	shadowCands []policy.Candidate
+	guard       guard
+	trust       trust
+	resort      resort
+	shadowed    bool
+	pred        Predictor
+	models      uint64 // predictors there have been
+	epoch       api.Epoch
 
 	fns   map[string]*function // by "tenant/name"
 	nodes []*node              // live and lost, in order of first report; the place of one that was lost long ago may be another's
@@ -297,13 +299,25 @@ func (z *Zone) settle(now time.Time, out []Action) []Action {
 		todo := z.redo
 		z.redo = nil
 		for _, c := range todo {
+			c.redo = false
 			if c.state == callWaiting && z.calls[c.inv.ID] == c { // not answered by an earlier round
 				out = z.decide(now, c, out)
 			}
 		}
 	}
+	for _, c := range z.redo {
+		c.redo = false
+	}
 	z.redo = z.redo[:0]
 	return out
+}
+
+// again has a waiting call decide anew at the end of this step, once however many reasons there are.
+func (z *Zone) again(c *call) {
+	if !c.redo {
+		c.redo = true
+		z.redo = append(z.redo, c)
+	}
 }
 
 // Epoch is the leader's epoch under which the core acts; zero while it does not lead.
@@ -403,7 +417,9 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 			if changed {
 				z.meetAll(f)
 				for i := range f.queues {
-					z.redo = append(z.redo, f.queues[i].calls...)
+					for _, w := range f.queues[i].calls {
+						z.again(w)
+					}
 				}
 			}
 			f.warmAt, f.warmFails = time.Time{}, 0

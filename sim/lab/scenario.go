@@ -456,6 +456,11 @@ func (s *Scenario) Config(p Policy, seed uint64) (sim.Config, error) {
 	default:
 		err = s.functions(&cfg, sets, shares)
 	}
+	if p.Wait == 0 && p.Rule == "rubato" { // a DelayMax of 0 would also change who counts as old in a full zone
+		for i := range cfg.Functions {
+			cfg.Functions[i].Spec.DelayOff = true
+		}
+	}
 	if err == nil {
 		err = s.changes(&cfg)
 	}
@@ -541,7 +546,7 @@ func (s *Scenario) zones(cfg *sim.Config, p Policy) ([]float64, error) {
 		switch {
 		case strings.HasPrefix(p.Rule, "fixed-delay") && p.Wait > 0:
 			core.PolicyConfig.FixedDelay = p.Wait
-		case p.Wait >= 0:
+		case p.Wait > 0 || p.Wait == 0 && p.Rule != "rubato":
 			core.PolicyConfig.DelayMax = p.Wait
 		}
 		if err := core.Validate(); err != nil {

@@ -3,6 +3,7 @@ package policy
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/rubato-faas/rubato/api"
 )
@@ -90,41 +91,51 @@ func (c *Candidate) local(level int) bool {
 // Decide implements Policy.
 func (p FixedDelay) Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice {
 	now := leastLoaded(cands, 3, rng)
-	if now < 0 {
-		return queue(cands)
-	}
+	var levels [2]float64
 	from := 0.0
-	for level := 1; level <= 2; level++ {
-		if i := leastLoaded(cands, level, rng); i >= 0 {
+	for k := range levels {
+		if !c.DelayOff && ofLevel(cands, k+1) >= 0 {
+			from += p.WaitMs
+		}
+		levels[k] = from
+	}
+	if now < 0 {
+		ch := queue(cands)
+		ch.LevelMs = levels
+		return ch
+	}
+	for k := range levels {
+		if i := leastLoaded(cands, k+1, rng); i >= 0 {
 			return Choice{Verb: Run, Clause: ClauseLocal, Take: i, Now: i, WakeMs: math.Inf(1), Propensity: 1}
 		}
-		for i := range cands {
-			if !cands[i].local(level) {
-				continue
-			}
-			if left := from + p.WaitMs - c.WaitedMs; left > 0 && !c.DelayOff {
-				return Choice{Verb: Delay, Clause: ClauseWaitLocal, Take: i, Now: now, WakeMs: math.Max(left, minWakeMs), Propensity: 1}
-			}
-			from += p.WaitMs
-			break
+		if left := levels[k] - c.WaitedMs; left > 0 {
+			return Choice{Verb: Delay, Clause: ClauseWaitLocal, Take: ofLevel(cands, k+1), Now: now, WakeMs: math.Max(left, minWakeMs), Propensity: 1, LevelMs: levels}
 		}
 	}
 	return Choice{Verb: Run, Clause: ClauseLeastLoaded, Take: now, Now: now, WakeMs: math.Inf(1), Propensity: 1}
 }
 
-// Admit implements Policy: local calls first, then those that have waited long enough, oldest first. A call that is
-// turned away decides anew, and takes the slot then if no better node exists.
-func (p FixedDelay) Admit(c *Call, cand *Candidate, _, _ float64) (bool, float64) {
+// ofLevel finds the first candidate of at least the locality level, be it free or not.
+func ofLevel(cands []Candidate, level int) int {
+	return slices.IndexFunc(cands, func(c Candidate) bool { return c.local(level) })
+}
+
+// Admit implements Policy: of the calls whose waits, as far as they have come, let them go there, the most local, and of those the
+// oldest, as Spark looks through the pending tasks of one set. In the order of their arrival alone, as in the loop over jobs of
+// the paper, a full zone that has waited too long for locality never gets it back: in mixed.yaml at a load of .9 calls then take 37
+// times as long.
+func (FixedDelay) Admit(c *Call, cand *Candidate, _, _ float64) (bool, float64) {
 	switch {
 	case cand.local(1):
-		return true, c.WaitedMs + 2e9
-	case cand.local(2) && c.WaitedMs >= p.WaitMs:
-		return true, c.WaitedMs + 1e9
-	case c.WaitedMs >= 2*p.WaitMs:
-		return true, c.WaitedMs
+		return true, c.WaitedMs + 2*matchFirst
+	case cand.local(2) && c.WaitedMs >= c.LevelMs[0]:
+		return true, c.WaitedMs + matchFirst
 	}
-	return false, 0
+	return c.WaitedMs >= c.LevelMs[1], c.WaitedMs
 }
+
+// MostIndex implements Ranker.
+func (FixedDelay) MostIndex(c *Call, _ *Candidate) float64 { return c.WaitedMs + 2*matchFirst }
 
 func queue(cands []Candidate) Choice {
 	ch := Choice{Verb: Queue, Clause: ClauseNoSlot, Take: -1, Now: -1, WakeMs: math.Inf(1), Propensity: 1}

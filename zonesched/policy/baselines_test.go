@@ -240,6 +240,7 @@ func TestAdmit(t *testing.T) {
 		{"openwhisk", "the older of two that are bound to it", claim{5, 0, spot(0, 0, 0, none), inf, inf}, claim{9, 0, spot(0, 0, 0, none), inf, inf}, "b"},
 		{"ch-rlu", "one that found no node", claim{5, 3, spot(0, 0, 0, none), inf, inf}, claim{1, -1, spot(0, 0, 0, none), inf, inf}, "b"},
 		{"fixed-delay", "level two must have waited", claim{9, -1, cached, inf, inf}, claim{5, -1, spot(0, 0, 0, none), inf, inf}, ""},
+		{"fixed-delay", "a match before an older one whose waits are over", claim{900, -1, spot(0, 0, 0, none), inf, inf}, claim{5, -1, spot(0, 0, 0, warm), inf, inf}, "b"},
 		{"fixed-delay-matched", "level two at once", claim{9, -1, cached, inf, inf}, claim{500, -1, spot(0, 0, 0, none), inf, inf}, "a"},
 		{"fixed-delay-matched", "level one before level two", claim{900, -1, cached, inf, inf}, claim{5, -1, spot(0, 0, 0, warm), inf, inf}, "b"},
 		{"fixed-delay-matched", "no match: whose waits are over", claim{900, -1, spot(0, 0, 0, none), inf, inf}, claim{5, -1, spot(0, 0, 0, none), inf, inf}, "a"},
@@ -253,7 +254,7 @@ func TestAdmit(t *testing.T) {
 		p := mustNew(t, c.policy)
 		admit := func(k *claim) (bool, float64) {
 			call := unbound()
-			call.WaitedMs, call.Hope = k.waited, k.hope
+			call.WaitedMs, call.Hope, call.LevelMs = k.waited, k.hope, [2]float64{100, 200}
 			return p.Admit(&call, &k.cand, k.elsewhere, k.best)
 		}
 		okA, a := admit(&c.a)

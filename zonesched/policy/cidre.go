@@ -79,6 +79,9 @@ func (p CIDRE) Admit(c *Call, cand *Candidate, elsewhereMs, _ float64) (bool, fl
 	return cand.LinkMs+averagesMs(cand) <= elsewhereMs, c.WaitedMs
 }
 
+// Unpriced implements Unpriced.
+func (CIDRE) Unpriced() {}
+
 // MostIndex implements Ranker.
 func (CIDRE) MostIndex(c *Call, cand *Candidate) float64 {
 	if cand.warm() {

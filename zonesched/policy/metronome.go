@@ -56,6 +56,9 @@ func (Metronome) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64
 	return cand.runsMs() <= math.Max(elsewhereMs, cand.LinkMs+execBestMs), c.WaitedMs
 }
 
+// Unpriced implements Unpriced.
+func (Metronome) Unpriced() {}
+
 // MostIndex implements Ranker.
 func (Metronome) MostIndex(c *Call, _ *Candidate) float64 { return c.WaitedMs }
 

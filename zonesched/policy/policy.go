@@ -112,6 +112,8 @@ type Call struct {
 	AgeTurn bool
 	// Hope is the node that a waiting call hopes for, -1 for none.
 	Hope int32
+	// LevelMs are of the last Choice.
+	LevelMs [2]float64
 	Load
 }
 
@@ -203,6 +205,9 @@ type Choice struct {
 	Cold    int
 	// Propensity is the probability with which the rule, as randomised, takes this choice.
 	Propensity float64
+	// LevelMs are, for rules that go by levels of locality, the waits from arrival on from which the call takes a node of the second
+	// level, and any.
+	LevelMs [2]float64
 }
 
 // Policy chooses. It may keep state of its own; zonesched owns it.
@@ -223,6 +228,10 @@ type Policy interface {
 type Ranker interface {
 	MostIndex(c *Call, cand *Candidate) float64
 }
+
+// Unpriced is a Policy by which a call looks at its own time alone: what it hopes for, as Admit hears of it, is without what a choice
+// costs others.
+type Unpriced interface{ Unpriced() }
 
 // Picker is a Policy that wants certain nodes among its candidates: a zone of many nodes looks at a few only, and picks those
 // that hold something of the call unless the rule picks. It appends at most room nodes, the most wanted first; those not in
