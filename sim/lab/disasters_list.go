@@ -91,8 +91,8 @@ var disasters = []Disaster{
 		}},
 		Fails:  "one of the eight nodes serves more than nine tenths of the calls, and the longest wait is more than three times the timer",
 		Failed: func(f *Faced) bool { return f.Naive.Node > .9 && f.Naive.LongestMs > 6000 },
-		Holds:  "no call waits longer than DelayMax and a second, and no node serves more than two thirds",
-		Held:   func(f *Faced) bool { return f.Ours.LongestMs < 3000 && f.Ours.Node < .67 },
+		Holds:  "all calls are answered, none waits longer than DelayMax and a second, and no node serves more than two thirds",
+		Held:   func(f *Faced) bool { return f.Ours.Unserved == 0 && f.Ours.LongestMs < 3000 && f.Ours.Node < .67 },
 	},
 	{
 		Name: "Herding", Scenario: "herd.yaml",
@@ -102,7 +102,7 @@ var disasters = []Disaster{
 		}},
 		Fails:  "calls take more than twice as long, since those that chose the same node share its cores",
 		Failed: func(f *Faced) bool { return f.Naive.MeanMs > 2*f.Ours.MeanMs },
-		Holds:  "within a second no node has more than twice its sixteenth of the calls",
+		Holds:  "in the mean over seconds, the busiest node of each has at most twice its sixteenth of the calls",
 		Held:   func(f *Faced) bool { return f.Ours.Node < .125 },
 	},
 	{
@@ -113,8 +113,8 @@ var disasters = []Disaster{
 		}},
 		Fails:  "one node has more than three times its eighth of the calls, which is all that it can do, and calls take more than ten times as long",
 		Failed: func(f *Faced) bool { return f.Naive.Node > .375 && f.Naive.MeanMs > 10*f.Ours.MeanMs },
-		Holds:  "calls take at most half as long again as one alone (40 ms), and none waits longer than a cold start (300 ms)",
-		Held:   func(f *Faced) bool { return f.Ours.MeanMs < 60 && f.Ours.LongestMs < 300 },
+		Holds:  "all calls are answered, they take at most half as long again as one alone (40 ms), and none waits longer than a cold start (300 ms)",
+		Held:   func(f *Faced) bool { return f.Ours.Unserved == 0 && f.Ours.MeanMs < 60 && f.Ours.LongestMs < 300 },
 	},
 	{
 		Name: "Binding to the reserved node", Scenario: "bind-hard.yaml",
@@ -124,8 +124,8 @@ var disasters = []Disaster{
 		Failed: func(f *Faced) bool {
 			return f.Naive.LongestMs > 1.5*f.Ours.LongestMs && f.Naive.WaitMs > f.Ours.WaitMs
 		},
-		Holds: "no call waits longer than 3 s",
-		Held:  func(f *Faced) bool { return f.Ours.LongestMs < 3000 },
+		Holds: "all calls are answered, and none waits longer than 3 s",
+		Held:  func(f *Faced) bool { return f.Ours.Unserved == 0 && f.Ours.LongestMs < 3000 },
 	},
 	{
 		Name: "Waiting for the warm node in vain", Scenario: "heavy-tails.yaml",
@@ -142,8 +142,8 @@ var disasters = []Disaster{
 		naive:    broken("matches first, age counts for nothing", func(p policy.Policy) policy.Policy { return naive.Ageless{Policy: p} }),
 		Fails:    "calls wait until the load ends: more than 24 s of 30",
 		Failed:   func(f *Faced) bool { return f.Naive.LongestMs > 24_000 },
-		Holds:    "no call waits longer than six times DelayMax",
-		Held:     func(f *Faced) bool { return f.Ours.LongestMs < 12_000 },
+		Holds:    "all calls are answered, and none waits longer than six times DelayMax",
+		Held:     func(f *Faced) bool { return f.Ours.Unserved == 0 && f.Ours.LongestMs < 12_000 },
 	},
 	{
 		Name: "Noise", Scenario: "noise.yaml", oracle: true,

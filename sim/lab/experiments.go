@@ -299,6 +299,7 @@ type Ratio struct {
 func meanMs(f *Figure) float64 { return f.MeanMs }
 func p99Ms(f *Figure) float64  { return f.P99Ms }
 func execMs(f *Figure) float64 { return f.ExecMs }
+func lost(f *Figure) float64   { return f.Lost }
 
 // over compares with the k-th policy.
 func (c *Cell) over(k int, of func(*Figure) float64) Ratio { return c.ratio(0, k, of) }
@@ -355,5 +356,16 @@ func (c *Cell) best(of func(*Figure) float64, counts func(policy string) bool) (
 func (p *Plan) baseline(policy string) bool {
 	return policy != p.Policies[0] && !slices.Contains(p.Aside, policy)
 }
+
+// rival reports whether a policy is a baseline that answers nearly as many of the cell's calls as the rule in question: times are
+// those of answered calls, and who refuses more would look quick for it.
+func (p *Plan) rival(c *Cell) func(policy string) bool {
+	return func(policy string) bool {
+		return p.baseline(policy) && c.mean(c.at(policy), lost) <= c.mean(0, lost)+maxLost
+	}
+}
+
+// maxLost is the share of calls without an answer that a p99, of those with one, still speaks for.
+const maxLost = .01
 
 func isBlind(policy string) bool { return slices.Contains(blind, policy) }

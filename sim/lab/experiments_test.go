@@ -501,4 +501,27 @@ func TestHeld(t *testing.T) {
 			t.Errorf("limit %v: held %v, want %v", limit, got, want)
 		}
 	}
+	of = []*Cell{cell(.2, 30), cell(.4, 20), cell(.8, 60)} // the lowest load has the longer tail
+	for limit, want := range map[float64]float64{15: 0, 20: .4, 25: .45, 40: .6} {
+		if got := held(of, 0, limit); got < want-1e-9 || got > want+1e-9 {
+			t.Errorf("a tail that is shorter at a higher load, limit %v: held %v, want %v", limit, got, want)
+		}
+	}
+	of[2].Series[0].Figures[0] = Figure{P99Ms: 1, Lost: .5}
+	if got := held(of, 0, 40); got != .4 {
+		t.Errorf("held %v where half of the calls are refused from .8 on, want .4", got)
+	}
+}
+
+// Who refuses calls is no rival of who answers them.
+func TestRivalsAnswer(t *testing.T) {
+	p := &Plan{Policies: []string{"rubato", "a", "b"}}
+	c := &Cell{Series: []Series{{"rubato", []Figure{{P99Ms: 10}}}, {"a", []Figure{{P99Ms: 5, Lost: .02}}}, {"b", []Figure{{P99Ms: 20, Lost: .01}}}}}
+	if r, ok := c.best(p99Ms, p.rival(c)); !ok || r.Policy != "b" {
+		t.Errorf("the best is %+v, want b", r)
+	}
+	c.Series[0].Figures[0].Lost = .1
+	if r, ok := c.best(p99Ms, p.rival(c)); !ok || r.Policy != "a" {
+		t.Errorf("where rubato refuses more than anybody, the best is %+v, want a", r)
+	}
 }

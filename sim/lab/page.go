@@ -45,8 +45,8 @@ deadline and of the refused ones without. %s: parts of the same rule, or what it
 	fmt.Fprintf(&b, "\n## Conclusion\n%s\n%s over the best baseline of each load, chosen afterwards (ratios paired by seed; below 1 is better):\n\n", p.said(e, cells), p.Policies[0])
 	fmt.Fprintf(&b, "| load | best by mean | mean | median | worst seed | best by p99 | p99 | execution, over the best blind rule | over the oracle: mean | p99 |\n|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, c := range cells {
-		m, _ := c.best(meanMs, p.baseline)
-		t, _ := c.best(p99Ms, p.baseline)
+		m, _ := c.best(meanMs, p.rival(c))
+		t, _ := c.best(p99Ms, p.rival(c))
 		x, blind := c.best(execMs, isBlind)
 		om, oracle := c.find("oracle", meanMs)
 		ot, _ := c.find("oracle", p99Ms)
@@ -61,7 +61,7 @@ deadline and of the refused ones without. %s: parts of the same rule, or what it
 func (p *Plan) said(e *Experiment, cells []*Cell) string {
 	var b strings.Builder
 	of := func(what string, figure func(*Figure) float64) {
-		best := func(c *Cell) (Ratio, bool) { return c.best(figure, p.baseline) }
+		best := func(c *Cell) (Ratio, bool) { return c.best(figure, p.rival(c)) }
 		m, worst, n := average(cells, best)
 		if n == 0 {
 			return
