@@ -99,6 +99,8 @@ with a deadline that got no result before it, and all refused calls; shares of t
 ## What it is held to
 Of ratios, reached is the mean over loads, each load against its own best (of D2 and D3, who leaves at most one call of a hundred more without an answer than rubato does); worst is the worst load's mean over seeds, and the worst of all seeds. "At the worst load" says that it
 is held in the mean over loads and not at each. Wished for is where this is to end, the mean over loads again.
+D1 is what is saved of the execution, D2 and D3 means and tails from arrival to answer, D4 the distance from knowing all times, D5 calls that were held back and then missed their deadline,
+D6 all misses, D7 throughput, D8 what the forest is worth, D9 the loss where waiting cannot pay. data, init and traces are the pages data-heavy, init-heavy and azure-like.
 
 | | target | where | reached | worst | | wished for | |
 |---|---|---|---|---|---|---|---|
