@@ -52,6 +52,9 @@ const (
 // completions and is published anew all the time. A decision is a hit when the forest was specialised for a request like it
 // since it was published.
 func Decide(ctx context.Context, o DecideOptions) (*Report, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
 	r := &Report{Bench: "decide", Env: environment()}
 	w := newDecideWorld(o)
 	if err := w.train(ctx, o); err != nil {

@@ -18,7 +18,6 @@ import (
 
 	"crypto/sha256"
 
-	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/cluster"
 	"github.com/rubato-faas/rubato/coordinator/globald"
 	"github.com/rubato-faas/rubato/examples/functions"
@@ -35,7 +34,7 @@ type DemoOptions struct {
 	// Rate scales all arrival rates (1: as designed for two cores; a slow machine gets fewer calls by itself).
 	Rate float64
 	Seed uint64
-	// Only names the policies to run; empty runs all.
+	// Only names the policies to run, of DemoPolicies; empty runs all.
 	Only []string
 	// Calls, if not nil, gets one CSV line per call of every run.
 	Calls io.Writer
@@ -138,6 +137,9 @@ func (r *run) name() string {
 
 // Demo runs every policy on the same arrivals, each on a cluster of its own that starts empty.
 func Demo(ctx context.Context, o DemoOptions) (*DemoResult, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
 	loads := demoLoads()
 	o.Progress(0, 1, "measuring functions")
 	cal, err := calibrate(ctx, o, loads)
@@ -155,9 +157,6 @@ func Demo(ctx context.Context, o DemoOptions) (*DemoResult, error) {
 	runs = append(runs, &run{policy: "rubato"})
 	if len(o.Only) > 0 {
 		runs = slices.DeleteFunc(runs, func(r *run) bool { return !slices.Contains(o.Only, r.policy) })
-	}
-	if len(runs) == 0 {
-		return nil, fmt.Errorf("%w: policies %v: want round-robin, least-loaded, fixed-delay or rubato", api.ErrInvalid, o.Only)
 	}
 	data := prepareData(loads)
 	res := &DemoResult{Env: environment()}

@@ -38,6 +38,9 @@ func DefaultInvokeOptions() InvokeOptions {
 // Invoke measures what Rubato adds to a call: a no-op WASM function through the HTTP front door on loopback against the
 // same function called in its runtime directly, and how many calls a second go through with many callers at once.
 func Invoke(ctx context.Context, o InvokeOptions) (r *Report, err error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
 	dir, err := os.MkdirTemp("", "rubato-bench-*")
 	if err != nil {
 		return nil, err

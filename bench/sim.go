@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -40,20 +39,15 @@ func DefaultSimOptions() SimOptions {
 
 // Validate reports all faults.
 func (o *SimOptions) Validate() error {
-	var errs []error
-	bad := func(ok bool, format string, args ...any) {
-		if !ok {
-			errs = append(errs, fmt.Errorf("%w: "+format, append([]any{api.ErrInvalid}, args...)...))
-		}
-	}
-	bad(o.Nodes >= 1 && o.Nodes <= 100000, "%d nodes: want 1-100000", o.Nodes)
-	bad(o.ZoneNodes >= 1 && (o.Nodes+o.ZoneNodes-1)/max(o.ZoneNodes, 1) <= sim.MaxZones, "%d nodes a zone: want at least %d, so that there are at most %d zones", o.ZoneNodes, (o.Nodes+sim.MaxZones-1)/sim.MaxZones, sim.MaxZones)
-	bad(o.Rate > 0 && o.Rate <= 1e7, "%v calls a second: want more than 0 and at most 1e7", o.Rate)
-	bad(o.Seconds >= 1 && o.Seconds <= 86400, "%d seconds: want 1-86400", o.Seconds)
-	bad(o.Functions >= 1 && o.Functions <= sim.MaxFunctions, "%d functions: want 1-%d", o.Functions, sim.MaxFunctions)
-	bad(o.Learn >= 1, "learn one of %d samples: want at least 1", o.Learn)
-	bad(o.Small >= 1 && o.Small <= o.Nodes, "%d nodes to compare with: want 1-%d", o.Small, o.Nodes)
-	return errors.Join(errs...)
+	var f faults
+	f.want(o.Nodes >= 1 && o.Nodes <= 100000, "%d nodes: want 1-100000", o.Nodes)
+	f.want(o.ZoneNodes >= 1 && (o.Nodes+o.ZoneNodes-1)/max(o.ZoneNodes, 1) <= sim.MaxZones, "%d nodes a zone: want at least %d, so that there are at most %d zones", o.ZoneNodes, (o.Nodes+sim.MaxZones-1)/sim.MaxZones, sim.MaxZones)
+	f.want(o.Rate > 0 && o.Rate <= 1e7, "%v calls a second: want more than 0 and at most 1e7", o.Rate)
+	f.want(o.Seconds >= 1 && o.Seconds <= 86400, "%d seconds: want 1-86400", o.Seconds)
+	f.want(o.Functions >= 1 && o.Functions <= sim.MaxFunctions, "%d functions: want 1-%d", o.Functions, sim.MaxFunctions)
+	f.want(o.Learn >= 1, "learn one of %d samples: want at least 1", o.Learn)
+	f.want(o.Small >= 1 && o.Small <= o.Nodes, "%d nodes to compare with: want 1-%d", o.Small, o.Nodes)
+	return f.err()
 }
 
 // simRun is what one run came to.

@@ -51,18 +51,13 @@ func DefaultSimLiveOptions() SimLiveOptions {
 
 // Validate reports all faults.
 func (o *SimLiveOptions) Validate() error {
-	var errs []error
-	bad := func(ok bool, format string, args ...any) {
-		if !ok {
-			errs = append(errs, fmt.Errorf("%w: "+format, append([]any{api.ErrInvalid}, args...)...))
-		}
-	}
-	bad(len(o.Policies) > 0, "no policy: want one or more")
-	bad(o.Warmup >= 0 && o.Measure > 0 && o.Warmup+o.Measure <= 10*time.Minute, "warm-up %v, measured %v: want the second above 0, and 10m at most together", o.Warmup, o.Measure)
-	bad(o.Alone >= 4 && o.Cold >= 1 && o.Repeats >= 1 && o.Repeats <= 100 && o.SimSeeds >= 1 && o.SimSeeds <= 1000,
+	var f faults
+	f.want(len(o.Policies) > 0, "no policy: want one or more")
+	f.want(o.Warmup >= 0 && o.Measure > 0 && o.Warmup+o.Measure <= 10*time.Minute, "warm-up %v, measured %v: want the second above 0, and 10m at most together", o.Warmup, o.Measure)
+	f.want(o.Alone >= 4 && o.Cold >= 1 && o.Repeats >= 1 && o.Repeats <= 100 && o.SimSeeds >= 1 && o.SimSeeds <= 1000,
 		"%d calls alone, %d cold starts, %d repeats, %d seeds: want at least 4, 1, 1 and 1", o.Alone, o.Cold, o.Repeats, o.SimSeeds)
-	bad(o.Use > 0 && o.Use <= 1, "use %v of the cores: want more than 0, and at most 1", o.Use)
-	return errors.Join(errs...)
+	f.want(o.Use > 0 && o.Use <= 1, "use %v of the cores: want more than 0, and at most 1", o.Use)
+	return f.err()
 }
 
 // The cluster that is compared: one zone, so that all nodes that share this host can be modelled together.

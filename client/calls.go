@@ -276,26 +276,35 @@ func (c *Client) Look(ctx context.Context, view string, out any) error {
 	return c.get(ctx, "/v1/"+view, out)
 }
 
-// SetPolicy changes the rule that the zone schedules by.
-func (c *Client) SetPolicy(ctx context.Context, policy string, wait time.Duration) error {
-	b, err := json.Marshal(map[string]any{"policy": policy, "wait_ms": wait.Milliseconds()})
+// PolicyChange says by what a zone is to decide: a rule, or how far the rule acts.
+type PolicyChange struct {
+	// Zone; "": that of the door.
+	Zone string `json:"-"`
+	// Policy is a rule's name or "default", for the configuration's; WaitMs the wait of a fixed-delay rule (0: the configuration's).
+	Policy string `json:"policy,omitempty"`
+	WaitMs int64  `json:"wait_ms,omitempty"`
+	// Mode instead of a policy: "on", "canary", "canary=0.05", "shadow", "off" or "default"; of Function only, if that is given.
+	Mode     string `json:"mode,omitempty"`
+	Function string `json:"function,omitempty"`
+}
+
+// SetPolicy puts a change in force at once; out takes what then holds in the zone.
+func (c *Client) SetPolicy(ctx context.Context, p PolicyChange, out any) error {
+	b, err := json.Marshal(p)
 	if err != nil {
 		return err
 	}
-	return c.json(ctx, request{method: http.MethodPost, path: "/v1/policy", body: bytesBody(b), again: true}, nil)
+	return c.json(ctx, request{method: http.MethodPost, path: "/v1/policy" + ofZone(p.Zone), body: bytesBody(b), again: true}, out)
 }
 
-// SetMode changes how far the rule acts: "on", "canary=0.05", "shadow", "off" or "default", for the zone or, with a name, for one
-// function.
-func (c *Client) SetMode(ctx context.Context, mode, function string) error {
-	b, err := json.Marshal(map[string]string{"mode": mode, "function": function})
-	if err != nil {
-		return err
+// Flush empties the caches of all nodes of a zone ("": that of the door).
+func (c *Client) Flush(ctx context.Context, zone string) error {
+	return c.json(ctx, request{method: http.MethodPost, path: "/v1/flush" + ofZone(zone), again: true}, nil)
+}
+
+func ofZone(zone string) string {
+	if zone == "" {
+		return ""
 	}
-	return c.json(ctx, request{method: http.MethodPost, path: "/v1/policy", body: bytesBody(b), again: true}, nil)
-}
-
-// Flush empties the caches of all nodes of the zone.
-func (c *Client) Flush(ctx context.Context) error {
-	return c.json(ctx, request{method: http.MethodPost, path: "/v1/flush", again: true}, nil)
+	return "?zone=" + url.QueryEscape(zone)
 }

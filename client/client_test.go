@@ -279,13 +279,13 @@ func TestViewsAndSwitches(t *testing.T) {
 	if err := c.Look(t.Context(), "decisions?since=7", &v); err != nil || v.Kind != "decisions" || v.Arg != "7" {
 		t.Fatalf("look %+v, %v", v, err)
 	}
-	if err := c.SetPolicy(t.Context(), "fixed-delay", 100*time.Millisecond); err != nil {
-		t.Fatal(err)
+	if err := c.SetPolicy(t.Context(), client.PolicyChange{Zone: "edge", Policy: "fixed-delay", WaitMs: 100}, &v); err != nil || v.Kind != "policy" || v.Arg != "fixed-delay,100ms" {
+		t.Fatalf("set %+v, %v", v, err)
 	}
-	if err := c.SetPolicy(t.Context(), "nonsense", 0); !errors.Is(err, api.ErrInvalid) {
+	if err := c.SetPolicy(t.Context(), client.PolicyChange{Policy: "nonsense"}, nil); !errors.Is(err, api.ErrInvalid) {
 		t.Fatalf("an unknown policy: %v", err)
 	}
-	if err := errors.Join(c.Flush(t.Context()), c.Cancel(t.Context(), "i1")); err != nil {
+	if err := errors.Join(c.Flush(t.Context(), ""), c.Cancel(t.Context(), "i1")); err != nil {
 		t.Fatal(err)
 	}
 	if l, err := c.Logs(t.Context(), "echo", 5); err != nil || len(l) != 1 || l[0].Text != "hello" {
@@ -351,7 +351,7 @@ func TestTheNextDoorServes(t *testing.T) {
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()
 	var seen atomic.Int64
-	if err := dial(t, refusing(0, 0, &seen), gone.URL).SetPolicy(t.Context(), "rubato", 0); err != nil || seen.Load() != 1 {
+	if err := dial(t, refusing(0, 0, &seen), gone.URL).SetPolicy(t.Context(), client.PolicyChange{Policy: "rubato"}, nil); err != nil || seen.Load() != 1 {
 		t.Fatalf("the second door saw %d requests, %v", seen.Load(), err)
 	}
 	c, err := client.New([]string{gone.URL})

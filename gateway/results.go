@@ -126,7 +126,7 @@ func (g *Gateway) explain(w http.ResponseWriter, r *http.Request, c caller) erro
 
 // decisions serves GET /v1/decisions?since=N: the latest ones, and a sequence to ask on from.
 func (g *Gateway) decisions(w http.ResponseWriter, r *http.Request, c caller) error {
-	raw, err := g.deps.Zone.Query(r.Context(), "decisions", r.URL.Query().Get("since"))
+	raw, err := g.ask(r, "decisions", r.URL.Query().Get("since"))
 	if err != nil {
 		return err
 	}
@@ -150,11 +150,15 @@ func (g *Gateway) decisions(w http.ResponseWriter, r *http.Request, c caller) er
 	return writeJSON(w, http.StatusOK, page)
 }
 
-// query serves a look at the zone's leader, or with ?zone=Z at that of another one.
+// ask asks the zone's leader, or with ?zone=Z that of another one.
+func (g *Gateway) ask(r *http.Request, kind, arg string) (json.RawMessage, error) {
+	return g.deps.Zone.QueryZone(r.Context(), cmp.Or(r.URL.Query().Get("zone"), g.deps.Zone.Zone()), kind, arg)
+}
+
+// query serves a look at a zone's leader.
 func (g *Gateway) query(kind string) handler {
 	return func(w http.ResponseWriter, r *http.Request, _ caller) error {
-		q := r.URL.Query()
-		raw, err := g.deps.Zone.QueryZone(r.Context(), cmp.Or(q.Get("zone"), g.deps.Zone.Zone()), kind, q.Get("since"))
+		raw, err := g.ask(r, kind, r.URL.Query().Get("since"))
 		if err != nil {
 			return err
 		}
@@ -168,7 +172,7 @@ func (g *Gateway) model(w http.ResponseWriter, r *http.Request, _ caller) error 
 	if r.URL.Query().Get("here") != "" {
 		arg = "here"
 	}
-	raw, err := g.deps.Zone.Query(r.Context(), "model", arg)
+	raw, err := g.ask(r, "model", arg)
 	if err != nil {
 		return err
 	}
@@ -183,8 +187,8 @@ func (g *Gateway) zones(w http.ResponseWriter, r *http.Request, _ caller) error 
 	return writeJSON(w, http.StatusOK, raw)
 }
 
-// setPolicy serves POST /v1/policy {"policy": "rubato", "wait_ms": 0} and {"mode": "off", "function": "wordcount"}; a function of
-// another tenant is named with it.
+// setPolicy serves POST /v1/policy {"policy": "rubato", "wait_ms": 0} and {"mode": "off", "function": "wordcount"}, of this zone or
+// of ?zone=Z, and answers what holds there now; a function of another tenant is named with it.
 func (g *Gateway) setPolicy(w http.ResponseWriter, r *http.Request, c caller) error {
 	var p struct {
 		Policy string `json:"policy"`
@@ -200,6 +204,8 @@ func (g *Gateway) setPolicy(w http.ResponseWriter, r *http.Request, c caller) er
 	switch {
 	case (p.Policy == "") == (p.Mode == "") || p.Function != "" && p.Mode == "":
 		return fmt.Errorf("%w: body: want a policy, or a mode and perhaps a function", api.ErrInvalid)
+	case p.WaitMs < 0 || p.WaitMs > 0 && !strings.HasPrefix(p.Policy, "fixed-delay"):
+		return fmt.Errorf("%w: wait_ms %d: want more than 0, with a fixed-delay policy", api.ErrInvalid, p.WaitMs)
 	case p.Mode != "":
 		if kind, arg = "mode", p.Mode; p.Function != "" {
 			if !strings.Contains(p.Function, "/") {
@@ -211,7 +217,7 @@ func (g *Gateway) setPolicy(w http.ResponseWriter, r *http.Request, c caller) er
 	if p.WaitMs > 0 {
 		arg += "," + strconv.FormatInt(p.WaitMs, 10) + "ms"
 	}
-	raw, err := g.deps.Zone.Query(r.Context(), kind, arg)
+	raw, err := g.ask(r, kind, arg)
 	if err != nil {
 		return err
 	}

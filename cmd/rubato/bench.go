@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/bench"
 )
 
@@ -33,6 +31,9 @@ callers at once, and compares with calling the runtime directly. Callers and clu
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkOutput(output); err != nil {
 				return err
+			}
+			if err := o.Validate(); err != nil {
+				return usage("%v", err)
 			}
 			r, err := bench.Invoke(cmd.Context(), o)
 			if err != nil {
@@ -67,6 +68,9 @@ it takes minutes on long streams.
 		Example: "  rubato bench learn\n  rubato bench learn --data streams/ -o json\n  rubato bench learn --stream bike.csv --late",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.Validate(); err != nil {
+				return usage("%v", err)
+			}
 			return measure(cmd, output, &o.Progress, func(ctx context.Context) (*bench.Report, error) { return bench.Learn(ctx, o) })
 		},
 	}
@@ -93,6 +97,9 @@ with a forest specialised for the request first; and with that at hand already.`
 		Example: "  rubato bench score\n  rubato bench score -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.Validate(); err != nil {
+				return usage("%v", err)
+			}
 			return measure(cmd, output, &o.Progress, func(ctx context.Context) (*bench.Report, error) { return bench.Score(ctx, o) })
 		},
 	}
@@ -113,6 +120,9 @@ said before, at alpha .05 and .01: in the long run, in the worst 500 rows, for t
 		Example: "  rubato bench bound\n  rubato bench bound --data streams/ --seed 7 -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.Validate(); err != nil {
+				return usage("%v", err)
+			}
 			return measure(cmd, output, &o.Progress, func(ctx context.Context) (*bench.Report, error) { return bench.Bound(ctx, o) })
 		},
 	}
@@ -157,10 +167,8 @@ anew every 64 completions; decisions for which it was specialised since (hits) a
 		Example: "  rubato bench decide\n  rubato bench decide --nodes 1000 -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			for _, n := range o.Nodes {
-				if n < 1 || n > 65536 {
-					return fmt.Errorf("%w: --nodes %d: want 1-65536", api.ErrInvalid, n)
-				}
+			if err := o.Validate(); err != nil {
+				return usage("%v", err)
 			}
 			return measure(cmd, output, &o.Progress, func(ctx context.Context) (*bench.Report, error) { return bench.Decide(ctx, o) })
 		},
@@ -183,7 +191,7 @@ func newBenchSimVsLive() *cobra.Command {
 prints for each policy what both say and the gap in percent of the live figure: for all calls, and function by function. The
 model's laws (run times by input size, cold starts, messages, the cores that many calls get of this host) are measured
 first, with calls alone; of the measured workload the model knows only when calls come and what they ask for. Times are
-from arrival at the zone to its answer. Other load on this host while it runs shows in host_cpu, and in the gap.`,
+from arrival at the zone to its answer. Other load on this host while it runs shows in others_cpu of each policy, and in the gap.`,
 		Example: "  rubato bench sim-vs-live\n  rubato bench sim-vs-live --seed 7 -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -200,6 +208,7 @@ from arrival at the zone to its answer. Other load on this host while it runs sh
 	f := cmd.Flags()
 	f.StringVar(&o.Functions, "functions", functionsDir(), "folder with the built example functions")
 	f.StringSliceVar(&o.Policies, "policies", o.Policies, "policies to compare under")
+	complete(cmd, "policies", policies...)
 	f.DurationVar(&o.Measure, "measure", o.Measure, "how long is measured under each policy, after the warm-up")
 	f.DurationVar(&o.Warmup, "warmup", o.Warmup, "how long calls are made before, without being counted")
 	f.IntVar(&o.Repeats, "repeats", o.Repeats, "how often is measured, each time with other arrivals on an empty cluster")

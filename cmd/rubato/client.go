@@ -14,6 +14,7 @@ import (
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/client"
+	"github.com/rubato-faas/rubato/coordinator/globald"
 )
 
 // globals are the flags that all commands against a front door share.
@@ -53,16 +54,41 @@ func addClientCommands(root *cobra.Command, getenv func(string) string) {
 		f.StringVar(&g.token, "token", "", "bearer token (default: RUBATO_TOKEN)")
 		f.StringVar(&g.tenant, "tenant", getenv("RUBATO_TENANT"), "tenant, where the door asks for no token (RUBATO_TENANT)")
 		addOutput(c, &g.output)
-		f.DurationVar(&g.timeout, "timeout", time.Minute, "longest time for the whole command (0: none)")
+		limit := time.Minute
+		if c.Annotations[watches] != "" {
+			limit = 0
+		}
+		f.DurationVar(&g.timeout, "timeout", limit, "longest time for the whole command (0: none)")
 		root.AddCommand(c)
 	}
 }
 
+// watches marks commands that go on until they are interrupted: they have no time limit unless they are given one.
+const watches = "watches"
+
 // addOutput gives a command -o, with its completion; checkOutput refuses what is neither.
 func addOutput(cmd *cobra.Command, output *string) {
 	cmd.Flags().StringVarP(output, "output", "o", "table", "table or json")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
+	complete(cmd, "output", "table", "json")
 }
+
+// complete offers values for a flag. Of a flag that takes several, separated by commas, it offers the next one.
+func complete(cmd *cobra.Command, flag string, values ...string) {
+	several := cmd.Flags().Lookup(flag).Value.Type() == "stringSlice"
+	_ = cmd.RegisterFlagCompletionFunc(flag, func(_ *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) { // the flag exists
+		if i := strings.LastIndexByte(begun, ','); several && i >= 0 {
+			var out []string
+			for _, v := range values {
+				out = append(out, begun[:i+1]+v)
+			}
+			return out, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+		}
+		return values, cobra.ShellCompDirectiveNoFileComp
+	})
+}
+
+// logLevels are those of --log.
+var logLevels = []string{"debug", "info", "warn", "error"}
 
 func checkOutput(output string) error {
 	if output != "table" && output != "json" {
@@ -89,23 +115,51 @@ func (g *globals) client() (*client.Client, error) {
 // completionTimeout bounds what a press of the tab key waits for a front door: without one, the client tries for seconds.
 const completionTimeout = 2 * time.Second
 
+// addZone gives a command --zone, with its completion.
+func (g *globals) addZone(cmd *cobra.Command, zone *string) {
+	cmd.Flags().StringVar(zone, "zone", "", "zone to ask (default: the server's)")
+	_ = cmd.RegisterFlagCompletionFunc("zone", g.zoneNames) // the flag exists
+}
+
 // functionNames completes the names of deployed functions.
 func (g *globals) functionNames(cmd *cobra.Command, a []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(a) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return g.asked(cmd, func(ctx context.Context, c *client.Client) (names []string, err error) {
+		fns, err := c.Functions(ctx)
+		for _, f := range fns {
+			names = append(names, f.Name)
+		}
+		return names, err
+	})
+}
+
+// zoneNames completes the names of zones.
+func (g *globals) zoneNames(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return g.asked(cmd, func(ctx context.Context, c *client.Client) (names []string, err error) {
+		var s globald.Status
+		err = c.Look(ctx, "zones", &s)
+		for i := range s.Zones {
+			names = append(names, s.Zones[i].Name)
+		}
+		return names, err
+	})
+}
+
+// asked completes with what a front door says.
+func (g *globals) asked(cmd *cobra.Command, ask func(context.Context, *client.Client) ([]string, error)) ([]string, cobra.ShellCompDirective) {
 	c, err := g.client()
-	if err != nil || len(a) > 0 {
+	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
 	defer cancel()
-	fns, err := c.Functions(ctx)
+	names, err := ask(ctx, c)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
-	var out []string
-	for _, f := range fns {
-		out = append(out, f.Name)
-	}
-	return out, cobra.ShellCompDirectiveNoFileComp
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // table prints rows under a heading.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -49,6 +50,9 @@ no cached object, no compiled module, no model. It needs no root, no network and
 			if err := checkOutput(output); err != nil {
 				return err
 			}
+			if err := o.Validate(); err != nil {
+				return usage("%v", err)
+			}
 			if short {
 				o.Duration = min(o.Duration, 12*time.Second)
 			}
@@ -83,9 +87,11 @@ no cached object, no compiled module, no model. It needs no root, no network and
 	f.DurationVar(&o.Duration, "duration", o.Duration, "length of each of the six runs")
 	f.Float64Var(&o.Rate, "rate", o.Rate, "scale of the arrival rates")
 	f.Uint64Var(&o.Seed, "seed", o.Seed, "seed of arrivals and draws")
-	f.StringSliceVar(&o.Only, "policies", nil, "run only these (default: all)")
+	f.StringSliceVar(&o.Only, "policies", nil, "run only these, of "+strings.Join(bench.DemoPolicies(), ", ")+" (default: all)")
 	f.StringVar(&calls, "calls", "", "also write every call of every run to this CSV file")
 	f.BoolVar(&short, "short", false, "runs of at most twelve seconds, for a quick look: too short to learn much")
+	complete(cmd, "policies", bench.DemoPolicies()...)
+	complete(cmd, "log", logLevels...)
 	f.StringVar(&check, "check", "", "check a document that demo -o json wrote: every call served, the model merged and used")
 	return cmd
 }

@@ -21,9 +21,11 @@ func newSimExperiments() *cobra.Command {
 	var short bool
 	cmd := &cobra.Command{
 		Use: "experiments PLAN", Short: "Run a plan of experiments and write a page for each",
-		Long: `experiments runs every experiment of a plan: a scenario at several loads, under many policies, over many seeds. It writes a page for each (question, setup, seeds, tables, figures, conclusion), one about the load that each policy holds, one about what the forest is worth, and one about the disasters that
-the rule is to survive. What was run before by this very
-program with the same inputs is taken from the cache, so an interrupted run goes on where it stopped.`,
+		Long: `experiments runs every experiment of a plan: a scenario at several loads, under many policies, over many seeds. It writes a page
+for each (question, setup, seeds, tables, figures, conclusion), one about the load that each policy holds, one about what the
+forest is worth, and one about the disasters that the rule is to survive. Scenarios are files of the folder ../scenarios, as
+seen from the plan's; docs/simulator.md says what a plan may contain. What was run before by this very program with the same
+inputs is taken from the cache, so an interrupted run goes on where it stopped.`,
 		Example: "  rubato sim experiments experiments/plan.yaml\n  rubato sim experiments experiments/plan.yaml --short --out /tmp/pages",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, a []string) error {

@@ -62,6 +62,7 @@ started as a process that speaks the AWS Lambda Runtime API.`,
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&runtime, "runtime", "", "process or wasm (default: guessed)")
+	complete(cmd, "runtime", "process", "wasm")
 	fl.IntVar(&f.MemoryMB, "memory", 128, "memory in MB")
 	fl.DurationVar(&timeout, "run-timeout", 30*time.Second, "longest execution of a call")
 	fl.DurationVar(&deadline, "deadline", 0, "objective: the time from arrival to answer that calls should meet (0: none)")

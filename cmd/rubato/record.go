@@ -32,7 +32,7 @@ func newRecord(g *globals) *cobra.Command {
 	var length time.Duration
 	var zones []string
 	cmd := &cobra.Command{
-		Use: "record", Short: "Write the calls of a live cluster into a file that the simulator replays", Args: cobra.NoArgs,
+		Use: "record", Short: "Write the calls of a live cluster into a file that the simulator replays", Args: cobra.NoArgs, Annotations: map[string]string{watches: "yes"},
 		Long: `record follows the calls of the cluster's zones until it is interrupted, or for --for, and writes the cluster as it is and a line
 a call: when it arrived, what it brought along, how it went. "rubato sim run --replay FILE" and "sim compare --replay FILE" then
 answer what another policy, or other nodes, would have made of it. Keys of objects and affinity keys are written as hashes
@@ -45,9 +45,6 @@ A token must be an operator's.`,
 			}
 			if length < 0 || length > lab.MaxDuration {
 				return usage("--for %v: want 0 (until interrupted) to %v", length, lab.MaxDuration)
-			}
-			if !cmd.Flags().Changed("timeout") {
-				g.timeout = 0 // what limits other commands by default would end the record
 			}
 			return g.within(cmd, func(ctx context.Context, c *client.Client) error {
 				end, err := record(ctx, cmd, c, out, length, zones)
@@ -67,10 +64,11 @@ A token must be an operator's.`,
 	f.StringVar(&out, "out", "", "file to write, JSON lines; gzipped if it ends in .gz")
 	f.DurationVar(&length, "for", 0, "how long to record (0: until interrupted)")
 	f.StringSliceVar(&zones, "zone", nil, "zones to record (default: all)")
+	_ = cmd.RegisterFlagCompletionFunc("zone", g.zoneNames) // the flag exists
 	return cmd
 }
 
-// recordEvery is how often zones are asked for what has ended. A zone keeps the last 4,096 calls (sched.records): more than
+// recordEvery is how often zones are asked for what has ended. A zone keeps the last 4,096 calls (zone.scheduler.records): more than
 // that between two questions are lost, and counted.
 const recordEvery = 250 * time.Millisecond
 

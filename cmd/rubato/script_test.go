@@ -172,7 +172,7 @@ func isJSON(ts *testscript.TestScript, _ bool, _ []string) {
 }
 
 // silent are the commands that print no data of their own: bytes as they are, or nothing.
-var silent = []string{"rubato sim experiments", "rubato up", "rubato get", "rubato delete", "rubato rm", "rubato cancel", "rubato policy", "rubato flush"}
+var silent = []string{"rubato sim experiments", "rubato up", "rubato get", "rubato delete", "rubato rm", "rubato cancel", "rubato flush"}
 
 func TestEveryCommandExplainsItself(t *testing.T) {
 	each(newRoot(os.Getenv), func(cmd *cobra.Command) {

@@ -98,6 +98,9 @@ func (t *traceFlags) apply(s *lab.Scenario) (*lab.Scenario, error) {
 	return s.WithTrace(trace)
 }
 
+// simPolicies are what a simulation can run under; more follow from waits, like fixed-delay=400ms.
+var simPolicies = append(slices.Clone(policies), "fixed-delay=100ms", "fixed-delay=400ms", "oracle", "laws")
+
 // simFlags are those of every simulation.
 type simFlags struct {
 	traces   traceFlags
@@ -110,10 +113,10 @@ type simFlags struct {
 
 func (o *simFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&o.output, "output", "o", "table", "table, json or csv")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "csv"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
+	complete(cmd, "output", "table", "json", "csv")
 	cmd.Flags().Uint64Var(&o.seed, "seed", 0, "seed (0: the scenario's)")
 	cmd.Flags().DurationVar(&o.duration, "duration", 0, "virtual time in which calls arrive (0: the scenario's)")
-	cmd.Flags().StringVar(&o.replay, "replay", "", "instead of a scenario, the cluster and the calls in this file of `rubato record`")
+	cmd.Flags().StringVar(&o.replay, "replay", "", "instead of a scenario, the cluster and the calls in this `file` of rubato record")
 	cmd.Flags().StringVar(&o.scenario, "scenario", "", "with --replay, the zones and nodes of this scenario instead of the recorded ones")
 	o.traces.add(cmd)
 }
@@ -273,6 +276,7 @@ policy and seed give the same run, down to its trace hash.`,
 	}
 	o.add(cmd)
 	cmd.Flags().StringVar(&policy, "policy", "", "policy (default: the scenario's); oracle is rubato with each call's true times, laws with the true laws")
+	complete(cmd, "policy", simPolicies...)
 	return cmd
 }
 
@@ -341,9 +345,12 @@ the same luck; figures are means over seeds with 95 % confidence intervals (Stud
 	}
 	o.add(cmd)
 	cmd.Flags().StringSliceVar(&policies, "policies", []string{"rubato", "least-loaded", "round-robin", "fixed-delay=100ms", "fixed-delay=400ms", "oracle"}, "policies to compare; differences are against the first")
+	complete(cmd, "policies", simPolicies...)
 	cmd.Flags().IntVar(&seeds, "seeds", 10, "how many seeds, from --seed on")
 	cmd.Flags().StringVar(&plots, "plot", "", "also draw figures into this folder")
 	cmd.Flags().StringVar(&format, "plot-format", lab.PlotFormats[0], "of the figures: "+strings.Join(lab.PlotFormats, " or "))
+	complete(cmd, "plot-format", lab.PlotFormats...)
+	_ = cmd.MarkFlagDirname("plot") // the flag exists
 	return cmd
 }
 
@@ -383,6 +390,7 @@ the costs of an event.`,
 	f.IntVar(&o.Learn, "learn", o.Learn, "learn one of so many samples, once forests are warm")
 	f.IntVar(&o.Small, "small", o.Small, "nodes of the world to compare with")
 	f.StringVar(&o.Policy, "policy", o.Policy, "policy")
+	complete(cmd, "policy", policies...)
 	f.Uint64Var(&o.Seed, "seed", o.Seed, "seed")
 	return cmd
 }

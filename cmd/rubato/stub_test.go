@@ -23,6 +23,7 @@ func TestAnswersThatLackParts(t *testing.T) {
 		{"result x -o json", `{"id": "x", "state": "done", "code": "unavailable", "message": "node lost"}`, `"code": "unavailable"`, 1},
 		{"result x", `{"id": "x", "state": "done", "code": "internal", "message": "odd"}`, "odd", 1},
 		{"result x", `{"id": "x", "state": "done", "large": true}`, "fetch result: unavailable", 1},
+		{"tail -n 2", `{"next": 4, "decisions": [{"id": "a"}, {"id": "b"}, {"id": "c"}]}`, "EXEC MS\nb ", 0}, // the last ones
 		{"nodes", `no JSON`, "answer of GET /v1/nodes", 1},
 	} {
 		t.Run(c.line, func(t *testing.T) {

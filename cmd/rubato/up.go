@@ -48,8 +48,9 @@ objects and results are still there. Authentication is off: everybody who reache
 	f.Float64Var(&o.linkMbps, "link-mbps", 0, "limit of each node's link to the object store (0: none)")
 	f.StringVar(&o.policy, "policy", o.policy, "the rule: "+strings.Join(policies, ", "))
 	f.StringVar(&o.level, "log", o.level, "log level: debug, info, warn or error")
-	_ = cmd.RegisterFlagCompletionFunc("policy", cobra.FixedCompletions(policies, cobra.ShellCompDirectiveNoFileComp)) // the flags exist
-	_ = cmd.MarkFlagDirname("data")
+	complete(cmd, "policy", policies...)
+	complete(cmd, "log", logLevels...)
+	_ = cmd.MarkFlagDirname("data") // the flag exists
 	return cmd
 }
 

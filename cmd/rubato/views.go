@@ -1,9 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,12 +21,13 @@ import (
 )
 
 func newNodes(g *globals) *cobra.Command {
-	return &cobra.Command{
-		Use: "nodes", Short: "Show the zone's nodes: slots, memory, sandboxes, cached objects", Args: cobra.NoArgs, Example: "  rubato nodes",
+	var zone string
+	cmd := &cobra.Command{
+		Use: "nodes", Short: "Show the zone's nodes: slots, memory, sandboxes, cached objects", Args: cobra.NoArgs, Example: "  rubato nodes\n  rubato nodes --zone edge -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return g.within(cmd, func(ctx context.Context, c *client.Client) error {
 				var nodes []zonesched.NodeView
-				if err := c.Look(ctx, "nodes", &nodes); err != nil {
+				if err := c.Look(ctx, view("nodes", zone), &nodes); err != nil {
 					return err
 				}
 				return g.show(cmd, nodes, "NODE\tZONE\tSTATE\tSLOTS\tMEMORY\tLABELS\tOBJECTS\tSANDBOXES", func(row func(...any)) {
@@ -39,6 +43,23 @@ func newNodes(g *globals) *cobra.Command {
 			})
 		},
 	}
+	g.addZone(cmd, &zone)
+	return cmd
+}
+
+// view is the path of a look at a zone, with what it asks for.
+func view(name, zone string, params ...string) string {
+	q := url.Values{}
+	if zone != "" {
+		q.Set("zone", zone)
+	}
+	for i := 0; i+1 < len(params); i += 2 {
+		q.Set(params[i], params[i+1])
+	}
+	if len(q) == 0 {
+		return name
+	}
+	return name + "?" + q.Encode()
 }
 
 func nodeState(n *zonesched.NodeView) string {
@@ -109,12 +130,13 @@ func ruleOf(d *api.Digest) string {
 }
 
 func newModel(g *globals) *cobra.Command {
-	return &cobra.Command{
-		Use: "model", Short: "Show the zone's model: samples, version, trees, error against averages", Args: cobra.NoArgs, Example: "  rubato model",
+	var zone string
+	cmd := &cobra.Command{
+		Use: "model", Short: "Show the zone's model: samples, version, trees, error against averages", Args: cobra.NoArgs, Example: "  rubato model\n  rubato model --zone edge",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return g.within(cmd, func(ctx context.Context, c *client.Client) error {
 				var m zoned.ModelView
-				if err := c.Look(ctx, "model", &m); err != nil {
+				if err := c.Look(ctx, view("model", zone), &m); err != nil {
 					return err
 				}
 				return g.show(cmd, m, "ZONE\tVERSION\tSAMPLES\tTREES own/foreign/residual\tERROR OVER AVERAGES\tGUARDED\tDIGEST", func(row func(...any)) {
@@ -124,6 +146,8 @@ func newModel(g *globals) *cobra.Command {
 			})
 		},
 	}
+	g.addZone(cmd, &zone)
+	return cmd
 }
 
 func newExplain(g *globals) *cobra.Command {
@@ -157,28 +181,28 @@ func newExplain(g *globals) *cobra.Command {
 
 func newTail(g *globals) *cobra.Command {
 	var n int
+	var zone string
 	cmd := &cobra.Command{
-		Use: "tail", Short: "Watch decisions as they are made", Args: cobra.NoArgs,
-		Long:    "tail prints the zone's decisions as they are made, until interrupted, after -n of them or after --timeout. With -o json it prints one document a line.",
-		Example: "  rubato tail\n  rubato tail -n 10 -o json",
+		Use: "tail", Short: "Show the last decisions, and watch those that follow", Args: cobra.NoArgs, Annotations: map[string]string{watches: "yes"},
+		Long: `tail prints the zone's last decisions (200 at most) and then each one as it is made, until interrupted or after --timeout.
+With -n it ends after so many: the last ones, if there have been as many. With -o json it prints one document a line.`,
+		Example: "  rubato tail\n  rubato tail -n 10 -o json\n  rubato tail --zone edge",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if n < 0 {
 				return usage("--number %d: want 0 or more", n)
 			}
-			if !cmd.Flags().Changed("timeout") {
-				g.timeout = 0 // what limits other commands by default would end a watch
-			}
-			return g.within(cmd, func(ctx context.Context, c *client.Client) error { return tail(ctx, cmd, g, c, n) })
+			return g.within(cmd, func(ctx context.Context, c *client.Client) error { return tail(ctx, cmd, g, c, zone, n) })
 		},
 	}
-	cmd.Flags().IntVarP(&n, "number", "n", 0, "decisions to show (0: until interrupted)")
+	g.addZone(cmd, &zone)
+	cmd.Flags().IntVarP(&n, "number", "n", 0, "decisions to show, the last ones first of all (0: until interrupted)")
 	return cmd
 }
 
 // tailEvery is how often tail asks for what is new.
 const tailEvery = 250 * time.Millisecond
 
-func tail(ctx context.Context, cmd *cobra.Command, g *globals, c *client.Client, n int) error {
+func tail(ctx context.Context, cmd *cobra.Command, g *globals, c *client.Client, zone string, n int) error {
 	w := cmd.OutOrStdout()
 	if g.output == "table" {
 		fmt.Fprintf(w, "%-26s  %-24s %-9s %-22s %-10s %9s %9s\n", "ID", "FUNCTION", "KIND", "CLAUSE", "NODE", "WAITED MS", "EXEC MS")
@@ -188,11 +212,14 @@ func tail(ctx context.Context, cmd *cobra.Command, g *globals, c *client.Client,
 	var since uint64
 	for shown := 0; ; {
 		var page zoned.Tail
-		if err := c.Look(ctx, "decisions?since="+strconv.FormatUint(since, 10), &page); err != nil {
+		if err := c.Look(ctx, view("decisions", zone, "since", strconv.FormatUint(since, 10)), &page); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
 			return err
+		}
+		if latest := len(page.Decisions) - n; since == 0 && n > 0 && latest > 0 {
+			page.Decisions = page.Decisions[latest:]
 		}
 		since = page.Next
 		for i := range page.Decisions {
@@ -228,20 +255,21 @@ func printDecision(cmd *cobra.Command, g *globals, d *zonesched.Decision) error 
 
 func newPolicy(g *globals) *cobra.Command {
 	var wait time.Duration
-	var mode, function string
+	var mode, function, zone string
 	cmd := &cobra.Command{
-		Use: "policy [NAME]", Short: "Change the rule that the zone schedules by, or how far it acts", Args: cobra.MaximumNArgs(1),
+		Use: "policy [NAME]", Short: "Change the rule that a zone schedules by, or how far it acts", Args: cobra.MaximumNArgs(1),
 		Long: "policy NAME changes the rule at once: " + strings.Join(policies, ", ") + `. policy --mode MODE says how far it acts: on;
-canary=SHARE, on a share of the calls; shadow, where it is only recorded and the zone's fallback decides; off, where the
-fallback decides alone and nothing waits beside a free slot. With --function it concerns one function; off for the whole
-zone is above that. "default" goes back to the configuration. It is in force at once, outlives leaders and restarts, and
-is shown by zones and functions.`,
-		Example: "  rubato policy --mode off\n  rubato policy --mode canary=0.05 --function wordcount\n  rubato policy --mode default\n  rubato policy fixed-delay --wait 100ms",
+canary=SHARE, on a share of the calls (canary alone: the configuration's); shadow, where it is only recorded and the zone's
+fallback decides; off, where the fallback decides alone and nothing waits beside a free slot. With --function it concerns one
+function; off for the whole zone is above that. "default", as a NAME or a MODE, goes back to the configuration. It is in force
+at once, outlives leaders and restarts, and is shown by zones and functions. It concerns one zone, that of the server unless
+--zone names another: to stop waiting everywhere, say it for each zone that "rubato zones" shows.`,
+		Example: "  rubato policy --mode off\n  rubato policy --mode off --zone edge\n  rubato policy --mode canary=0.05 --function wordcount\n  rubato policy --mode default\n  rubato policy fixed-delay --wait 100ms",
 		ValidArgsFunction: func(_ *cobra.Command, a []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(a) > 0 {
 				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
-			return policies, cobra.ShellCompDirectiveNoFileComp
+			return append(slices.Clone(policies), "default"), cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(cmd *cobra.Command, a []string) error {
 			switch {
@@ -249,29 +277,47 @@ is shown by zones and functions.`,
 				return usage("want a NAME or --mode, and not both")
 			case function != "" && mode == "":
 				return usage("--function goes with --mode")
-			case wait != 0 && mode != "":
-				return usage("--wait goes with a NAME")
+			case cmd.Flags().Changed("wait") && (mode != "" || !strings.HasPrefix(a[0], "fixed-delay")):
+				return usage("--wait goes with fixed-delay or fixed-delay-matched")
+			case cmd.Flags().Changed("wait") && (wait < time.Millisecond || wait%time.Millisecond != 0):
+				return usage("--wait %v: want whole milliseconds, at least 1ms", wait)
+			}
+			change := client.PolicyChange{Zone: zone, WaitMs: wait.Milliseconds(), Mode: mode, Function: function}
+			if len(a) > 0 {
+				change.Policy = a[0]
 			}
 			return g.within(cmd, func(ctx context.Context, c *client.Client) error {
-				if mode != "" {
-					return c.SetMode(ctx, mode, function)
+				var r zoned.Ruling
+				if err := c.SetPolicy(ctx, change, &r); err != nil {
+					return err
 				}
-				return c.SetPolicy(ctx, a[0], wait)
+				return g.show(cmd, r, "ZONE\tRULE\tMODE\tFALLBACK\tFUNCTIONS WITH A MODE OF THEIR OWN", func(row func(...any)) {
+					var own []string
+					for _, id := range slices.Sorted(maps.Keys(r.Modes)) {
+						own = append(own, id+" "+r.Modes[id])
+					}
+					row(r.Zone, r.Policy, r.Mode, r.Fallback, cmp.Or(strings.Join(own, ", "), "-"))
+				})
 			})
 		},
 	}
-	cmd.Flags().DurationVar(&wait, "wait", 0, "the wait of fixed-delay")
+	g.addZone(cmd, &zone)
+	cmd.Flags().DurationVar(&wait, "wait", 0, "the wait of fixed-delay and fixed-delay-matched (default: the configuration's)")
 	cmd.Flags().StringVar(&mode, "mode", "", "how far the rule acts: on, canary=SHARE, shadow, off or default")
 	cmd.Flags().StringVar(&function, "function", "", "the function that --mode is about (NAME, or TENANT/NAME)")
-	_ = cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions([]string{"on", "canary=0.05", "shadow", "off", "default"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
+	complete(cmd, "mode", "on", "canary=0.05", "shadow", "off", "default")
+	_ = cmd.RegisterFlagCompletionFunc("function", g.functionNames) // the flag exists
 	return cmd
 }
 
 func newFlush(g *globals) *cobra.Command {
-	return &cobra.Command{
-		Use: "flush", Short: "Empty all sandboxes and caches of the zone's nodes", Args: cobra.NoArgs, Example: "  rubato flush",
+	var zone string
+	cmd := &cobra.Command{
+		Use: "flush", Short: "Empty all sandboxes and caches of the zone's nodes", Args: cobra.NoArgs, Example: "  rubato flush\n  rubato flush --zone edge",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return g.within(cmd, func(ctx context.Context, c *client.Client) error { return c.Flush(ctx) })
+			return g.within(cmd, func(ctx context.Context, c *client.Client) error { return c.Flush(ctx, zone) })
 		},
 	}
+	g.addZone(cmd, &zone)
+	return cmd
 }

@@ -329,11 +329,11 @@ func DefaultConfig() Config {
 func (c Config) Validate() error {
 	switch {
 	case c.DelayMax < 0 || c.DelayMax > time.Minute:
-		return fmt.Errorf("%w: policy.delay_max %v: want 0-1m", api.ErrInvalid, c.DelayMax)
+		return fmt.Errorf("%w: rule.delay_max %v: want 0-1m", api.ErrInvalid, c.DelayMax)
 	case c.Explore < 0 || c.Explore > .05 || math.IsNaN(c.Explore):
-		return fmt.Errorf("%w: policy.explore %v: want 0-0.05", api.ErrInvalid, c.Explore)
+		return fmt.Errorf("%w: rule.explore %v: want 0-0.05", api.ErrInvalid, c.Explore)
 	case c.FixedDelay < 0 || c.FixedDelay > time.Minute:
-		return fmt.Errorf("%w: policy.fixed_delay %v: want 0-1m", api.ErrInvalid, c.FixedDelay)
+		return fmt.Errorf("%w: rule.fixed_delay %v: want 0-1m", api.ErrInvalid, c.FixedDelay)
 	}
 	return nil
 }

@@ -40,17 +40,27 @@ type Calls struct {
 	Calls    []zonesched.Decision `json:"calls"`
 }
 
-// ZoneView is what `rubato zones` shows.
+// Ruling is by what a zone decides.
+type Ruling struct {
+	Zone     string        `json:"zone"`
+	Policy   string        `json:"policy"`
+	Mode     string        `json:"mode"`
+	Fallback string        `json:"fallback"`
+	Modes    FunctionModes `json:"function_modes,omitempty"`
+}
+
+// ruling is the one in force; on the loop.
+func (d *Daemon) ruling() Ruling {
+	return Ruling{d.cfg.Zone, d.core.PolicyName(), d.core.Mode().String(), d.cfg.Sched.Fallback, functionModes(d.core)}
+}
+
+// ZoneView is what GET /v1/zone shows.
 type ZoneView struct {
-	Zone     string               `json:"zone"`
+	Ruling
 	Tier     string               `json:"tier"`
 	Region   string               `json:"region"`
 	Leader   string               `json:"leader"`
 	Epoch    api.Epoch            `json:"epoch"`
-	Policy   string               `json:"policy"`
-	Mode     string               `json:"mode"`
-	Fallback string               `json:"fallback"`
-	Modes    FunctionModes        `json:"function_modes,omitempty"`
 	Guard    zonesched.GuardView  `json:"guard"`
 	Trust    zonesched.TrustView  `json:"trust"`
 	Resort   zonesched.ResortView `json:"resort"`
@@ -107,8 +117,7 @@ func (d *Daemon) queryHere(ctx context.Context, kind, arg string) (json.RawMessa
 	case "zone":
 		look(func() {
 			v = ZoneView{
-				Zone: d.cfg.Zone, Tier: d.cfg.Tier, Region: d.cfg.Region, Leader: d.cfg.Name, Epoch: d.core.Epoch(),
-				Policy: d.core.PolicyName(), Mode: d.core.Mode().String(), Fallback: d.cfg.Sched.Fallback, Modes: functionModes(d.core), Guard: d.core.Guard(), Trust: d.core.Trust(), Resort: d.core.Resort(), Load: d.core.Load(), Shares: d.shares, Counters: d.core.Counters(),
+				Ruling: d.ruling(), Tier: d.cfg.Tier, Region: d.cfg.Region, Leader: d.cfg.Name, Epoch: d.core.Epoch(), Guard: d.core.Guard(), Trust: d.core.Trust(), Resort: d.core.Resort(), Load: d.core.Load(), Shares: d.shares, Counters: d.core.Counters(),
 			}
 		})
 	case "model":
@@ -142,11 +151,13 @@ func (d *Daemon) queryHere(ctx context.Context, kind, arg string) (json.RawMessa
 			v = t
 		})
 	case "policy":
-		err = d.setPolicy(ctx, arg)
-		v = struct{}{}
+		if err = d.setPolicy(ctx, arg); err == nil {
+			look(func() { v = d.ruling() })
+		}
 	case "mode":
-		err = d.setMode(ctx, arg)
-		v = struct{}{}
+		if err = d.setMode(ctx, arg); err == nil {
+			look(func() { v = d.ruling() })
+		}
 	case "modes":
 		look(func() { v = functionModes(d.core) })
 	case "prewarm":

@@ -87,7 +87,7 @@ const settingDefault = "default"
 func (d *Daemon) setPolicy(ctx context.Context, arg string) error {
 	if arg != settingDefault {
 		if _, _, err := readPolicy(arg, d.cfg.Sched.PolicyConfig); err != nil {
-			return err
+			return fmt.Errorf("%w; or default, for the configuration's", err)
 		}
 	}
 	return d.set(ctx, []string{"policy", d.cfg.Zone}, arg)
@@ -99,7 +99,7 @@ func (d *Daemon) setMode(ctx context.Context, arg string) error {
 	if mode != settingDefault {
 		m, err := zonesched.ParseMode(mode)
 		if err != nil {
-			return err
+			return fmt.Errorf("%w; or default, for the configuration's", err)
 		}
 		mode = m.String()
 	}
