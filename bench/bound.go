@@ -11,6 +11,9 @@ import (
 // Bound measures the calibrated bound on streams whose target is ln ms: the share of outcomes above it in the long run,
 // in the worst 500 consecutive rows and for the worst function, and how far above the prediction it lies.
 func Bound(ctx context.Context, o LearnOptions) (*Report, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
 	streams, err := loadStreams(o.Data, o.Stream, o.Seed)
 	if err != nil {
 		return nil, err

@@ -41,6 +41,9 @@ type learned struct {
 
 // Learn tests and then trains on every stream, in file order: each row is predicted before its label is learned.
 func Learn(ctx context.Context, o LearnOptions) (*Report, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
 	streams, err := loadStreams(o.Data, o.Stream, o.Seed)
 	if err != nil {
 		return nil, err

@@ -32,6 +32,9 @@ func DefaultScoreOptions() ScoreOptions {
 // every tree one by one; for a request that was not seen before, whose candidates walk together or have the forest specialised to
 // it, by their number; and for one whose forest is at hand. Every way is first checked to give the same result.
 func Score(ctx context.Context, o ScoreOptions) (*Report, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
 	f, err := fullForest(ctx, o)
 	if err != nil {
 		return nil, err

@@ -107,14 +107,14 @@ func (z *zone) Logs(context.Context, string, int) ([]wire.LogLine, error) {
 }
 
 func (z *zone) Query(_ context.Context, kind, arg string) (json.RawMessage, error) {
-	if kind == "policy" && arg == "nonsense" {
-		return nil, fmt.Errorf("%w: policy %q", api.ErrInvalid, arg)
-	}
 	return json.RawMessage(`{"kind":"` + kind + `","arg":"` + arg + `"}`), nil
 }
 
-func (z *zone) QueryZone(ctx context.Context, _, kind, arg string) (json.RawMessage, error) {
-	return z.Query(ctx, kind, arg)
+func (z *zone) QueryZone(_ context.Context, of, kind, arg string) (json.RawMessage, error) {
+	if kind == "policy" && arg == "nonsense" {
+		return nil, fmt.Errorf("%w: policy %q", api.ErrInvalid, arg)
+	}
+	return json.Marshal(map[string]string{"zone": of, "kind": kind, "arg": arg})
 }
 
 func (z *zone) Cancel(context.Context, string, string) error { return nil }
@@ -275,11 +275,11 @@ func TestObjects(t *testing.T) {
 
 func TestViewsAndSwitches(t *testing.T) {
 	c := serve(t)
-	var v struct{ Kind, Arg string }
+	var v struct{ Zone, Kind, Arg string }
 	if err := c.Look(t.Context(), "decisions?since=7", &v); err != nil || v.Kind != "decisions" || v.Arg != "7" {
 		t.Fatalf("look %+v, %v", v, err)
 	}
-	if err := c.SetPolicy(t.Context(), client.PolicyChange{Zone: "edge", Policy: "fixed-delay", WaitMs: 100}, &v); err != nil || v.Kind != "policy" || v.Arg != "fixed-delay,100ms" {
+	if err := c.SetPolicy(t.Context(), client.PolicyChange{Zone: "core", Policy: "fixed-delay", WaitMs: 100}, &v); err != nil || v.Zone != "core" || v.Kind != "policy" || v.Arg != "fixed-delay,100ms" {
 		t.Fatalf("set %+v, %v", v, err)
 	}
 	if err := c.SetPolicy(t.Context(), client.PolicyChange{Policy: "nonsense"}, nil); !errors.Is(err, api.ErrInvalid) {

@@ -168,8 +168,11 @@ func (g *Gateway) query(kind string) handler {
 
 // model serves GET /v1/model: the leader's model, or with ?here=1 that of the scheduler behind this door.
 func (g *Gateway) model(w http.ResponseWriter, r *http.Request, _ caller) error {
-	arg := ""
-	if r.URL.Query().Get("here") != "" {
+	arg, q := "", r.URL.Query()
+	if q.Get("here") != "" {
+		if q.Get("zone") != "" {
+			return fmt.Errorf("%w: here and zone: want one of them, this door's scheduler or another zone's leader", api.ErrInvalid)
+		}
 		arg = "here"
 	}
 	raw, err := g.ask(r, "model", arg)

@@ -142,7 +142,7 @@ func TestWaitingPays(t *testing.T) {
 
 // What a rule says of a claim before anything is predicted saves predictions and changes no decision.
 func TestRanksChangeNoDecision(t *testing.T) {
-	for _, name := range []string{"rubato", "averages", "cidre", "metronome"} {
+	for _, name := range []string{"rubato", "averages", "cidre", "metronome", "fixed-delay", "fixed-delay-matched"} {
 		var hashes []uint64
 		for _, ranks := range []bool{false, true} {
 			cfg := several(3)
@@ -156,11 +156,25 @@ func TestRanksChangeNoDecision(t *testing.T) {
 					if err != nil {
 						t.Error(err)
 					}
-					if ranks {
+					own, unpriced := p.(policy.Unpriced)
+					rank := p.(policy.Ranker)
+					switch {
+					case ranks && unpriced:
+						return struct {
+							policy.Policy
+							policy.Unpriced
+							policy.Ranker
+						}{p, own, rank}
+					case ranks:
 						return struct {
 							policy.Policy
 							policy.Ranker
-						}{p, p.(policy.Ranker)}
+						}{p, rank}
+					case unpriced:
+						return struct {
+							policy.Policy
+							policy.Unpriced
+						}{p, own}
 					}
 					return struct{ policy.Policy }{p}
 				}

@@ -117,8 +117,8 @@ func (z *Zone) plan(now time.Time, c *call, ch *policy.Choice, out []Action) []A
 		k := &z.cands[ch.Take]
 		z.reserve(c, z.nodes[k.Node], z.feats[ch.Take].Sandbox == api.SandboxWarm && !k.Free)
 		z.planned(c, k.Est.MedianMs())
-		if _, ok := z.acting(c).(policy.Unpriced); ok {
-			c.execBest = k.Est.MedianMs()
+		if own, ok := z.acting(c).(policy.Unpriced); ok {
+			c.execBest = own.TakesMs(k)
 			c.finishAt = now.Add(duration(k.StartMs + k.LinkMs + c.execBest))
 		} else {
 			c.execBest = k.Est.MedianMs() + k.StrandMs() + k.PriceMs + k.MissMs
@@ -310,7 +310,7 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node, sb *sandboxes, mi
 	memMB := c.fn.spec.MemoryMB
 	if n.free() > 0 && room {
 		z.add(now, n, c, missing, 0, at, evictMs, n.strands(memMB, 0, 0))
-	} else if len(n.running) > 0 && n.memMB >= memMB { // else it never has room, whatever ends
+	} else if len(n.running) > 0 {
 		ends, freedMB := 1, 0
 		if n.memMB-n.busyMB < memMB {
 			ends, freedMB = n.roomAfter(now, memMB)

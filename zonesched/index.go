@@ -317,7 +317,7 @@ func (z *Zone) pick(now time.Time, c *call, hope *node) []picked {
 	if f.fitting(room) <= room {
 		for _, p := range f.on {
 			for _, n := range p.nodes {
-				if n.usable(now) {
+				if n.usable(now) && n.memMB >= f.spec.MemoryMB {
 					z.picked = append(z.picked, picked{n: n})
 				}
 			}
@@ -429,7 +429,7 @@ type picked struct {
 }
 
 func (z *Zone) pickOne(now time.Time, f *function, n *node, box *sandboxes) {
-	if n.stamp != z.stamp && n.fits(f) && n.usable(now) {
+	if n.stamp != z.stamp && n.fits(f) && n.usable(now) && n.memMB >= f.spec.MemoryMB {
 		n.stamp = z.stamp
 		z.picked = append(z.picked, picked{n: n, box: box})
 	}

@@ -421,3 +421,56 @@ func TestNodesThatAreTooSmallAreNoHope(t *testing.T) {
 	b.invoke("i2", "big", func(i *api.Invocation) { i.Inputs = []api.Object{in} })
 	b.ran("i2", "large")
 }
+
+// In a full zone a call under fixed delay goes to a freed slot that has nothing of it once it has waited for the levels that there
+// are, and not before.
+func TestFixedDelayWaitsForTheLevelsThatThereAre(t *testing.T) {
+	for name, c := range map[string]struct {
+		warm  int // sandboxes on the other node, which stays full
+		after time.Duration
+		want  string
+	}{
+		"nothing anywhere":  {0, time.Millisecond, "cold"},
+		"warm, too early":   {1, 150 * time.Millisecond, ""},
+		"warm, long enough": {1, 250 * time.Millisecond, "cold"},
+	} {
+		b := newBed(t, func(c *Config) { c.Policy = "fixed-delay" })
+		f, _ := b.z.Function("t/f")
+		g, h := f, f
+		g.Name, h.Name = "g", "h"
+		b.step(&Event{Kind: EvFunctions, Functions: []api.Function{g, h}})
+		b.node("cold", 1, 0)
+		b.invoke("g1", "g")
+		b.ran("g1", "cold")
+		b.node("other", 1, c.warm)
+		if c.warm > 0 {
+			b.invoke("f1", "f")
+			b.ran("f1", "other")
+		} else {
+			b.invoke("h1", "h")
+			b.ran("h1", "other")
+		}
+		b.invoke("f2", "f")
+		b.ran("f2", "")
+		b.after(c.after)
+		b.done("g1", "cold", func(c *wire.Completion) { c.MemUsedMB, c.Sandboxes = 0, nil })
+		if a := find(b.acts, ActRun, "f2"); a == nil && c.want != "" || a != nil && a.Node != c.want {
+			t.Errorf("%s: %v, want f2 on %q", name, text(b.acts), c.want)
+		}
+	}
+}
+
+// What others choose costs their own calls alone: what a call of theirs hopes for is without Rubato's prices.
+func TestOthersHopeWithoutPrices(t *testing.T) {
+	for rule, want := range map[string]bool{"rubato": true, "metronome": false} {
+		b := newBed(t, func(c *Config) { c.Policy = rule })
+		b.priced("a", 1, 1000)
+		b.weighted(api.Objective{PriceWeight: 1e6})
+		b.invoke("i1", "w")
+		b.invoke("i2", "w")
+		c := b.z.calls["i2"]
+		if priced := c.finishAt.Sub(b.now) > 2*time.Second; priced != want {
+			t.Errorf("%s: the call hopes to have ended in %v, with prices: %v, want %v", rule, c.finishAt.Sub(b.now), priced, want)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
+	"github.com/rubato-faas/rubato/zonesched/policy"
 )
 
 // NodeView is what `rubato nodes` shows of a node.
@@ -106,6 +107,9 @@ func (z *Zone) Function(id string) (api.Function, bool) {
 
 // Quiet reports whether no accepted call is unanswered.
 func (z *Zone) Quiet() bool { return len(z.calls) == 0 }
+
+// PolicyConfig tunes it.
+func (z *Zone) PolicyConfig() policy.Config { return z.cfg.PolicyConfig }
 
 // PolicyName is the rule in force.
 func (z *Zone) PolicyName() string { return z.rule.Name() }

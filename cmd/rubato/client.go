@@ -117,7 +117,7 @@ const completionTimeout = 2 * time.Second
 
 // addZone gives a command --zone, with its completion.
 func (g *globals) addZone(cmd *cobra.Command, zone *string) {
-	cmd.Flags().StringVar(zone, "zone", "", "zone to ask (default: the server's)")
+	cmd.Flags().StringVar(zone, "zone", "", "zone that is meant (default: the server's)")
 	_ = cmd.RegisterFlagCompletionFunc("zone", g.zoneNames) // the flag exists
 }
 

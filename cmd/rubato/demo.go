@@ -161,7 +161,7 @@ func checkDemo(w io.Writer, path string) error {
 			errs = append(errs, fmt.Errorf("policy %s, function %s: %d of %d calls answered", r.Policy, r.Function, r.Answered, r.Calls))
 		}
 	}
-	for _, p := range []string{"round-robin", "least-loaded", "fixed-delay", "rubato"} {
+	for _, p := range bench.DemoPolicies() {
 		if !seen[p] {
 			errs = append(errs, fmt.Errorf("no row of policy %s", p))
 		}

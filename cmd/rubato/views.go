@@ -195,7 +195,7 @@ With -n it ends after so many: the last ones, if there have been as many. With -
 		},
 	}
 	g.addZone(cmd, &zone)
-	cmd.Flags().IntVarP(&n, "number", "n", 0, "decisions to show, the last ones first of all (0: until interrupted)")
+	cmd.Flags().IntVarP(&n, "number", "n", 0, "decisions to show, the newest that there are and then new ones (0: until interrupted)")
 	return cmd
 }
 
@@ -296,7 +296,11 @@ at once, outlives leaders and restarts, and is shown by zones and functions. It 
 					for _, id := range slices.Sorted(maps.Keys(r.Modes)) {
 						own = append(own, id+" "+r.Modes[id])
 					}
-					row(r.Zone, r.Policy, r.Mode, r.Fallback, cmp.Or(strings.Join(own, ", "), "-"))
+					rule := r.Policy
+					if r.WaitMs > 0 {
+						rule += " " + time.Duration(r.WaitMs*float64(time.Millisecond)).String()
+					}
+					row(r.Zone, rule, r.Mode, r.Fallback, cmp.Or(strings.Join(own, ", "), "-"))
 				})
 			})
 		},

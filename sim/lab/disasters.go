@@ -450,11 +450,14 @@ func broken(name string, rule func(policy.Policy) policy.Policy) contender {
 	return contender{name: name, rule: func(cfg policy.Config, _ func() time.Duration) policy.Policy { return rule(rubato(cfg)) }}
 }
 
-var neverWaits = contender{name: "rubato, never waits", change: func(c *sim.Config) {
-	for i := range c.Functions { // a DelayMax of 0 would also change who counts as old in a full zone
+var neverWaits = contender{name: "rubato, never waits", change: neverWait}
+
+// neverWait switches delay off. A DelayMax of 0 would also change who counts as old in a full zone.
+func neverWait(c *sim.Config) {
+	for i := range c.Functions {
 		c.Functions[i].Spec.DelayOff = true
 	}
-}}
+}
 
 // keepForest is an operator's order to believe the forest whatever comes true, which leaves the guard of waiting alone with it.
 func keepForest(c *sim.Config) {

@@ -357,12 +357,17 @@ func (p *Plan) baseline(policy string) bool {
 	return policy != p.Policies[0] && !slices.Contains(p.Aside, policy)
 }
 
-// rival reports whether a policy is a baseline that answers nearly as many of the cell's calls as the rule in question: times are
-// those of answered calls, and who refuses more would look quick for it.
+// rival reports whether a policy is a baseline that answers nearly as many of the cell's calls as the rule in question does, or, if
+// none does, as the baseline that answers most: times are those of answered calls, and who refuses more would look quick for it.
 func (p *Plan) rival(c *Cell) func(policy string) bool {
-	return func(policy string) bool {
-		return p.baseline(policy) && c.mean(c.at(policy), lost) <= c.mean(0, lost)+maxLost
+	least := math.Inf(1)
+	for k := range c.Series {
+		if p.baseline(c.Series[k].Policy) {
+			least = math.Min(least, c.mean(k, lost))
+		}
 	}
+	most := math.Max(c.mean(0, lost), least) + maxLost
+	return func(policy string) bool { return p.baseline(policy) && c.mean(c.at(policy), lost) <= most }
 }
 
 // maxLost is the share of calls without an answer that a p99, of those with one, still speaks for.

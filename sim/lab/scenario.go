@@ -456,10 +456,8 @@ func (s *Scenario) Config(p Policy, seed uint64) (sim.Config, error) {
 	default:
 		err = s.functions(&cfg, sets, shares)
 	}
-	if p.Wait == 0 && p.Rule == "rubato" { // a DelayMax of 0 would also change who counts as old in a full zone
-		for i := range cfg.Functions {
-			cfg.Functions[i].Spec.DelayOff = true
-		}
+	if p.Wait == 0 && p.Rule == "rubato" {
+		neverWait(&cfg)
 	}
 	if err == nil {
 		err = s.changes(&cfg)

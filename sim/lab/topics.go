@@ -55,8 +55,9 @@ func WriteThroughput(w io.Writer, p *Plan, all []Ran) error {
 
 ## Setup
 The cells are those of the pages about each workload: nothing is run for this one. A policy holds a load if the p99 of its answered
-calls, the mean over seeds, is at most %g times that which the best baseline has at load %g. Between two loads that were run it is taken to grow
-linearly. "< x": it is not held even at x, the lowest load that was run; "≥ x": it is at x, the highest. %s
+calls, the mean over seeds, is at most %g times that which the best baseline has at load %g, and at most one call of a hundred has no answer. Figures are the
+highest load held: at low ones a tail can be longer, since more of the calls start cold. Between two loads that were run it is taken to grow
+linearly. "< x": none is held, x being the lowest that was run; "≥ x": the highest, x, is. p99s in brackets are those of loads at which more calls than that have no answer. %s
 
 ## Figures
 `, throughputPage, throughputQuestion, limitFactor, limitLoad, p.seeds())
@@ -74,7 +75,11 @@ linearly. "< x": it is not held even at x, the lowest load that was run; "≥ x"
 		for k, r := range c.reaches {
 			fmt.Fprintf(&b, "| %s | %v |", r.policy, r)
 			for _, x := range c.cells {
-				fmt.Fprintf(&b, " %.0f |", x.mean(k, p99Ms))
+				format := " %.0f |"
+				if x.mean(k, lost) > maxLost {
+					format = " (%.0f) |"
+				}
+				fmt.Fprintf(&b, format, x.mean(k, p99Ms))
 			}
 			b.WriteString("\n")
 		}

@@ -97,7 +97,7 @@ with a deadline that got no result before it, and all refused calls; shares of t
 	}
 	b.WriteString(`
 ## What it is held to
-Of ratios, reached is the mean over loads, each load against its own best (of D2 and D3, who leaves at most one call of a hundred more without an answer than rubato does); worst is the worst load's mean over seeds, and the worst of all seeds. "At the worst load" says that it
+Of ratios, reached is the mean over loads, each load against its own best (of D2 and D3, among those who leave at most one call of a hundred more without an answer than rubato does or whoever answers most; D6 counts such calls); worst is the worst load's mean over seeds, and the worst of all seeds. "At the worst load" says that it
 is held in the mean over loads and not at each. Wished for is where this is to end, the mean over loads again.
 D1 is what is saved of the execution, D2 and D3 means and tails from arrival to answer, D4 the distance from knowing all times, D5 calls that were held back and then missed their deadline,
 D6 all misses, D7 throughput, D8 what the forest is worth, D9 the loss where waiting cannot pay. data, init and traces are the pages data-heavy, init-heavy and azure-like.
@@ -271,8 +271,7 @@ const (
 	limitLoad   = .3
 )
 
-// reach is the load that a policy holds: at least that much if it holds the highest that was run, less if it does not hold the
-// lowest.
+// reach is the load that a policy holds: at least that much if it holds the highest that was run, less if it holds none.
 type reach struct {
 	policy      string
 	load        float64
@@ -292,8 +291,8 @@ func (r reach) String() string {
 // before: r holds less than o does.
 func (r reach) before(o reach) bool { return r.load < o.load || r.load == o.load && r.less && !o.less }
 
-// holds: the rule in question holds so many times the load of the best fixed delay. Of one that holds less than the lowest load that
-// was run, nobody knows how much that is: it is given that load.
+// holds: the rule in question holds so many times the load of the best fixed delay. Of one that holds none of the loads that
+// were run, nobody knows how much it holds: it is given the lowest.
 func (c *capacity) holds(factor float64) bool {
 	return !c.reaches[0].less && c.reaches[0].load >= factor*c.fixed.load
 }
@@ -362,8 +361,8 @@ func (p *Plan) capacities(all []Ran) []capacity {
 }
 
 // held is the highest load at which the k-th policy's p99 is within the limit, linear between the loads that were run; 0 if it is at
-// none of them. At low loads a tail can be longer than at higher ones, since more of the calls start cold. From a load at which more
-// than maxLost of the calls have no answer on, nothing is held.
+// none of them. At low loads a tail can be longer than at higher ones, since more of the calls start cold. A load at which more than
+// maxLost of the calls have no answer is not held.
 func held(of []*Cell, k int, limit float64) float64 {
 	for i := len(of) - 1; i >= 0; i-- {
 		p99 := of[i].mean(k, p99Ms)

@@ -214,6 +214,42 @@ func TestWakes(t *testing.T) {
 	}
 }
 
+// Levels that no node has are not waited for, also where all slots are taken and Admit has to know of it.
+func TestLevelsThatNoNodeHas(t *testing.T) {
+	data := func(c Candidate) Candidate {
+		c.HasInputs, c.MissingBytes = true, 0
+		return c
+	}
+	cold := func(c Candidate) Candidate {
+		c.HasInputs, c.MissingBytes = true, 1
+		return c
+	}
+	free, full := spot(0, 0, 0, none), spot(0, 9, 2, none)
+	for name, c := range map[string]struct {
+		cands []Candidate
+		off   bool
+		want  [2]float64
+		verb  Verb
+	}{
+		"neither, full":         {[]Candidate{full}, false, [2]float64{0, 0}, Queue},
+		"neither, free":         {[]Candidate{free}, false, [2]float64{0, 0}, Run},
+		"warm and cached, full": {[]Candidate{full, data(spot(1, 9, 2, warm))}, false, [2]float64{100, 200}, Queue},
+		"warm and cached, busy": {[]Candidate{cold(free), data(spot(1, 9, 2, warm))}, false, [2]float64{100, 200}, Delay},
+		"only cached, full":     {[]Candidate{full, data(spot(1, 9, 2, none))}, false, [2]float64{0, 100}, Queue},
+		"only cached, busy":     {[]Candidate{cold(free), data(spot(1, 9, 2, none))}, false, [2]float64{0, 100}, Delay},
+		"delay off":             {[]Candidate{full, data(spot(1, 9, 2, warm))}, true, [2]float64{0, 0}, Queue},
+	} {
+		call := unbound()
+		call.DelayOff = c.off
+		for _, policy := range []string{"fixed-delay", "fixed-delay-matched"} {
+			ch := mustNew(t, policy).Decide(&call, c.cands, rng())
+			if ch.Verb != c.verb || ch.Verb != Run && ch.LevelMs != c.want {
+				t.Errorf("%s, %s: verb %d, levels from %v ms on, want %d, %v", policy, name, ch.Verb, ch.LevelMs, c.verb, c.want)
+			}
+		}
+	}
+}
+
 // Which of two waiting calls gets a freed slot: a, b, or nobody.
 func TestAdmit(t *testing.T) {
 	inf := math.Inf(1)

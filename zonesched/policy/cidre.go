@@ -79,8 +79,8 @@ func (p CIDRE) Admit(c *Call, cand *Candidate, elsewhereMs, _ float64) (bool, fl
 	return cand.LinkMs+averagesMs(cand) <= elsewhereMs, c.WaitedMs
 }
 
-// Unpriced implements Unpriced.
-func (CIDRE) Unpriced() {}
+// TakesMs implements Unpriced.
+func (CIDRE) TakesMs(c *Candidate) float64 { return averagesMs(c) }
 
 // MostIndex implements Ranker.
 func (CIDRE) MostIndex(c *Call, cand *Candidate) float64 {

@@ -56,8 +56,8 @@ func (Metronome) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64
 	return cand.runsMs() <= math.Max(elsewhereMs, cand.LinkMs+execBestMs), c.WaitedMs
 }
 
-// Unpriced implements Unpriced.
-func (Metronome) Unpriced() {}
+// TakesMs implements Unpriced.
+func (Metronome) TakesMs(c *Candidate) float64 { return c.Est.MedianMs() }
 
 // MostIndex implements Ranker.
 func (Metronome) MostIndex(c *Call, _ *Candidate) float64 { return c.WaitedMs }

@@ -230,8 +230,8 @@ type Ranker interface {
 }
 
 // Unpriced is a Policy by which a call looks at its own time alone: what it hopes for, as Admit hears of it, is without what a choice
-// costs others.
-type Unpriced interface{ Unpriced() }
+// costs others. TakesMs is the execution time there that the rule reckons with.
+type Unpriced interface{ TakesMs(cand *Candidate) float64 }
 
 // Picker is a Policy that wants certain nodes among its candidates: a zone of many nodes looks at a few only, and picks those
 // that hold something of the call unless the rule picks. It appends at most room nodes, the most wanted first; those not in

@@ -44,6 +44,7 @@ type Calls struct {
 type Ruling struct {
 	Zone     string        `json:"zone"`
 	Policy   string        `json:"policy"`
+	WaitMs   float64       `json:"wait_ms,omitempty"` // of fixed-delay and fixed-delay-matched
 	Mode     string        `json:"mode"`
 	Fallback string        `json:"fallback"`
 	Modes    FunctionModes `json:"function_modes,omitempty"`
@@ -51,7 +52,11 @@ type Ruling struct {
 
 // ruling is the one in force; on the loop.
 func (d *Daemon) ruling() Ruling {
-	return Ruling{d.cfg.Zone, d.core.PolicyName(), d.core.Mode().String(), d.cfg.Sched.Fallback, functionModes(d.core)}
+	r := Ruling{Zone: d.cfg.Zone, Policy: d.core.PolicyName(), Mode: d.core.Mode().String(), Fallback: d.cfg.Sched.Fallback, Modes: functionModes(d.core)}
+	if strings.HasPrefix(r.Policy, "fixed-delay") {
+		r.WaitMs = float64(d.core.PolicyConfig().FixedDelay) / float64(time.Millisecond)
+	}
+	return r
 }
 
 // ZoneView is what GET /v1/zone shows.
