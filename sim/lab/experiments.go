@@ -366,7 +366,7 @@ func (p *Plan) rival(c *Cell) func(policy string) bool {
 			least = math.Min(least, c.mean(k, lost))
 		}
 	}
-	most := math.Max(c.mean(0, lost), least) + maxLost
+	most := math.Max(c.mean(0, lost)+maxLost, least)
 	return func(policy string) bool { return p.baseline(policy) && c.mean(c.at(policy), lost) <= most }
 }
 
