@@ -41,6 +41,9 @@ func (z *Zone) Check() error {
 	for _, w := range z.waiting {
 		fallbacks[w.fallback]++
 	}
+	if c := z.kept.c; (c == nil) != (z.kept.n == nil) || c != nil && (z.calls[c.inv.ID] != c || c.state != callWaiting) {
+		return fmt.Errorf("a node is kept, %v, for a call that does not wait", z.kept.n != nil)
+	}
 	for _, n := range z.nodes {
 		if n.fallbacks != fallbacks[n] {
 			return fmt.Errorf("node %s counts %d calls that fall back to it: %d do", n.name, n.fallbacks, fallbacks[n])

@@ -499,6 +499,9 @@ func (z *Zone) slotLost(n *node) {
 // slotFreed offers n's free slots to all waiting calls (late binding: a reservation informs estimates, it binds
 // nobody). If nobody gains by n, the slot stays free and the waiting calls decide anew.
 func (z *Zone) slotFreed(now time.Time, n *node, out []Action) []Action {
+	if z.keptRoom(n) {
+		return out
+	}
 	for n.usable(now) && n.free() > 0 && n.wanted() {
 		c, k := z.admit(now, n)
 		if c == nil {

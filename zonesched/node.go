@@ -163,7 +163,7 @@ func (n *node) hope(h *holding, delta int) int {
 func (n *node) free() int { return n.slots - len(n.running) }
 
 func (n *node) usable(now time.Time) bool {
-	return n.serves() && !now.Before(n.avoidUntil)
+	return n.serves() && !now.Before(n.avoidUntil) && n.z.kept.n != n
 }
 
 // apply takes over a full report.
@@ -463,6 +463,7 @@ func (z *Zone) tick(now time.Time, out []Action) []Action {
 		}
 	}
 	z.forgetTenants(now)
+	z.keepNode(now)
 	out = z.keepWarm(now, out)
 	return z.issueGrants(now, out)
 }

@@ -163,6 +163,9 @@ func (z *Zone) wait(now time.Time, c *call) {
 
 func (z *Zone) unwait(c *call) {
 	c.fallTo(nil)
+	if z.kept.c == c {
+		z.unkeep()
+	}
 	z.waiting = without(z.waiting, c)
 	q := c.queue()
 	q.arrived -= c.arrived.UnixNano()

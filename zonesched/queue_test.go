@@ -723,3 +723,62 @@ func TestAQuietTenantFindsRoom(t *testing.T) {
 		t.Errorf("%d calls of the quiet tenant were taken, want 2", quiet)
 	}
 }
+
+// A call that needs nearly all of a node's memory has its turn though the node never runs nothing: it is kept for it.
+func TestLargeCallsDoNotStarve(t *testing.T) {
+	b := newBed(t, nil)
+	big, _ := b.z.Function("t/f")
+	small := big
+	big.Name, big.MemoryMB = "big", 950
+	small.Name, small.DelayOff = "small", true
+	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{big, small}})
+	alive := func(used int) {
+		hb := b.report("a", 2, 0)
+		hb.MemUsedMB = used
+		b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+	}
+	alive(0)
+	var running []string
+	next := 0
+	more := func() {
+		next++
+		b.invoke(fmt.Sprint("s", next), "small")
+	}
+	hear := func() (began bool) {
+		for _, a := range b.acts {
+			if a.Kind == ActRun && a.ID != "big" {
+				running = append(running, a.ID)
+			}
+		}
+		return find(b.acts, ActRun, "big") != nil
+	}
+	for range 3 { // one more than there are slots
+		more()
+		hear()
+	}
+	b.invoke("big", "big")
+	b.ran("big", "")
+	for began := b.now; b.now.Sub(began) < 20*time.Second; {
+		b.after(100 * time.Millisecond)
+		id := running[0]
+		running = running[1:]
+		b.done(id, "a", func(c *wire.Completion) { c.MemUsedMB, c.Sandboxes = 100*len(running), nil })
+		if hear() {
+			if waited := b.now.Sub(began); waited < 8*time.Second {
+				t.Errorf("it went first after %v, want others first until it is old", waited)
+			}
+			return
+		}
+		if len(running) > 0 {
+			alive(100 * len(running))
+		}
+		b.step(&Event{Kind: EvTick})
+		hear()
+		more()
+		hear()
+		if err := b.z.Check(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Error("it waited for 20 s, and still does")
+}

@@ -165,6 +165,7 @@ type Zone struct {
 	waiting  []*call          // in order of arrival
 	tenants  map[string]*usage
 	// The queue, see queue.go.
+	kept           keep
 	queues         []*queue // with calls waiting, in no order
 	tenantsWaiting []*usage // in an order that follows from the events
 	backlogMs      float64  // predicted execution of all that waits
