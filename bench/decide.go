@@ -76,7 +76,7 @@ func Decide(ctx context.Context, o DecideOptions) (*Report, error) {
 			inv := w.invocation()
 			before := w.scratch.Hits
 			began := time.Now()
-			_, _, known := w.zone.Consider(w.now, inv)
+			known := w.consider(inv)
 			us := float64(time.Since(began)) / float64(time.Microsecond)
 			if !known {
 				return nil, fmt.Errorf("%w: the zone does not know %s", api.ErrNotFound, inv.FunctionID())
@@ -123,7 +123,7 @@ func (w *decideWorld) allocs(n int) (hit, miss float64) {
 		var from, to runtime.MemStats
 		before := w.scratch.Hits
 		runtime.ReadMemStats(&from)
-		w.zone.Consider(w.now, inv)
+		w.consider(inv)
 		runtime.ReadMemStats(&to)
 		if x := float64(to.Mallocs - from.Mallocs); w.scratch.Hits > before {
 			hits = append(hits, x)
@@ -166,7 +166,9 @@ type decideWorld struct {
 	coldMs  []float64
 	objects []api.Object
 	learner *learner.Learner
-	scratch *learner.Scratch
+	// scratch is of the decisions that are measured, others of all the rest, see sides.
+	scratch, others *learner.Scratch
+	sides           *sides
 
 	zone    *zonesched.Zone
 	now     time.Time
@@ -217,7 +219,7 @@ func (c *completions) Pop() any {
 }
 
 func newDecideWorld(o DecideOptions) *decideWorld {
-	w := &decideWorld{o: o, rng: rand.New(rand.NewPCG(o.Seed, 41)), scratch: learner.NewScratch()}
+	w := &decideWorld{o: o, rng: rand.New(rand.NewPCG(o.Seed, 41)), scratch: learner.NewScratch(), others: learner.NewScratch()}
 	w.zipf = rand.NewZipf(w.rng, 1.2, 2, uint64(o.Functions-1))
 	for i := range o.Functions {
 		w.fns = append(w.fns, api.Function{
@@ -365,7 +367,35 @@ func (w *decideWorld) relearn() {
 }
 
 func (w *decideWorld) publish() {
-	w.step(&zonesched.Event{Kind: zonesched.EvModel, Predictor: w.learner.Snapshot().Estimator(w.scratch)})
+	f := w.learner.Snapshot()
+	w.sides = &sides{Estimator: f.Estimator(w.others), measured: f.Estimator(w.scratch)}
+	w.step(&zonesched.Event{Kind: zonesched.EvModel, Predictor: w.sides})
+}
+
+// sides is a forest with two memories of recent requests: one for the decisions that are measured, one for the arrivals of the same calls
+// and all that follows from them. With a single one each call would be asked for twice, and the second time, which is not measured,
+// would make what the next call like it then finds.
+type sides struct {
+	*learner.Estimator
+	measured  *learner.Estimator
+	measuring bool
+}
+
+// Estimate implements zonesched.Predictor.
+func (s *sides) Estimate(req *api.Request, cands []api.Candidate, out []api.Estimate) {
+	if s.measuring {
+		s.measured.Estimate(req, cands, out)
+		return
+	}
+	s.Estimator.Estimate(req, cands, out)
+}
+
+// consider has the zone decide about the call, and nothing come of it.
+func (w *decideWorld) consider(inv *api.Invocation) (known bool) {
+	w.sides.measuring = true
+	_, _, known = w.zone.Consider(w.now, inv)
+	w.sides.measuring = false
+	return known
 }
 
 // next lets the call arrive and as many calls end as keeps the load where it is.

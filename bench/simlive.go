@@ -353,7 +353,7 @@ func (o *SimLiveOptions) calibrate(ctx context.Context, loads []*load, data map[
 		if !c.ok {
 			return c, fmt.Errorf("call %d of %s: %d %s", k, l.function, c.status, c.body)
 		}
-		if c.fetched > 0 {
+		if c.fetched > 0 && c.start != api.SandboxNone.String() { // its artifact is among what it fetched, and not in the time
 			rtts = append(rtts, max(c.fetchMs-float64(c.fetched)*8/(simLiveLinkMbps*1000), 0))
 		}
 		return c, nil

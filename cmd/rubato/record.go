@@ -136,6 +136,9 @@ func (r *recording) begin(ctx context.Context, zones []string) error {
 			return fmt.Errorf("zone %s: %w", name, err)
 		}
 		z := lab.RecordZone{Name: v.Zone, Tier: v.Tier, Region: v.Region, Policy: v.Policy, Mode: v.Mode}
+		if v.WaitMs > 0 {
+			z.Policy += "=" + time.Duration(v.WaitMs*1e6).String()
+		}
 		if err := r.w.Write(lab.RecordLine{Zone: &z}); err != nil {
 			return err
 		}
@@ -144,8 +147,8 @@ func (r *recording) begin(ctx context.Context, zones []string) error {
 			return fmt.Errorf("zone %s: %w", name, err)
 		}
 		for _, n := range nodes {
-			if !n.Live {
-				continue
+			if !n.Live || n.Draining {
+				continue // nothing new goes there
 			}
 			l := lab.RecordNode{Name: n.Name, Zone: name, Slots: n.Slots, MemoryMB: n.MemMB, CacheBytes: n.CacheMax, LinkMbps: n.LinkMbps, Class: n.Class, Labels: n.Labels, PricePerHour: n.PricePerH, EnergyClass: n.EnergyClass}
 			if err := r.w.Write(lab.RecordLine{Node: &l}); err != nil {
@@ -298,7 +301,7 @@ func (r *recording) call(ctx context.Context, z *recordedZone, d *zonesched.Deci
 	}
 	t := &d.Timing
 	l := lab.RecordCall{
-		AtMs: at, Zone: z.name, From: d.From, Function: d.Function, Version: d.Version, PayloadBytes: d.PayloadBytes, BudgetMs: d.BudgetMs, Priority: d.Priority, Async: d.Async,
+		ID: r.hash([]byte(d.ID)), AtMs: at, Zone: z.name, From: d.From, Function: d.Function, Version: d.Version, PayloadBytes: d.PayloadBytes, BudgetMs: d.BudgetMs, Priority: d.Priority, Async: d.Async,
 		Code: d.Code, Decision: d.Kind, Node: t.Node, Start: d.Start, DelayMs: t.DelayMs, QueueMs: t.QueueMs, FetchMs: t.FetchMs, InitMs: t.InitMs, RunMs: t.RunMs, NetMs: t.NetMs,
 		TotalMs: d.TotalMs, FetchedBytes: t.FetchedBytes,
 		Policy: d.Policy, Share: d.Share, Clause: d.Clause, Mode: d.Mode, Model: d.ModelVersion, Propensity: d.Propensity,

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -435,6 +436,10 @@ func TestReadFaaSRail(t *testing.T) {
 			t.Errorf("call %d: %+v", i, c)
 		}
 	}
+	// As its authors' own files have it.
+	if tr, err = ReadFaaSRail(strings.NewReader("avg,mapped_wreq,1-288,289-576\n12,chameleon-1,2,1\n"), time.Minute, 2*time.Minute, 1); err != nil || len(tr.Calls) != 3 || tr.Calls[0].Ms != 12 || tr.Functions[0].Name != "chameleon-1-row1" {
+		t.Fatalf("%+v, %v", tr, err)
+	}
 	if _, err := ReadFaaSRail(strings.NewReader("trace_avg_ms,mapped_bench\n1,a\n"), time.Minute, time.Minute, 1); err == nil || !strings.Contains(err.Error(), "no column of a window") {
 		t.Errorf("error %v", err)
 	}
@@ -476,6 +481,12 @@ func TestReadAzure2019(t *testing.T) {
 		}
 	}
 	day := azureDay()
+	file := day["function_durations_percentiles.anon.d01.csv"]
+	file.Data = bytes.Replace(file.Data, []byte("o,a,g,5,9,5,5,5,"), []byte("o,a,g,-41692,9,5,5,-41692,"), 1)
+	if tr, err = ReadAzure2019(day, 600, 3*time.Minute, 1); err != nil || slices.ContainsFunc(tr.Calls, func(c TraceCall) bool { return c.Function == 1 && !(c.Ms >= 0 && c.Ms <= 5) }) {
+		t.Errorf("a negative percentile, as there are in the published day: %v", err)
+	}
+	day = azureDay()
 	delete(day, "function_durations_percentiles.anon.d01.csv")
 	if _, err := ReadAzure2019(day, 0, time.Minute, 1); err == nil || !strings.Contains(err.Error(), "no file function_durations_percentiles") {
 		t.Errorf("error %v", err)

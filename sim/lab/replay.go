@@ -38,6 +38,15 @@ func (r *Record) Replay() (*Scenario, error) {
 	for i := range r.Nodes {
 		class[r.Nodes[i].Name] = r.Nodes[i].Class
 	}
+	if n := r.fold(); n > 0 {
+		s.note("%d records of calls that were refused, and tried again by their doors or queues, are taken together with those of their last tries", n)
+	}
+	if r.cut > 0 {
+		s.note("the %d calls that ended last are left out: a replay has at most %d", r.cut, MaxCalls)
+	}
+	if len(r.Zones) > 1 {
+		s.note("how far zones are from each other is not recorded: %v one way is taken", time.Duration(defaultBetween))
+	}
 	speeds, unknown := r.speeds(class)
 	last := 0.0
 	for i := range r.Calls {
@@ -72,7 +81,7 @@ func (r *Record) Replay() (*Scenario, error) {
 	if len(unknown) > 0 {
 		s.note("too little ran on nodes of class %q to estimate their speed: 1 is taken", unknown)
 	}
-	rep, err := r.workload(s, class, speeds)
+	rep, err := r.workload(s, class, speeds, r.initOf(rtt))
 	if err != nil {
 		return nil, err
 	}
@@ -158,29 +167,73 @@ func (r *Record) speeds(class map[string]string) (speeds map[string]float64, unk
 	return speeds, unknown
 }
 
-// storeRTT is what a fetch took beyond the transfer over the node's link, in the middle.
-func (r *Record) storeRTT() Duration {
+// fold makes one of the records of a call that was refused and tried again: it arrived with the first and went as the last. It
+// says how many records less there are.
+func (r *Record) fold() int {
+	at := map[[2]string]int{} // by zone and id
+	kept := r.Calls[:0]
+	for _, c := range r.Calls {
+		k := [2]string{c.Zone, c.ID}
+		if i, again := at[k]; again && c.ID != "" {
+			c.AtMs = min(c.AtMs, kept[i].AtMs)
+			kept[i] = c
+			continue
+		}
+		at[k] = len(kept)
+		kept = append(kept, c)
+	}
+	n := len(r.Calls) - len(kept)
+	r.Calls = kept
+	return n
+}
+
+// links are those of nodes, in Mbit/s, by name; 0: without a limit.
+func (r *Record) links() map[string]float64 {
 	link := map[string]float64{}
 	for i := range r.Nodes {
 		link[r.Nodes[i].Name] = r.Nodes[i].LinkMbps
 	}
+	return link
+}
+
+// transferMs is what so many bytes take over a link.
+func transferMs(bytes int64, mbps float64) float64 {
+	if mbps <= 0 {
+		return 0
+	}
+	return float64(bytes) * 8 / (mbps * 1000)
+}
+
+// storeRTT is what a fetch took beyond the transfer over the node's link, in the middle. Calls that began from nothing are left
+// out: what they fetched is with their artifacts, the time of which is not.
+func (r *Record) storeRTT() Duration {
+	link := r.links()
 	var over []float64
 	for i := range r.Calls {
-		c := &r.Calls[i]
-		if !c.ran() || c.FetchedBytes == 0 || c.Node == "" {
-			continue
+		if c := &r.Calls[i]; c.ran() && c.FetchedBytes > 0 && c.Node != "" && c.Start != api.SandboxNone.String() {
+			over = append(over, max(c.FetchMs-transferMs(c.FetchedBytes, link[c.Node]), 0))
 		}
-		ms := c.FetchMs
-		if l := link[c.Node]; l > 0 {
-			ms -= float64(c.FetchedBytes) * 8 / (l * 1000)
-		}
-		over = append(over, max(ms, 0))
 	}
 	return Duration(median(over) * 1e6)
 }
 
+// initOf gives what bringing up a call's sandbox took without the transfer of its artifact, which a node counts with it and the
+// simulator adds.
+func (r *Record) initOf(rtt Duration) func(*RecordCall) float64 {
+	link, artifact := r.links(), map[string]int64{}
+	for i := range r.Functions {
+		artifact[r.Functions[i].ID()] = r.Functions[i].ArtifactBytes
+	}
+	return func(c *RecordCall) float64 {
+		if c.Start != api.SandboxNone.String() {
+			return c.InitMs
+		}
+		return max(c.InitMs-transferMs(artifact[c.Function], link[c.Node])-float64(rtt)/1e6, c.InitMs/100)
+	}
+}
+
 // workload makes functions and calls.
-func (r *Record) workload(s *Scenario, class map[string]string, speeds map[string]float64) (*replay, error) {
+func (r *Record) workload(s *Scenario, class map[string]string, speeds map[string]float64, initMs func(*RecordCall) float64) (*replay, error) {
 	speedOf := func(c *RecordCall) float64 {
 		if name, ok := class[c.Node]; ok {
 			return speeds[name]
@@ -219,7 +272,8 @@ func (r *Record) workload(s *Scenario, class map[string]string, speeds map[strin
 
 	rep := &replay{}
 	artifacts := map[string]int{}
-	cold := r.coldByRuntime(speedOf)
+	coldMs := func(c *RecordCall) float64 { return initMs(c) * speedOf(c) }
+	cold := r.coldByRuntime(coldMs)
 	for _, i := range order {
 		f := &r.Functions[i]
 		calls := byFn[f.ID()]
@@ -235,7 +289,7 @@ func (r *Record) workload(s *Scenario, class map[string]string, speeds map[strin
 		at := len(rep.functions)
 		fn := sim.Function{Spec: f.spec(artifacts[f.Artifact]), Run: max(time.Duration(math.Exp(median(runs))*1e6), time.Microsecond), Spread: min(deviation(runs), 4)}
 		fn.Run = min(fn.Run, api.MaxTimeout)
-		law := coldOf(calls, speedOf)
+		law := coldOf(calls, coldMs)
 		fn.Prepare, fn.Start, fn.ColdSpread = law.fill(cold[f.Runtime]).durations()
 		rep.functions, rep.ids = append(rep.functions, fn), append(rep.ids, f.ID())
 		for _, c := range calls {
@@ -269,13 +323,13 @@ type coldLaw struct{ prepare, start, spread float64 }
 
 // coldOf estimates a law from calls: starting is what calls took that found the artifact prepared, preparing what those
 // took beyond it that found less.
-func coldOf(calls []*RecordCall, speedOf func(*RecordCall) float64) coldLaw {
+func coldOf(calls []*RecordCall, coldMs func(*RecordCall) float64) coldLaw {
 	var prepared, cold []float64
 	for _, c := range calls {
 		if !c.ran() || c.InitMs <= 0 {
 			continue
 		}
-		switch x := math.Log(c.InitMs * speedOf(c)); c.Start {
+		switch x := math.Log(coldMs(c)); c.Start {
 		case "prepared":
 			prepared = append(prepared, x)
 		case "none", "fetched":
@@ -295,7 +349,7 @@ func coldOf(calls []*RecordCall, speedOf func(*RecordCall) float64) coldLaw {
 	return l
 }
 
-func (r *Record) coldByRuntime(speedOf func(*RecordCall) float64) map[string]coldLaw {
+func (r *Record) coldByRuntime(coldMs func(*RecordCall) float64) map[string]coldLaw {
 	runtime := map[string]string{}
 	for i := range r.Functions {
 		runtime[r.Functions[i].ID()] = r.Functions[i].Runtime
@@ -307,7 +361,7 @@ func (r *Record) coldByRuntime(speedOf func(*RecordCall) float64) map[string]col
 	}
 	out := map[string]coldLaw{}
 	for rt, cs := range calls {
-		out[rt] = coldOf(cs, speedOf)
+		out[rt] = coldOf(cs, coldMs)
 	}
 	return out
 }

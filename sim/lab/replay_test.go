@@ -20,7 +20,7 @@ const recordHead = `{"rubato_record":{"version":1,"began":"2030-01-01T00:00:00Z"
 {"node":{"name":"slow","zone":"z","slots":2,"memory_mb":512,"cache_bytes":1000000,"link_mbps":80,"class":"old"}}
 {"node":{"name":"fast","zone":"z","slots":4,"memory_mb":512,"class":"new","labels":{"arch":"arm64","tags":["ssd"]},"price_per_hour":2,"energy_class":3}}
 {"node":{"name":"other","zone":"z","slots":4,"memory_mb":512,"class":"idle"}}
-{"function":{"tenant":"t","name":"f","version":3,"runtime":"process","artifact":"a","artifact_bytes":9,"memory_mb":64,"timeout_ms":5000,"deadline_ms":900,"needs":{"tags":["ssd"]},"min_warm":1,"idempotent":true,"price_weight":3,"miss_weight":4}}
+{"function":{"tenant":"t","name":"f","version":3,"runtime":"process","artifact":"a","artifact_bytes":500000,"memory_mb":64,"timeout_ms":5000,"deadline_ms":900,"needs":{"tags":["ssd"]},"min_warm":1,"idempotent":true,"price_weight":3,"miss_weight":4}}
 `
 
 // recorded is a record of calls in turn on a slow node and on one that is four times as fast.
@@ -36,12 +36,12 @@ func recorded(t *testing.T) *Record {
 		start, init := "warm", 0.0
 		switch i {
 		case 0, 2, 4:
-			start, init = "none", 100
+			start, init = "none", 157 // 50 ms for the artifact on the link, 7 to the store, 100 for the rest
 		case 6, 8, 10:
 			start, init = "prepared", 30
 		}
 		fetch := ""
-		if i == 2 {
+		if i == 12 {
 			fetch = `"fetch_ms":107,"fetched":1000000,` // 100 ms of them on the link
 		}
 		fmt.Fprintf(&b, `{"call":{"at_ms":%d,"zone":"z","fn":"t/f","v":3,"inputs":[{"o":"ab%d","b":300000}],"priority":7,"budget_ms":800,"decision":"run","node":%q,"start":%q,%s"init_ms":%v,"run_ms":%v,"net_ms":2}}`+"\n", 10*i, i%3, node, start, fetch, init, run)
@@ -117,6 +117,24 @@ func TestReplayEstimatesTheWorld(t *testing.T) {
 	}
 	if r := res.Rows[0]; r.Calls != 100 || r.Answered != 100 || r.FetchedBytes < 900_000 {
 		t.Errorf("replayed: %+v", r)
+	}
+}
+
+// Tries of a call that was refused are one call, which came with the first and went as the last.
+func TestTriesAreOneCall(t *testing.T) {
+	try := func(id string, at int, code string) string {
+		return fmt.Sprintf(`{"call":{"id":%q,"at_ms":%d,"zone":"z","fn":"t/f","v":3,"code":%q,"decision":"run","node":"fast","start":"warm","run_ms":5}}`+"\n", id, at, code)
+	}
+	r, err := ReadRecord(strings.NewReader(recordHead + try("a", 10, "unavailable") + try("b", 15, "") + try("a", 20, "unavailable") + try("a", 30, "") + try("", 40, "") + try("", 50, "")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := r.Replay()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Calls) != 4 || r.Calls[0].AtMs != 10 || r.Calls[0].Code != "" || !strings.Contains(strings.Join(s.notes, "\n"), "2 records of calls that were refused") {
+		t.Errorf("calls %+v, notes %q", r.Calls, s.notes)
 	}
 }
 

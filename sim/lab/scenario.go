@@ -430,7 +430,7 @@ func or[T comparable](v, otherwise T) T {
 func (s *Scenario) Config(p Policy, seed uint64) (sim.Config, error) {
 	cfg := sim.Config{
 		Seed: seed, Latency: time.Duration(or(s.Network.Latency, Duration(300*time.Microsecond))), Loss: s.Network.Loss, Late: time.Duration(s.Network.Late),
-		Between: time.Duration(or(s.Network.Between, Duration(10*time.Millisecond))), Heartbeat: time.Duration(or(s.Network.Heartbeat, Duration(time.Second))),
+		Between: time.Duration(or(s.Network.Between, defaultBetween)), Heartbeat: time.Duration(or(s.Network.Heartbeat, Duration(time.Second))),
 		Warmup: time.Duration(s.Warmup), Learn: s.learning(p),
 	}
 	sets := map[string]int{}
@@ -467,6 +467,9 @@ func (s *Scenario) Config(p Policy, seed uint64) (sim.Config, error) {
 	}
 	return cfg, err
 }
+
+// defaultBetween is the way between zones where a scenario says nothing of it.
+const defaultBetween = Duration(10 * time.Millisecond)
 
 // defaultExchange is zoned's model_every.
 const defaultExchange = 30 * time.Second

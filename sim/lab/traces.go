@@ -244,6 +244,16 @@ func newTable(name string, r io.Reader, need ...string) (*table, error) {
 	return t, nil
 }
 
+// oneOf finds the first of these columns that there is.
+func (t *table) oneOf(names ...string) (col int, ok bool) {
+	for _, n := range names {
+		if i, ok := t.cols[n]; ok {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
 // next reads a row; io.EOF after the last.
 func (t *table) next() ([]string, error) {
 	row, err := t.r.Read()
@@ -360,24 +370,33 @@ func ReadAzure2021(r io.Reader, until time.Duration) (*Trace, error) {
 	return b.done(), nil
 }
 
-// ReadFaaSRail reads a load specification of FaaSRail: a column trace_avg_ms, perhaps mapped_bench, mapped_payload and
-// mapped_mean_ms, and then a column of calls for each window of the given length. A row is a class of functions of one mean
+// ReadFaaSRail reads a load specification of FaaSRail: a column avg or trace_avg_ms, perhaps mapped_wreq or mapped_bench with
+// others about it, and then a column of calls for each window of the given length, named by a minute ("25") or by minutes ("1-288"). A row is a class of functions of one mean
 // duration, and becomes one function; calls lie evenly at random within their window.
 func ReadFaaSRail(r io.Reader, window, until time.Duration, seed uint64) (*Trace, error) {
-	t, err := newTable("faasrail", r, "trace_avg_ms")
+	t, err := newTable("faasrail", r)
 	if err != nil {
 		return nil, err
 	}
+	avg, ok := t.oneOf("avg", "trace_avg_ms")
+	if !ok {
+		return nil, fmt.Errorf("%w: faasrail: no column avg or trace_avg_ms in the header %.200q", api.ErrInvalid, strings.Join(t.head, ","))
+	}
 	var windows []int
 	for i, h := range t.head {
-		if _, err := strconv.ParseUint(h, 10, 32); err == nil {
+		from, to, span := strings.Cut(h, "-")
+		_, err := strconv.ParseUint(from, 10, 32)
+		if err == nil && span {
+			_, err = strconv.ParseUint(to, 10, 32)
+		}
+		if err == nil {
 			windows = append(windows, i)
 		}
 	}
 	if len(windows) == 0 {
-		return nil, fmt.Errorf("%w: faasrail: no column of a window in the header %.200q: want numbers after the mapped ones", api.ErrInvalid, strings.Join(t.head, ","))
+		return nil, fmt.Errorf("%w: faasrail: no column of a window in the header %.200q: want numbers, or spans like 1-288, after the mapped ones", api.ErrInvalid, strings.Join(t.head, ","))
 	}
-	bench, mapped := t.cols["mapped_bench"]
+	bench, mapped := t.oneOf("mapped_bench", "mapped_wreq")
 	b := newBuilder("faasrail", until, seed)
 	for {
 		row, err := t.next()
@@ -387,7 +406,7 @@ func ReadFaaSRail(r io.Reader, window, until time.Duration, seed uint64) (*Trace
 		if err != nil {
 			return nil, err
 		}
-		run, err := t.number(row, "trace_avg_ms", maxMs)
+		run, err := t.numberAt(row, avg, maxMs)
 		if err != nil {
 			return nil, err
 		}
@@ -438,8 +457,12 @@ func ReadAzure2019(dir fs.FS, from int, until time.Duration, seed uint64) (*Trac
 	err := readDay(dir, "function_durations_percentiles", true, []string{"HashApp", "HashFunction", "percentile_Average_0", "percentile_Average_1", "percentile_Average_25", "percentile_Average_50", "percentile_Average_75", "percentile_Average_99", "percentile_Average_100"}, func(t *table, row []string) error {
 		var q [7]float64
 		for i, p := range []string{"0", "1", "25", "50", "75", "99", "100"} {
+			col := t.cols["percentile_Average_"+p]
+			if x, err := strconv.ParseFloat(strings.TrimSpace(row[col]), 64); err == nil && x < 0 {
+				row[col] = "0" // five functions of the published first day have negative means: a glitch, as its authors say
+			}
 			var err error
-			if q[i], err = t.number(row, "percentile_Average_"+p, maxMs); err != nil {
+			if q[i], err = t.numberAt(row, col, maxMs); err != nil {
 				return err
 			}
 			if i > 0 {
