@@ -42,7 +42,7 @@ type call struct {
 	latest   time.Time  // when it must start there
 	finishAt time.Time  // predicted finish at hope
 	levelMs  [2]float64 // of the last choice, see policy.Choice
-	execBest float64    // predicted execution there, ms, with what the owner's weights make of it
+	execBest float64    // predicted execution there, ms, with what the owner's price weight makes of it
 	planned  float64    // the same as the zone's backlog counts it
 	delaying bool       // a free slot is being declined right now
 	owing    bool       // since memory is short
@@ -344,7 +344,7 @@ func (z *Zone) answerError(now time.Time, c *call, code api.Code, msg string, ou
 // answer is the only way out of z.calls.
 func (z *Zone) answer(now time.Time, c *call, a *wire.Answer, out []Action) []Action {
 	if c.state == callWaiting {
-		z.unwait(c)
+		z.unwait(now, c)
 		c.account(now)
 	}
 	delete(z.calls, c.inv.ID)

@@ -121,8 +121,8 @@ func (z *Zone) plan(now time.Time, c *call, ch *policy.Choice, out []Action) []A
 			c.execBest = own.TakesMs(k)
 			c.finishAt = now.Add(duration(k.StartMs + k.LinkMs + c.execBest))
 		} else {
-			c.execBest = k.Est.MedianMs() + k.StrandMs() + k.PriceMs + k.MissMs
-			c.finishAt = now.Add(duration(k.CostMs()))
+			c.execBest = k.Est.MedianMs() + k.StrandMs() + k.PriceMs // not MissMs: when a slot frees, what a miss costs is another matter
+			c.finishAt = now.Add(duration(k.CostMs() - k.MissMs))
 		}
 	}
 	if ch.Now >= 0 {
@@ -342,7 +342,7 @@ func (z *Zone) nodeCandidates(now time.Time, c *call, n *node, sb *sandboxes, mi
 // dispatch sends the call to the candidate's node and takes over, ahead of its report, what that changes there.
 func (z *Zone) dispatch(now time.Time, c *call, k *policy.Candidate, clause policy.Clause, propensity float64, out []Action) []Action {
 	n := z.nodes[k.Node]
-	z.unwait(c)
+	z.unwait(now, c)
 	c.state, c.node, c.dispatched, c.delaying = callRunning, n, now, false
 	c.missing, c.version = k.MissingBytes, c.fn.spec.Version
 	c.clause, c.ownMs, c.extraMs = clause, k.LinkMs+k.Est.MedianMs(), k.ExtraMs()
@@ -499,7 +499,8 @@ func (z *Zone) slotLost(n *node) {
 // slotFreed offers n's free slots to all waiting calls (late binding: a reservation informs estimates, it binds
 // nobody). If nobody gains by n, the slot stays free and the waiting calls decide anew.
 func (z *Zone) slotFreed(now time.Time, n *node, out []Action) []Action {
-	if z.keptRoom(n) {
+	kept, out := z.keptRoom(now, n, out)
+	if kept {
 		return out
 	}
 	for n.usable(now) && n.free() > 0 && n.wanted() {
@@ -516,13 +517,7 @@ func (z *Zone) slotFreed(now time.Time, n *node, out []Action) []Action {
 			}
 			return out
 		}
-		c.account(now)
-		z.noteSide(c)
-		ch := policy.Choice{Verb: policy.Run, Clause: policy.ClauseFreed, Take: 0, Now: 0, Propensity: 1}
-		pc := z.policyCall(now, c, c.hope)
-		z.cands, z.shadowed = append(z.cands[:0], k), false
-		z.remember(now, c, &pc, &ch)
-		out = z.dispatch(now, c, &k, policy.ClauseFreed, 1, out)
+		out = z.take(now, c, k, out)
 	}
 	return out
 }

@@ -100,7 +100,7 @@ func (z *Zone) forward(now time.Time, c *call, ch *policy.Choice) (Action, bool)
 // send forwards a waiting call under a grant.
 func (z *Zone) send(now time.Time, c *call, a *grantIn) Action {
 	a.left--
-	z.unwait(c)
+	z.unwait(now, c)
 	c.asked = append(c.asked, a.from)
 	c.state, c.kind = callForwarded, api.DecisionForwarded
 	c.dispatched = now

@@ -136,7 +136,7 @@ func (z *Zone) judge(now time.Time, c *call, how api.Outcome) {
 		return // what failed tells nothing of time, and what was lost with a node nothing of waiting
 	}
 	g := &z.guard
-	if atNow(c.clause) && c.ownMs > 0 {
+	if atNow(c.clause) && c.ownMs > 0 && !c.fn.spec.DelayOff { // whose calls never wait tell nothing of those that might have
 		g.control.add(math.Log(math.Max(ms(now.Sub(c.dispatched)), .01) / c.ownMs))
 	}
 	if c.wager.at.IsZero() {

@@ -17,13 +17,16 @@ import (
 // arms feeds the guard calls of both sides: held back ones that take wait times, and controls that take now times what was
 // predicted of now*, with a spread.
 func arms(z *Zone, rng *rand.Rand, n int, wait, now, spread float64) {
-	at := t0
+	at, fn := t0, &function{spec: &api.Function{}}
+	off := &function{spec: &api.Function{DelayOff: true}}
 	for range n {
 		luck := func() float64 { return math.Exp(spread * rng.NormFloat64()) }
 		end := at.Add(duration(100 * wait * luck()))
-		z.judge(end, &call{wager: wager{at: at, costMs: 100}, clause: policy.ClauseFreed, dispatched: at, ownMs: 10}, api.OutcomeOK)
+		z.judge(end, &call{fn: fn, wager: wager{at: at, costMs: 100}, clause: policy.ClauseFreed, dispatched: at, ownMs: 10}, api.OutcomeOK)
 		end = at.Add(duration(100 * now * luck()))
-		z.judge(end, &call{clause: policy.ClauseDelayOff, dispatched: at, ownMs: 100}, api.OutcomeOK)
+		z.judge(end, &call{fn: fn, clause: policy.ClauseDelayOff, dispatched: at, ownMs: 100}, api.OutcomeOK)
+		// Calls whose owner wants no waiting say nothing of those that might have waited, whatever they take.
+		z.judge(at.Add(duration(1e6*rng.Float64())), &call{fn: off, clause: policy.ClauseDelayOff, dispatched: at, ownMs: 100}, api.OutcomeOK)
 		at = at.Add(time.Second)
 	}
 }

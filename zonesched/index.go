@@ -137,6 +137,7 @@ func (n *node) begin(r *running) {
 	}
 	if r.tenant != nil {
 		r.tenant.running++
+		r.tenant.starts += r.start.UnixNano()
 	}
 	if r.cold {
 		r.h.starting = append(r.h.starting, r)
@@ -154,6 +155,7 @@ func (n *node) end(now time.Time, i int) {
 		r.tenant.fade(now)
 		r.tenant.used += math.Max(now.Sub(r.start).Seconds(), 0)
 		r.tenant.running--
+		r.tenant.starts -= r.start.UnixNano()
 	}
 	n.running = append(n.running[:i], n.running[i+1:]...)
 	n.busyMB -= r.memMB

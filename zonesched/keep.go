@@ -1,50 +1,77 @@
 package zonesched
 
-import "time"
+import (
+	"math"
+	"time"
+
+	"github.com/rubato-faas/rubato/zonesched/policy"
+)
 
 // A call that needs most of a node's memory has no room on any node that runs anything else, and slots go to whoever fits as soon as they
-// are free: it waits for ever where each node always runs something. So an old call that has room nowhere is kept a node, one in a zone
-// at a time: nothing else begins there until there is room for it. keep is that node, and the call.
+// are free: it waits for ever where each node always runs something. So for an old call that has room nowhere a node is kept, one in a zone
+// at a time: nothing else begins there until there is room for it. That is a turn of the old ones, and costs the others what it takes, so the
+// next one comes when they have had seven times as long.
 type keep struct {
-	n *node
-	c *call
+	n     *node
+	c     *call
+	since time.Time
+	until time.Time // by when there should have been room
+	next  time.Time // not before this is a node kept again
 }
 
-// roomAfterWaits is from when on a call counts as old, in times of DelayMax as in Rubato's rule; the rest of the zone must not pay for
-// whoever has waited a moment, so it is at least roomLeast.
+// A call counts as old from so many times DelayMax on, as in Rubato's rule, but not before roomLeast. It is waited for roomPatience times
+// as long as room was predicted to take, and roomLeast.
 const (
 	roomAfterWaits = 4
 	roomLeast      = time.Second
+	roomPatience   = 4
 )
 
-// keepNode looks after the node that is kept, or for a call that one is to be kept for.
+// keepNode looks, once a tick, after the node that is kept, or for a call that one is to be kept for: the oldest of the highest class
+// that there are any old ones of.
 func (z *Zone) keepNode(now time.Time) {
-	if z.kept.n != nil {
-		if z.kept.n.serves() {
-			return // a run that ends there asks again
+	if k := &z.kept; k.n != nil {
+		if !k.n.serves() || !k.n.fits(k.c.fn) || k.n.memMB < k.c.fn.spec.MemoryMB || now.After(k.until) {
+			z.unkeep(now)
 		}
-		z.unkeep()
+		return // a run that ends there asks for more
 	}
-	var oldest *call
-	for _, q := range z.queues {
-		c := q.calls[0]
-		if now.Sub(c.arrived) > max(roomAfterWaits*z.cfg.PolicyConfig.DelayMax, roomLeast) && (oldest == nil || c.arrived.Before(oldest.arrived) || c.arrived.Equal(oldest.arrived) && c.inv.ID < oldest.inv.ID) {
-			oldest = c
-		}
-	}
-	if oldest == nil {
+	if now.Before(z.kept.next) {
 		return
 	}
-	if n := z.nearestRoom(now, oldest); n != nil {
-		z.kept = keep{n, oldest}
+	old := now.Add(-max(roomAfterWaits*z.cfg.PolicyConfig.DelayMax, roomLeast))
+	var best *call
+	var at *node
+	var takes float64
+	for _, q := range z.queues {
+		c := q.calls[0]
+		if !c.arrived.Before(old) || best != nil && !c.servedBefore(best) {
+			continue
+		}
+		if n, ms := z.nearestRoom(now, c); n != nil {
+			best, at, takes = c, n, ms
+		}
+	}
+	if best != nil {
+		z.kept = keep{n: at, c: best, since: now, until: now.Add(roomLeast + duration(roomPatience*takes))}
 	}
 }
 
-// nearestRoom is the node that is expected to have room for the call first, nil if one has it already or none ever will.
-func (z *Zone) nearestRoom(now time.Time, c *call) *node {
+// servedBefore orders old calls: by class, then by age.
+func (c *call) servedBefore(o *call) bool {
+	if a, b := classOf(c.inv.Priority), classOf(o.inv.Priority); a != b {
+		return a > b
+	}
+	if !c.arrived.Equal(o.arrived) {
+		return c.arrived.Before(o.arrived)
+	}
+	return c.inv.ID < o.inv.ID
+}
+
+// nearestRoom is the node that is expected to have room for the call first, and in how many ms; nil if one has it already, so that it is a
+// slot that the call waits for, or none ever will.
+func (z *Zone) nearestRoom(now time.Time, c *call) (best *node, ms float64) {
 	memMB := c.fn.spec.MemoryMB
-	var best *node
-	var at float64
 	var buf [64]float64
 	for _, p := range c.fn.on {
 		for _, n := range p.nodes {
@@ -52,29 +79,47 @@ func (z *Zone) nearestRoom(now time.Time, c *call) *node {
 				continue
 			}
 			if n.memMB-n.busyMB >= memMB {
-				return nil // it waits for a slot
+				return nil, 0
 			}
 			ends, _ := n.roomAfter(now, memMB)
-			if t := n.freeTimes(now, nil, buf[:0]); best == nil || t[ends-1] < at {
-				best, at = n, t[ends-1]
+			if t := n.freeTimes(now, nil, buf[:0]); best == nil || t[ends-1] < ms {
+				best, ms = n, t[ends-1]
 			}
 		}
 	}
-	return best
+	return best, ms
 }
 
-// keptRoom has the call that n is kept for decide, if there is room for it now, and reports whether n is kept at all.
-func (z *Zone) keptRoom(n *node) bool {
+// keptRoom dispatches the call that n is kept for if there is room for it now, and reports whether n is still kept.
+func (z *Zone) keptRoom(now time.Time, n *node, out []Action) (kept bool, _ []Action) {
+	c := z.kept.c
 	if z.kept.n != n {
-		return false
+		return false, out
 	}
-	if c := z.kept.c; n.free() > 0 && n.memMB-n.busyMB >= c.fn.spec.MemoryMB {
-		z.unkeep()
-		z.unreserve(c)
-		z.reserve(c, n, false) // it is a candidate then, however many nodes there are
-		z.again(c)
+	if n.free() <= 0 || n.memMB-n.busyMB < c.fn.spec.MemoryMB || !c.hard.IsZero() && !now.Before(c.hard) {
+		return true, out
 	}
-	return true
+	z.unkeep(now)
+	if !z.offer(now, n, c) {
+		return false, out
+	}
+	z.estimate(now, c)
+	return false, z.take(now, c, z.cands[0], out)
 }
 
-func (z *Zone) unkeep() { z.kept = keep{} }
+// unkeep lets the node go; what keeping it took, and what the call is expected to, is charged.
+func (z *Zone) unkeep(now time.Time) {
+	took := now.Sub(z.kept.since) + duration(math.Max(z.kept.c.fn.runMs.v, 0))
+	z.kept = keep{next: now.Add((ageTurn - 1) * took)}
+}
+
+// take has a waiting call take a slot that was freed.
+func (z *Zone) take(now time.Time, c *call, k policy.Candidate, out []Action) []Action {
+	c.account(now)
+	z.noteSide(c)
+	ch := policy.Choice{Verb: policy.Run, Clause: policy.ClauseFreed, Take: 0, Now: 0, Propensity: 1}
+	pc := z.policyCall(now, c, c.hope)
+	z.cands, z.shadowed = append(z.cands[:0], k), false
+	z.remember(now, c, &pc, &ch)
+	return z.dispatch(now, c, &k, policy.ClauseFreed, 1, out)
+}

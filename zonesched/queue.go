@@ -94,8 +94,14 @@ type usage struct {
 	used    float64
 	at      time.Time
 	waiting int
-	place   int // among tenantsWaiting, while it waits
-	running int // dispatches that hold slots, which count once they end
+	place   int   // among tenantsWaiting, while it waits
+	running int   // dispatches that hold slots
+	starts  int64 // sum of their starts, in nanoseconds; it may wrap around
+}
+
+// now is what the tenant has used and uses: calls that run count as they go, or who makes long ones would look poor until they end.
+func (u *usage) now(now time.Time) float64 {
+	return u.fade(now) + float64(int64(u.running)*now.UnixNano()-u.starts)/1e9
 }
 
 func (u *usage) fade(now time.Time) float64 {
@@ -123,7 +129,8 @@ func (z *Zone) tenant(now time.Time, name string) *usage {
 	return u
 }
 
-// forgetTenants, once a tick, forgets those whose use has faded, and finds where new ones begin.
+// forgetTenants, once a tick, forgets those whose use has faded, and finds where new ones begin: with the least of those that have
+// calls here. Of the others most has faded.
 func (z *Zone) forgetTenants(now time.Time) {
 	z.leastUse, z.leastAt = 0, now
 	first := true
@@ -132,8 +139,8 @@ func (z *Zone) forgetTenants(now time.Time) {
 			delete(z.tenants, name)
 			continue
 		}
-		if first || u.used < z.leastUse {
-			z.leastUse, first = u.used, false
+		if x := u.now(now); u.waiting+u.running > 0 && (first || x < z.leastUse) {
+			z.leastUse, first = x, false
 		}
 	}
 }
@@ -161,10 +168,10 @@ func (z *Zone) wait(now time.Time, c *call) {
 	}
 }
 
-func (z *Zone) unwait(c *call) {
+func (z *Zone) unwait(now time.Time, c *call) {
 	c.fallTo(nil)
 	if z.kept.c == c {
-		z.unkeep()
+		z.unkeep(now)
 	}
 	z.waiting = without(z.waiting, c)
 	q := c.queue()
@@ -272,7 +279,7 @@ func (z *Zone) admit(now time.Time, n *node) (*call, policy.Candidate) {
 			best = cl
 		}
 	}
-	z.later = z.later[:0]
+	z.later, z.claimed = z.later[:0], [classes]bool{}
 	if age {
 		for _, w := range z.waiting[:min(len(z.waiting), redoScan)] {
 			if n.fits(w.fn) {
@@ -319,7 +326,7 @@ func (z *Zone) admit(now time.Time, n *node) (*call, policy.Candidate) {
 		} else {
 			z.ageDebtMs = math.Max(z.ageDebtMs-took, 0)
 		}
-		z.served(classOf(best.c.inv.Priority))
+		z.served(classOf(best.c.inv.Priority), looked == len(z.queues))
 	}
 	return best.c, best.cand
 }
@@ -333,12 +340,13 @@ func (z *Zone) claim(now time.Time, n *node, w *call, fair float64, age bool, be
 		return claim{}, false
 	}
 	k := classOf(w.inv.Priority)
+	z.claimed[k] = true
 	cl := claim{c: w, class: 2 * int(k), index: math.Inf(1)}
 	if z.passed[k]+1 >= classTurn[k] {
 		cl.class = 2*int(classes) + int(classes-k) // whose turn it is goes first, the lowest class before the others
 	}
 	if len(z.tenantsWaiting) > 1 {
-		cl.owed = fair-w.tenant.used > farBehind
+		cl.owed = fair-w.tenant.now(now) > farBehind
 	}
 	z.pc = z.policyCall(now, w, w.hope)
 	z.pc.AgeTurn = age
@@ -381,15 +389,15 @@ func (z *Zone) offer(now time.Time, n *node, w *call) bool {
 func (z *Zone) fairUse(now time.Time) float64 {
 	sum := 0.0
 	for _, u := range z.tenantsWaiting { // in an order that follows from the events, since floating-point sums depend on it
-		sum += u.fade(now)
+		sum += u.now(now)
 	}
 	return sum / float64(len(z.tenantsWaiting))
 }
 
-// served counts a freed slot against the classes that wait and did not get it.
-func (z *Zone) served(k class) {
+// served counts a freed slot against the classes that wait and did not get it, though they could have used it, as far as all were asked.
+func (z *Zone) served(k class, all bool) {
 	for i := range z.passed {
-		if z.inClass[i] > 0 {
+		if z.inClass[i] > 0 && (z.claimed[i] || !all) {
 			z.passed[i]++
 		}
 	}

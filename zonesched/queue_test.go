@@ -782,3 +782,99 @@ func TestLargeCallsDoNotStarve(t *testing.T) {
 	}
 	t.Error("it waited for 20 s, and still does")
 }
+
+// A kept node is let go when it will never have room for its call any more, and is not kept again at once.
+func TestAKeptNodeIsLetGo(t *testing.T) {
+	b := newBed(t, nil)
+	big, _ := b.z.Function("t/f")
+	small := big
+	big.Name, big.MemoryMB = "big", 950
+	small.Name, small.DelayOff = "small", true
+	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{big, small}})
+	report := func() { b.step(&Event{Kind: EvHeartbeat, Heartbeat: b.report("a", 2, 0)}) }
+	report()
+	b.invoke("s1", "small")
+	b.ran("s1", "a")
+	b.invoke("big", "big")
+	b.ran("big", "")
+	tick := func(d time.Duration) {
+		b.after(d)
+		b.z.nodes[0].lastSeen = b.now
+		b.step(&Event{Kind: EvTick})
+	}
+	if tick(7 * time.Second); b.z.kept.n != nil {
+		t.Fatal("a node is kept for a call that has waited for 7 s: want 8 s, four times DelayMax")
+	}
+	if tick(2 * time.Second); b.z.kept.c == nil || b.z.kept.c.inv.ID != "big" {
+		t.Fatalf("no node is kept after 9 s")
+	}
+	b.invoke("s2", "small")
+	b.ran("s2", "") // a slot is free, but kept
+	big.Version, big.MemoryMB = 2, 2000
+	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{big}})
+	if tick(time.Second); b.z.kept.n != nil {
+		t.Error("it is kept for a call that has become too large for it")
+	}
+	big.Version, big.MemoryMB = 3, 950
+	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{big}})
+	if tick(time.Second); b.z.kept.n != nil {
+		t.Error("it is kept again a second after it was for a second: the others are to have seven times as long")
+	}
+	if tick(10 * time.Second); b.z.kept.n == nil {
+		t.Error("it is not kept again after eleven seconds")
+	}
+	if tick(time.Hour); b.z.kept.n != nil {
+		t.Error("it is kept for an hour for a run that does not end")
+	}
+}
+
+// Calls count while they run, or whoever makes long ones would look as if they used nothing.
+func TestUseCountsWhileCallsRun(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 2, 2)
+	b.invoke("i1", "f")
+	b.after(10 * time.Second)
+	b.invoke("i2", "f")
+	b.after(20 * time.Second)
+	u := b.z.tenants["t"]
+	if got := u.now(b.now); got != 50 {
+		t.Errorf("30 s and 20 s of slots that go on count as %v", got)
+	}
+	b.done("i1", "a")
+	b.done("i2", "a")
+	if got := u.now(b.now); got < 48 || got > 50 || u.starts != 0 {
+		t.Errorf("once they have ended as %v, and %d is left of their starts", got, u.starts)
+	}
+}
+
+// Slots that a class could not have used do not bring its turn nearer.
+func TestTurnsAreOfSlotsThatAClassCouldUse(t *testing.T) {
+	b := newBed(t, nil)
+	f, _ := b.z.Function("t/f")
+	g := f
+	g.Name, g.Needs = "g", api.Labels{Tags: []string{"gpu"}}
+	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{g}})
+	b.node("plain", 1, 1)
+	hb := b.report("special", 1, 0)
+	hb.Labels.Tags = []string{"gpu"}
+	b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+	call := func(id, fn string, priority uint8) {
+		b.invoke(id, fn, func(i *api.Invocation) { i.Priority = priority })
+	}
+	call("g0", "g", 5)
+	b.ran("g0", "special")
+	call("f0", "f", 9)
+	b.ran("f0", "plain")
+	call("deferrable", "g", 1)
+	call("latency", "g", 9)
+	for i := range 20 {
+		call(fmt.Sprint("f", i+1), "f", 9)
+		b.after(20 * time.Millisecond)
+		b.done(fmt.Sprint("f", i), "plain")
+		b.ran(fmt.Sprint("f", i+1), "plain")
+	}
+	b.done("g0", "special", func(c *wire.Completion) {
+		c.Sandboxes = []wire.SandboxReport{{Function: "t/g@1", State: api.SandboxPrepared, Idle: 1, MemoryMB: 100}}
+	})
+	b.ran("latency", "special")
+}

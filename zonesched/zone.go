@@ -174,6 +174,7 @@ type Zone struct {
 	leastUse       float64  // of all tenants, at leastAt
 	leastAt        time.Time
 	inClass        [classes]int    // calls that wait, by class
+	claimed        [classes]bool   // who could have used the slot in hand
 	passed         [classes]uint32 // freed slots since one went to the class
 
 	shares   []api.Share

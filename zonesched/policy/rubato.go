@@ -289,7 +289,7 @@ func (p *Rubato) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64
 			return true, index
 		case cand.Local() && cand.StrandMs() <= nearlyBest*slack:
 			return true, localFirst + index
-		case cand.Sandbox == api.SandboxWarm && cand.LinkMs+med+cand.ExtraMs() <= execBestMs+nearlyBest*slack:
+		case cand.Sandbox == api.SandboxWarm && cand.LinkMs+med+cand.ExtraMs()-cand.MissMs <= execBestMs+nearlyBest*slack:
 			// What no node has, or none that is as good, must be fetched wherever the call runs: it would wait for nothing.
 			return true, localFirst + index
 		}
@@ -297,7 +297,7 @@ func (p *Rubato) Admit(c *Call, cand *Candidate, elsewhereMs, execBestMs float64
 	if cand.UnderWay {
 		slack = thresholdBaseMs - evenStart(cand) // as in choose: else every slot that frees would tempt a call into a second cold start
 	}
-	if cand.CostMs() > math.Max(elsewhereMs, execBestMs)+slack {
+	if cand.CostMs()-cand.MissMs > math.Max(elsewhereMs, execBestMs)+slack { // late here is late there
 		return false, index
 	}
 	return true, index
