@@ -20,7 +20,12 @@ type grantIn struct {
 	load    float64
 	meanMs  float64
 	rtt     ewma
+	heard   time.Time // when rtt was last measured
 }
+
+// rttLasts is how long a measured round trip is believed. From then on each grant brings it nearer to what is configured: else a zone
+// that was once far, since a link was full, would never be tried again.
+const rttLasts = 10 * time.Second
 
 // grantOut is what we let another zone send; the giver enforces it.
 type grantOut struct {
@@ -38,11 +43,14 @@ func (z *Zone) grantReceived(now time.Time, g *wire.Grant) {
 		if len(z.grantsIn) >= maxZones {
 			return
 		}
-		in = &grantIn{from: g.From, rtt: ewma{w: .1, v: ms(z.cfg.ForwardRTT)}}
+		in = &grantIn{from: g.From, rtt: ewma{w: .1, v: ms(z.cfg.ForwardRTT)}, heard: now}
 		z.grantsIn[g.From] = in
 	}
 	if g.Epoch.Compare(in.epoch) < 0 || g.Epoch == in.epoch && g.ID <= in.id {
 		return
+	}
+	if now.Sub(in.heard) > rttLasts {
+		in.rtt.add(ms(z.cfg.ForwardRTT))
 	}
 	in.id, in.epoch, in.left, in.load, in.meanMs = g.ID, g.Epoch, g.Slots, g.Load, g.MeanMs
 	in.expires = now.Add(time.Duration(g.TTLMs) * time.Millisecond)
@@ -166,6 +174,7 @@ func (z *Zone) forwardDone(now time.Time, ev *Event, out []Action) []Action {
 	t := &a.Timing
 	if g := z.grantsIn[t.Zone]; g != nil && a.Code == api.CodeOK { // of others a part is left out, which would count as the way
 		total := ms(now.Sub(c.dispatched))
+		g.heard = now
 		g.rtt.add(math.Max(total-t.QueueMs-t.DelayMs-t.FetchMs-t.InitMs-t.RunMs, .01))
 	}
 	t.Decision = api.DecisionForwarded

@@ -20,15 +20,16 @@ type keep struct {
 }
 
 // A call counts as old from so many times DelayMax on, as in Rubato's rule, but not before roomLeast. It is waited for roomPatience times
-// as long as room was predicted to take, and roomLeast.
+// as long as room was predicted to take, and roomLeast. roomScan bounds the nodes that one tick looks at.
 const (
 	roomAfterWaits = 4
 	roomLeast      = time.Second
 	roomPatience   = 4
+	roomScan       = 4096
 )
 
-// keepNode looks, once a tick, after the node that is kept, or for a call that one is to be kept for: the oldest of the highest class
-// that there are any old ones of.
+// keepNode looks, once a tick, after the node that is kept, or for a call that one is to be kept for: of the old ones that one can be
+// kept for the oldest of the highest class.
 func (z *Zone) keepNode(now time.Time) {
 	if k := &z.kept; k.n != nil {
 		if !k.n.serves() || !k.n.fits(k.c.fn) || k.n.memMB < k.c.fn.spec.MemoryMB || now.After(k.until) {
@@ -40,20 +41,22 @@ func (z *Zone) keepNode(now time.Time) {
 		return
 	}
 	old := now.Add(-max(roomAfterWaits*z.cfg.PolicyConfig.DelayMax, roomLeast))
-	var best *call
-	var at *node
-	var takes float64
-	for _, q := range z.queues {
-		c := q.calls[0]
-		if !c.arrived.Before(old) || best != nil && !c.servedBefore(best) {
-			continue
+	var last *call
+	for left := roomScan; left > 0; {
+		var c *call
+		for _, q := range z.queues {
+			if x := q.calls[0]; x.arrived.Before(old) && (last == nil || last.servedBefore(x)) && (c == nil || x.servedBefore(c)) {
+				c = x
+			}
 		}
-		if n, ms := z.nearestRoom(now, c); n != nil {
-			best, at, takes = c, n, ms
+		if c == nil {
+			return
 		}
-	}
-	if best != nil {
-		z.kept = keep{n: at, c: best, since: now, until: now.Add(roomLeast + duration(roomPatience*takes))}
+		if n, ms := z.nearestRoom(now, c, &left); n != nil {
+			z.kept = keep{n: n, c: c, since: now, until: now.Add(roomLeast + duration(roomPatience*ms))}
+			return
+		}
+		last = c
 	}
 }
 
@@ -68,13 +71,18 @@ func (c *call) servedBefore(o *call) bool {
 	return c.inv.ID < o.inv.ID
 }
 
-// nearestRoom is the node that is expected to have room for the call first, and in how many ms; nil if one has it already, so that it is a
-// slot that the call waits for, or none ever will.
-func (z *Zone) nearestRoom(now time.Time, c *call) (best *node, ms float64) {
+// nearestRoom is the node that is expected to have room for the call first, of left ones at most, and in how many ms; nil if one has it
+// already, so that it is a slot that the call waits for, or none ever will.
+func (z *Zone) nearestRoom(now time.Time, c *call, left *int) (best *node, ms float64) {
 	memMB := c.fn.spec.MemoryMB
 	var buf [64]float64
+	*left-- // for the look at the queues
 	for _, p := range c.fn.on {
 		for _, n := range p.nodes {
+			if *left <= 0 {
+				return best, ms
+			}
+			*left--
 			if !n.serves() || n.memMB < memMB {
 				continue
 			}

@@ -474,3 +474,26 @@ func TestOthersHopeWithoutPrices(t *testing.T) {
 		}
 	}
 }
+
+// A zone that was far once, since a link was full, is believed to be so for ten seconds, and is near again after ten more.
+func TestAFarZoneIsTriedAgain(t *testing.T) {
+	b := outgrown(t)
+	b.invoke("i2", "f")
+	b.after(20 * time.Second)
+	b.step(&Event{Kind: EvForwardDone, ID: "i2", Answer: &wire.Answer{ID: "i2", Timing: wire.Timing{Zone: "core", RunMs: 10}}})
+	b.answered("i2", api.CodeOK)
+	far := b.z.grantsIn["core"].rtt.v
+	if far < 10_000 {
+		t.Fatalf("the way takes %v ms, a call that ran for 10 ms there 20 s", far)
+	}
+	for i := range 80 { // four a second
+		b.after(250 * time.Millisecond)
+		b.step(&Event{Kind: EvGrant, Grant: &wire.Grant{From: "core", To: "z", ID: uint64(100 + i), Epoch: api.Epoch{Generation: 1, Revision: 9}, Slots: 1, TTLMs: 1000}})
+		if rtt := b.z.grantsIn["core"].rtt.v; i < 36 && rtt != far {
+			t.Fatalf("after %d grants the way takes %v ms, %v when it was measured", i, rtt, far)
+		}
+	}
+	if rtt := b.z.grantsIn["core"].rtt.v; rtt > far/20 {
+		t.Errorf("twenty seconds later the way still takes %v ms of %v", rtt, far)
+	}
+}
