@@ -72,7 +72,7 @@ func (c *call) servedBefore(o *call) bool {
 }
 
 // nearestRoom is the node that is expected to have room for the call first, of left ones at most, and in how many ms; nil if one has it
-// already, so that it is a slot that the call waits for, or none ever will.
+// already or with the next run that ends, so that it is a slot that the call waits for, or none ever will.
 func (z *Zone) nearestRoom(now time.Time, c *call, left *int) (best *node, ms float64) {
 	memMB := c.fn.spec.MemoryMB
 	var buf [64]float64
@@ -90,6 +90,9 @@ func (z *Zone) nearestRoom(now time.Time, c *call, left *int) (best *node, ms fl
 				return nil, 0
 			}
 			ends, _ := n.roomAfter(now, memMB)
+			if ends == 1 {
+				return nil, 0 // the slot that frees next is offered to it with room
+			}
 			if t := n.freeTimes(now, nil, buf[:0]); best == nil || t[ends-1] < ms {
 				best, ms = n, t[ends-1]
 			}

@@ -794,7 +794,8 @@ func TestAKeptNodeIsLetGo(t *testing.T) {
 	report := func() { b.step(&Event{Kind: EvHeartbeat, Heartbeat: b.report("a", 2, 0)}) }
 	report()
 	b.invoke("s1", "small")
-	b.ran("s1", "a")
+	b.invoke("s0", "small")
+	b.ran("s0", "a")
 	b.invoke("big", "big")
 	b.ran("big", "")
 	tick := func(d time.Duration) {
@@ -808,6 +809,7 @@ func TestAKeptNodeIsLetGo(t *testing.T) {
 	if tick(2 * time.Second); b.z.kept.c == nil || b.z.kept.c.inv.ID != "big" {
 		t.Fatalf("no node is kept after 9 s")
 	}
+	b.done("s0", "a", func(c *wire.Completion) { c.MemUsedMB, c.Sandboxes = 100, nil })
 	b.invoke("s2", "small")
 	b.ran("s2", "") // a slot is free, but kept
 	big.Version, big.MemoryMB = 2, 2000
