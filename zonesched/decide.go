@@ -522,5 +522,16 @@ func (z *Zone) slotFreed(now time.Time, n *node, out []Action) []Action {
 	return out
 }
 
+// take has a waiting call take a slot that was freed.
+func (z *Zone) take(now time.Time, c *call, k policy.Candidate, out []Action) []Action {
+	c.account(now)
+	z.noteSide(c)
+	ch := policy.Choice{Verb: policy.Run, Clause: policy.ClauseFreed, Take: 0, Now: 0, Propensity: 1}
+	pc := z.policyCall(now, c, c.hope)
+	z.cands, z.shadowed = append(z.cands[:0], k), false
+	z.remember(now, c, &pc, &ch)
+	return z.dispatch(now, c, &k, policy.ClauseFreed, 1, out)
+}
+
 // redoScan bounds the calls that decide anew when nobody takes a freed slot, oldest first.
 const redoScan = 128

@@ -3,8 +3,6 @@ package zonesched
 import (
 	"math"
 	"time"
-
-	"github.com/rubato-faas/rubato/zonesched/policy"
 )
 
 // A call that needs most of a node's memory has no room on any node that runs anything else, and slots go to whoever fits as soon as they
@@ -83,7 +81,7 @@ func (z *Zone) nearestRoom(now time.Time, c *call, left *int) (best *node, ms fl
 				return best, ms
 			}
 			*left--
-			if !n.serves() || n.memMB < memMB {
+			if !n.usable(now) || n.memMB < memMB {
 				continue
 			}
 			if n.memMB-n.busyMB >= memMB {
@@ -107,7 +105,7 @@ func (z *Zone) keptRoom(now time.Time, n *node, out []Action) (kept bool, _ []Ac
 	if z.kept.n != n {
 		return false, out
 	}
-	if n.free() <= 0 || n.memMB-n.busyMB < c.fn.spec.MemoryMB || !c.hard.IsZero() && !now.Before(c.hard) {
+	if n.free() <= 0 || now.Before(n.avoidUntil) || n.memMB-n.busyMB < c.fn.spec.MemoryMB || !c.hard.IsZero() && !now.Before(c.hard) {
 		return true, out
 	}
 	z.unkeep(now)
@@ -122,15 +120,4 @@ func (z *Zone) keptRoom(now time.Time, n *node, out []Action) (kept bool, _ []Ac
 func (z *Zone) unkeep(now time.Time) {
 	took := now.Sub(z.kept.since) + duration(math.Max(z.kept.c.fn.runMs.v, 0))
 	z.kept = keep{next: now.Add((ageTurn - 1) * took)}
-}
-
-// take has a waiting call take a slot that was freed.
-func (z *Zone) take(now time.Time, c *call, k policy.Candidate, out []Action) []Action {
-	c.account(now)
-	z.noteSide(c)
-	ch := policy.Choice{Verb: policy.Run, Clause: policy.ClauseFreed, Take: 0, Now: 0, Propensity: 1}
-	pc := z.policyCall(now, c, c.hope)
-	z.cands, z.shadowed = append(z.cands[:0], k), false
-	z.remember(now, c, &pc, &ch)
-	return z.dispatch(now, c, &k, policy.ClauseFreed, 1, out)
 }

@@ -724,14 +724,20 @@ func TestAQuietTenantFindsRoom(t *testing.T) {
 	}
 }
 
-// A call that needs nearly all of a node's memory has its turn though the node never runs nothing: it is kept for it.
-func TestLargeCallsDoNotStarve(t *testing.T) {
-	b := newBed(t, nil)
-	big, _ := b.z.Function("t/f")
+// largeAndSmall makes a function that needs nearly all of a node's memory, and one that needs a tenth and never waits beside a free slot.
+func largeAndSmall(t *testing.T) (b *bed, big api.Function) {
+	b = newBed(t, nil)
+	big, _ = b.z.Function("t/f")
 	small := big
 	big.Name, big.MemoryMB = "big", 950
 	small.Name, small.DelayOff = "small", true
 	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{big, small}})
+	return b, big
+}
+
+// A call that needs nearly all of a node's memory has its turn though the node never runs nothing: it is kept for it.
+func TestLargeCallsDoNotStarve(t *testing.T) {
+	b, _ := largeAndSmall(t)
 	alive := func(used int) {
 		hb := b.report("a", 2, 0)
 		hb.MemUsedMB = used
@@ -785,12 +791,7 @@ func TestLargeCallsDoNotStarve(t *testing.T) {
 
 // A kept node is let go when it will never have room for its call any more, and is not kept again at once.
 func TestAKeptNodeIsLetGo(t *testing.T) {
-	b := newBed(t, nil)
-	big, _ := b.z.Function("t/f")
-	small := big
-	big.Name, big.MemoryMB = "big", 950
-	small.Name, small.DelayOff = "small", true
-	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{big, small}})
+	b, big := largeAndSmall(t)
 	report := func() { b.step(&Event{Kind: EvHeartbeat, Heartbeat: b.report("a", 2, 0)}) }
 	report()
 	b.invoke("s1", "small")
@@ -806,7 +807,11 @@ func TestAKeptNodeIsLetGo(t *testing.T) {
 	if tick(7 * time.Second); b.z.kept.n != nil {
 		t.Fatal("a node is kept for a call that has waited for 7 s: want 8 s, four times DelayMax")
 	}
-	if tick(2 * time.Second); b.z.kept.c == nil || b.z.kept.c.inv.ID != "big" {
+	b.z.nodes[0].avoidUntil = b.now.Add(2 * time.Second)
+	if tick(1500 * time.Millisecond); b.z.kept.n != nil {
+		t.Fatal("a node that rests after failures is kept")
+	}
+	if tick(500 * time.Millisecond); b.z.kept.c == nil || b.z.kept.c.inv.ID != "big" {
 		t.Fatalf("no node is kept after 9 s")
 	}
 	b.done("s0", "a", func(c *wire.Completion) { c.MemUsedMB, c.Sandboxes = 100, nil })
