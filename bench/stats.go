@@ -7,6 +7,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // mean of xs; 0 for none.
@@ -71,3 +72,23 @@ func busyShare(a, b cpuTimes) float64 {
 	}
 	return (b.busy - a.busy) / (b.total - a.total)
 }
+
+// stalls is how often in a second a goroutine that only reads the clock finds more than stallUs gone at once, and how much in the
+// median, in microseconds: what timer ticks, interrupts and the hypervisor take. What is measured in microseconds has that in its tail.
+func stalls(d time.Duration) (perS, medianUs float64) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var gone []float64
+	began := time.Now()
+	for last := began; last.Sub(began) < d; {
+		now := time.Now()
+		if us := float64(now.Sub(last)) / float64(time.Microsecond); us > stallUs {
+			gone = append(gone, us)
+		}
+		last = now
+	}
+	return float64(len(gone)) / d.Seconds(), quantile(gone, .5)
+}
+
+// stallUs is many times what reading the clock takes.
+const stallUs = 5
