@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -31,7 +32,7 @@ type Config struct {
 	MaxRecordBytes int64 `koanf:"max_record_bytes" doc:"bound of the records; beyond it the oldest go early"`
 	// MaxPending bounds accepted, unfinished calls; more are refused with 429.
 	MaxPending int64 `koanf:"max_pending" doc:"accepted, unfinished asynchronous calls; more are refused with 429"`
-	// MaxRunning bounds calls handed to the scheduler at once.
+	// MaxRunning bounds calls handed to the scheduler at once; those that it handed back do not count.
 	MaxRunning int `koanf:"max_running" doc:"asynchronous calls that the scheduler works on at once"`
 	// AckWait is how long the queue waits for a sign of life before it hands a call out again.
 	AckWait time.Duration `koanf:"ack_wait" doc:"silence after which a call is handed out again"`
@@ -183,51 +184,99 @@ func (i *Item) spend(now time.Time) {
 	i.Late, i.Call.BudgetMs = left <= 0, max(left, 1)
 }
 
-// Serve hands out calls, one after another per fetch, until ctx ends. What is not ended is handed out again later, to
-// whoever leads then.
+// Serve hands out calls, each to handle on a goroutine of its own, at most MaxRunning at once, until ctx ends; it returns when all of
+// them have. What handle does not end is handed out again later, to whoever leads then. A call that was handed back waits outside of
+// MaxRunning: any number that no node can take for now leave room for those behind them.
 func (q *Queue) Serve(ctx context.Context, handle func(*Item)) error {
 	asked := time.Now()
 	cons, err := q.stream.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
-		Durable: "leader", AckPolicy: jetstream.AckExplicitPolicy, AckWait: q.cfg.AckWait, MaxAckPending: q.cfg.MaxRunning,
+		Durable: "leader", AckPolicy: jetstream.AckExplicitPolicy, AckWait: q.cfg.AckWait,
+		MaxAckPending: -1, // the server counts those that were handed back, too: with a bound they would stop the queue for all tenants
 	})
 	if err != nil {
 		return fmt.Errorf("asyncq serve: %w", err)
 	}
 	// Calls are stamped by the server's clock, which need not be this machine's: deadlines must not depend on both being right.
 	ahead := cons.CachedInfo().TimeStamp.Sub(asked)
-	it, err := cons.Messages(jetstream.PullMaxMessages(64))
-	if err != nil {
-		return fmt.Errorf("asyncq serve: %w", err)
-	}
-	stop := context.AfterFunc(ctx, it.Stop)
-	defer stop()
+	room := make(chan struct{}, q.cfg.MaxRunning) // holds one for each call that is worked on
+	var working sync.WaitGroup
+	defer working.Wait()
 	for {
-		msg, err := it.Next()
+		n, err := take(ctx, room)
 		if err != nil {
-			if ctx.Err() != nil || errors.Is(err, jetstream.ErrMsgIteratorClosed) {
-				return ctx.Err()
-			}
-			return fmt.Errorf("asyncq next: %w", err)
+			return err
 		}
-		var m wire.Invoke
-		if err := wire.Decode(msg.Data(), &m); errors.Is(err, wire.ErrVersion) {
-			// It was accepted and must run: a leader of the program that wrote it will come back with the upgrade.
-			q.log.Warn("asynchronous call of another version, left for whoever reads it", "subject", msg.Subject(), "err", err)
-			if err := msg.NakWithDelay(q.cfg.AckWait); err != nil {
-				q.log.Warn("return", "err", err)
-			}
-			continue
-		} else if err != nil {
-			q.log.Error("asynchronous call unreadable, dropped", "subject", msg.Subject(), "err", err)
-			if err := msg.Term(); err != nil {
-				q.log.Warn("term", "err", err)
-			}
-			continue
+		// No more than is worked on at once is asked for: what waits here would be taken for lost after AckWait.
+		within, cancel := context.WithTimeout(ctx, pullFor)
+		batch, err := cons.Fetch(n, jetstream.FetchContext(within))
+		if err != nil {
+			cancel()
+			return errors.Join(ctx.Err(), fmt.Errorf("asyncq pull: %w", err))
 		}
-		item := &Item{Call: &m.Call, q: q, msg: msg}
-		item.spend(time.Now().Add(ahead))
-		handle(item)
+		for msg := range batch.Messages() {
+			item := q.item(msg, ahead)
+			if item == nil {
+				continue
+			}
+			n--
+			working.Go(func() {
+				defer func() { <-room }()
+				handle(item)
+			})
+		}
+		cancel()
+		for range n {
+			<-room
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err := batch.Error(); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			return fmt.Errorf("asyncq pull: %w", err)
+		}
 	}
+}
+
+// pullFor is how long a request for calls stands.
+const pullFor = 5 * time.Second
+
+// take waits for room for one and takes what else there is; n is how much it took.
+func take(ctx context.Context, room chan struct{}) (n int, err error) {
+	select {
+	case room <- struct{}{}:
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	for n = 1; n < cap(room); n++ {
+		select {
+		case room <- struct{}{}:
+		default:
+			return n, nil
+		}
+	}
+	return n, nil
+}
+
+// item is the call of a message; nil of one that cannot be read, which it deals with.
+func (q *Queue) item(msg jetstream.Msg, ahead time.Duration) *Item {
+	var m wire.Invoke
+	if err := wire.Decode(msg.Data(), &m); errors.Is(err, wire.ErrVersion) {
+		// It was accepted and must run: a leader of the program that wrote it will come back with the upgrade.
+		q.log.Warn("asynchronous call of another version, left for whoever reads it", "subject", msg.Subject(), "err", err)
+		if err := msg.NakWithDelay(q.cfg.AckWait); err != nil {
+			q.log.Warn("return", "err", err)
+		}
+		return nil
+	} else if err != nil {
+		q.log.Error("asynchronous call unreadable, dropped", "subject", msg.Subject(), "err", err)
+		if err := msg.Term(); err != nil {
+			q.log.Warn("term", "err", err)
+		}
+		return nil
+	}
+	item := &Item{Call: &m.Call, q: q, msg: msg}
+	item.spend(time.Now().Add(ahead))
+	return item
 }
 
 // Ended reports whether the call has its terminal record already, and takes it from the queue if so: it was canceled
@@ -262,11 +311,27 @@ func (i *Item) Extend() {
 	}
 }
 
-// Return hands the call back, for another try after delay.
+// Return hands the call back, for another try after delay, or twice that for each time it was handed out before, up to maxReturn: many
+// that nobody can take would else keep the queue busy.
 func (i *Item) Return(delay time.Duration) {
-	if err := i.msg.NakWithDelay(delay); err != nil {
+	tries := uint64(1)
+	if md, err := i.msg.Metadata(); err == nil {
+		tries = md.NumDelivered
+	}
+	if err := i.msg.NakWithDelay(backOff(delay, tries)); err != nil {
 		i.q.log.Debug("return", "id", i.Call.ID, "err", err)
 	}
+}
+
+// maxReturn bounds how long a call waits until it is tried again, unless its scheduler asked for more.
+const maxReturn = 30 * time.Second
+
+func backOff(delay time.Duration, tries uint64) time.Duration {
+	grown := delay
+	for ; tries > 1 && grown > 0 && grown < maxReturn; tries-- {
+		grown *= 2
+	}
+	return max(min(grown, maxReturn), delay)
 }
 
 // Done writes the terminal record (the first one wins) and takes the call from the queue.

@@ -141,6 +141,78 @@ func TestLostWorkersCallIsHandedOutAgain(t *testing.T) {
 	}
 }
 
+// Calls that were handed back, since no node can take them for now, leave room for the calls behind them.
+func TestCallsHandedBackLeaveRoom(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.MaxRunning = 3 })
+	items, stop := b.serve()
+	defer stop()
+	for i := range 9 {
+		b.accept(fmt.Sprintf("stuck%d", i))
+		b.next(items).Return(time.Hour)
+	}
+	b.accept("good")
+	if it := b.next(items); it.Call.ID != "good" {
+		t.Fatalf("handed out %s", it.Call.ID)
+	}
+}
+
+// No more calls than MaxRunning are worked on at once, and all are in the end.
+func TestServeWorksOnSoManyAtOnce(t *testing.T) {
+	const most, calls = 3, 20
+	b := newBed(t, func(c *Config) { c.MaxRunning = most })
+	for i := range calls {
+		b.accept(fmt.Sprintf("i%d", i))
+	}
+	ctx, cancel := context.WithCancel(b.ctx)
+	defer cancel()
+	started, goOn := make(chan *Item, calls), make(chan struct{})
+	ended := make(chan error, 1)
+	go func() {
+		ended <- b.q.Serve(ctx, func(i *Item) {
+			started <- i
+			<-goOn
+			if err := i.Done(b.ctx, &wire.Answer{ID: i.Call.ID}); err != nil {
+				t.Errorf("done: %v", err)
+			}
+		})
+	}()
+	for range most {
+		b.next(started)
+	}
+	info, err := b.q.stream.Consumer(b.ctx, "leader")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := info.CachedInfo().NumAckPending; n != most || len(started) > 0 {
+		t.Errorf("%d calls are out and %d more were started: want %d and 0", n, len(started), most)
+	}
+	for range calls - most {
+		goOn <- struct{}{}
+		b.next(started)
+	}
+	close(goOn)
+	b.empty()
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("serve ended with %v", err)
+	}
+}
+
+func TestBackOff(t *testing.T) {
+	for _, c := range []struct {
+		delay time.Duration
+		tries uint64
+		want  time.Duration
+	}{
+		{0, 1 << 60, 0}, {time.Second, 0, time.Second}, {time.Second, 1, time.Second}, {time.Second, 3, 4 * time.Second},
+		{time.Second, 1 << 60, maxReturn}, {time.Hour, 1, time.Hour}, {time.Hour, 5, time.Hour},
+	} {
+		if got := backOff(c.delay, c.tries); got != c.want {
+			t.Errorf("%v after %d tries: %v, want %v", c.delay, c.tries, got, c.want)
+		}
+	}
+}
+
 // A call whose record was written, but whose acknowledgement was lost, does not run again.
 func TestEndedCallIsNotHandedOutAgain(t *testing.T) {
 	b := newBed(t, func(c *Config) { c.AckWait = 200 * time.Millisecond })
@@ -315,13 +387,17 @@ func TestPayloadsGoWithTheirCalls(t *testing.T) {
 	submit("died")
 	submit("canceled")
 	items, stop := b.serve()
-	if err := b.next(items).Done(b.ctx, &wire.Answer{ID: "done"}); err != nil {
+	got := map[string]*Item{}
+	for range 3 {
+		it := b.next(items)
+		got[it.Call.ID] = it
+	}
+	if err := got["done"].Done(b.ctx, &wire.Answer{ID: "done"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.q.end(b.ctx, "t", b.next(items).Call.ID, &wire.Answer{ID: "died"}); err != nil {
+	if err := b.q.end(b.ctx, "t", "died", &wire.Answer{ID: "died"}); err != nil {
 		t.Fatal(err)
 	}
-	b.next(items)
 	if err := b.q.Cancel(b.ctx, "t", "canceled", &wire.Answer{ID: "canceled", Code: api.CodeCanceled}); err != nil {
 		t.Fatal(err)
 	}

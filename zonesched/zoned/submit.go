@@ -296,9 +296,7 @@ func (d *Daemon) Result(ctx context.Context, tenant, id string) (*wire.Answer, b
 // serveAsync hands queued calls to the core while this scheduler leads.
 func (d *Daemon) serveAsync(ctx context.Context) {
 	for ctx.Err() == nil {
-		err := d.deps.Async.Serve(ctx, func(it *asyncq.Item) {
-			d.task(func() { d.runAsync(ctx, it) })
-		})
+		err := d.deps.Async.Serve(ctx, func(it *asyncq.Item) { d.runAsync(ctx, it) })
 		if ctx.Err() != nil {
 			return
 		}
