@@ -814,6 +814,9 @@ func TestAKeptNodeIsLetGo(t *testing.T) {
 	if tick(500 * time.Millisecond); b.z.kept.c == nil || b.z.kept.c.inv.ID != "big" {
 		t.Fatalf("no node is kept after 9 s")
 	}
+	if v := b.z.Nodes(b.now)[0]; v.KeptFor != "big" {
+		t.Errorf("the view says kept for %q", v.KeptFor)
+	}
 	b.done("s0", "a", func(c *wire.Completion) { c.MemUsedMB, c.Sandboxes = 100, nil })
 	b.invoke("s2", "small")
 	b.ran("s2", "") // a slot is free, but kept
@@ -821,6 +824,9 @@ func TestAKeptNodeIsLetGo(t *testing.T) {
 	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{big}})
 	if tick(time.Second); b.z.kept.n != nil {
 		t.Error("it is kept for a call that has become too large for it")
+	}
+	if v := b.z.Nodes(b.now)[0]; v.KeptFor != "" {
+		t.Errorf("let go, the view says kept for %q", v.KeptFor)
 	}
 	big.Version, big.MemoryMB = 3, 950
 	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{big}})

@@ -15,6 +15,7 @@ type NodeView struct {
 	Live        bool                 `json:"live"`
 	Draining    bool                 `json:"draining"`
 	Quarantined bool                 `json:"quarantined"`
+	KeptFor     string               `json:"kept_for,omitempty"` // the call, one that needs much memory, until whose start nothing else begins there
 	Slots       int                  `json:"slots"`
 	Offered     int                  `json:"offered"` // of the slots: fewer while the node starts slowly
 	Labels      api.Labels           `json:"labels,omitzero"`
@@ -41,6 +42,9 @@ func (z *Zone) Nodes(now time.Time) []NodeView {
 			Name: n.name, Zone: z.cfg.Zone, Live: n.live, Draining: n.draining, Quarantined: n.quarantined, Slots: n.total, Offered: n.slots, Labels: n.labels,
 			Running: len(n.running), MemMB: n.memMB, MemUsedMB: n.memUsed, LinkMbps: n.linkMbps, Class: n.clsName, PricePerH: n.price, EnergyClass: n.energy, Objects: len(n.objects), ObjectBytes: n.held, CacheMax: n.cacheMax,
 			SeenMsAgo: ms(now.Sub(n.lastSeen)),
+		}
+		if n == z.kept.n {
+			v.KeptFor = z.kept.c.inv.ID
 		}
 		for i := range n.slotOf {
 			s := n.slotOf[i].box

@@ -70,6 +70,8 @@ func nodeState(n *zonesched.NodeView) string {
 		return "draining"
 	case n.Quarantined:
 		return "quarantined"
+	case n.KeptFor != "":
+		return "kept for " + n.KeptFor
 	case n.Offered < n.Slots:
 		return "starting"
 	}
