@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -162,8 +163,7 @@ func (q *Queue) Accept(ctx context.Context, inv *api.Invocation) error {
 	return nil
 }
 
-// Item is one call handed out. Exactly one of Ended (by saying so), Done and Return ends it; until then Extend must be
-// called more often than AckWait.
+// Item is one call handed out. Exactly one of Ended (by saying so), Done and Return ends it.
 type Item struct {
 	// Call as it was accepted, but for its budget: what is left of it now.
 	Call *api.Invocation
@@ -185,9 +185,37 @@ func (i *Item) spend(now time.Time) {
 }
 
 // Serve hands out calls, each to handle on a goroutine of its own, at most MaxRunning at once, until ctx ends; it returns when all of
-// them have. What handle does not end is handed out again later, to whoever leads then. A call that was handed back waits outside of
-// MaxRunning: any number that no node can take for now leave room for those behind them.
-func (q *Queue) Serve(ctx context.Context, handle func(*Item)) error {
+// them have, and says itself that they are worked on for as long. What handle does not end is handed out again later, to whoever leads
+// then. A call that was handed back waits outside of MaxRunning: any number that no node can take for now leave room for those behind
+// them. A queue that is out of reach is asked again.
+func (q *Queue) Serve(ctx context.Context, handle func(*Item)) {
+	room := make(chan struct{}, q.cfg.MaxRunning) // holds one for each call that is worked on
+	var working sync.WaitGroup
+	defer working.Wait()
+	for ctx.Err() == nil {
+		err := q.serve(ctx, room, func(item *Item) {
+			working.Go(func() {
+				defer func() { <-room }()
+				stop := item.alive()
+				defer stop()
+				handle(item)
+			})
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		q.log.Warn("asynchronous queue, asked again in a second", "zone", q.cfg.Zone, "err", err)
+		t := time.NewTimer(time.Second)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+		}
+	}
+}
+
+// serve pulls calls as long as there is room and nothing fails; begin gives back the room of each, later.
+func (q *Queue) serve(ctx context.Context, room chan struct{}, begin func(*Item)) error {
 	asked := time.Now()
 	cons, err := q.stream.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
 		Durable: "leader", AckPolicy: jetstream.AckExplicitPolicy, AckWait: q.cfg.AckWait,
@@ -198,43 +226,46 @@ func (q *Queue) Serve(ctx context.Context, handle func(*Item)) error {
 	}
 	// Calls are stamped by the server's clock, which need not be this machine's: deadlines must not depend on both being right.
 	ahead := cons.CachedInfo().TimeStamp.Sub(asked)
-	room := make(chan struct{}, q.cfg.MaxRunning) // holds one for each call that is worked on
-	var working sync.WaitGroup
-	defer working.Wait()
 	for {
+		// No more than is worked on at once is asked for: what waits here would be taken for lost after AckWait.
 		n, err := take(ctx, room)
 		if err != nil {
 			return err
 		}
-		// No more than is worked on at once is asked for: what waits here would be taken for lost after AckWait.
-		within, cancel := context.WithTimeout(ctx, pullFor)
-		batch, err := cons.Fetch(n, jetstream.FetchContext(within))
-		if err != nil {
-			cancel()
-			return errors.Join(ctx.Err(), fmt.Errorf("asyncq pull: %w", err))
-		}
-		for msg := range batch.Messages() {
-			item := q.item(msg, ahead)
-			if item == nil {
-				continue
-			}
-			n--
-			working.Go(func() {
-				defer func() { <-room }()
-				handle(item)
-			})
-		}
-		cancel()
-		for range n {
+		begun, err := q.pull(ctx, cons, n, ahead, begin)
+		for range n - begun {
 			<-room
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err := batch.Error(); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-			return fmt.Errorf("asyncq pull: %w", err)
+		if err != nil {
+			return err
 		}
 	}
+}
+
+// pull begins up to n calls, and says how many it did.
+func (q *Queue) pull(ctx context.Context, cons jetstream.Consumer, n int, ahead time.Duration, begin func(*Item)) (begun int, err error) {
+	within, cancel := context.WithTimeout(ctx, pullFor)
+	defer cancel()
+	batch, err := cons.Fetch(n, jetstream.FetchContext(within))
+	if err != nil {
+		return 0, fmt.Errorf("asyncq pull: %w", err)
+	}
+	for msg := range batch.Messages() {
+		if ctx.Err() != nil { // for whoever serves next, and not only once it is overdue
+			if err := msg.Nak(); err != nil {
+				q.log.Debug("return", "subject", msg.Subject(), "err", err)
+			}
+			continue
+		}
+		if item := q.item(msg, ahead); item != nil {
+			begun++
+			begin(item)
+		}
+	}
+	if err := batch.Error(); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return begun, fmt.Errorf("asyncq pull: %w", err)
+	}
+	return begun, nil
 }
 
 // pullFor is how long a request for calls stands.
@@ -263,9 +294,7 @@ func (q *Queue) item(msg jetstream.Msg, ahead time.Duration) *Item {
 	if err := wire.Decode(msg.Data(), &m); errors.Is(err, wire.ErrVersion) {
 		// It was accepted and must run: a leader of the program that wrote it will come back with the upgrade.
 		q.log.Warn("asynchronous call of another version, left for whoever reads it", "subject", msg.Subject(), "err", err)
-		if err := msg.NakWithDelay(q.cfg.AckWait); err != nil {
-			q.log.Warn("return", "err", err)
-		}
+		(&Item{Call: &api.Invocation{}, q: q, msg: msg}).Return(q.cfg.AckWait)
 		return nil
 	} else if err != nil {
 		q.log.Error("asynchronous call unreadable, dropped", "subject", msg.Subject(), "err", err)
@@ -280,16 +309,16 @@ func (q *Queue) item(msg jetstream.Msg, ahead time.Duration) *Item {
 }
 
 // Ended reports whether the call has its terminal record already, and takes it from the queue if so: it was canceled
-// while it waited, or only its acknowledgement was lost. Such a call must not run.
-func (i *Item) Ended(ctx context.Context) bool {
+// while it waited, or only its acknowledgement was lost. Such a call must not run, nor may one of which that can't be told.
+func (i *Item) Ended(ctx context.Context) (bool, error) {
 	a, err := i.q.record(ctx, i.Call.Tenant, i.Call.ID)
 	if a == nil || err != nil {
-		return false
+		return false, err
 	}
 	if err := i.leave(ctx); err != nil {
 		i.q.log.Warn("ended call stays in the queue", "id", i.Call.ID, "err", err)
 	}
-	return true
+	return true, nil
 }
 
 // leave takes an ended call from the queue, and its payload with it. The payload goes first: who dies between the two
@@ -304,27 +333,46 @@ func (i *Item) leave(ctx context.Context) error {
 	return nil
 }
 
-// Extend says that the call is still worked on.
-func (i *Item) Extend() {
-	if err := i.msg.InProgress(); err != nil {
-		i.q.log.Debug("extend", "id", i.Call.ID, "err", err)
-	}
+// alive says that the call is worked on, until stop.
+func (i *Item) alive() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		t := time.NewTicker(i.q.cfg.AckWait / 4)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				if err := i.msg.InProgress(); err != nil {
+					i.q.log.Debug("extend", "id", i.Call.ID, "err", err)
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return func() { cancel(); <-ended }
 }
 
-// Return hands the call back, for another try after delay, or twice that for each time it was handed out before, up to maxReturn: many
-// that nobody can take would else keep the queue busy.
+// Return hands the call back, for another try after about delay, or twice that for each time it was handed out before, up to maxReturn:
+// many that nobody can take would else keep the queue busy. A call with a budget comes again when that is over, at the latest.
 func (i *Item) Return(delay time.Duration) {
 	tries := uint64(1)
 	if md, err := i.msg.Metadata(); err == nil {
 		tries = md.NumDelivered
 	}
-	if err := i.msg.NakWithDelay(backOff(delay, tries)); err != nil {
+	delay = time.Duration(float64(backOff(delay, tries)) * (.75 + .5*rand.Float64())) // many that were refused at once do not come at once
+	if left := time.Duration(i.Call.BudgetMs) * time.Millisecond; left > 0 {
+		delay = min(delay, left)
+	}
+	if err := i.msg.NakWithDelay(delay); err != nil {
 		i.q.log.Debug("return", "id", i.Call.ID, "err", err)
 	}
 }
 
-// maxReturn bounds how long a call waits until it is tried again, unless its scheduler asked for more.
-const maxReturn = 30 * time.Second
+// maxReturn is about how long a call waits at most until it is tried again, unless its scheduler asked for more.
+const maxReturn = time.Minute
 
 func backOff(delay time.Duration, tries uint64) time.Duration {
 	grown := delay

@@ -8,6 +8,7 @@ import (
 	"github.com/rubato-faas/rubato/membership"
 	"github.com/rubato-faas/rubato/messaging"
 	"github.com/rubato-faas/rubato/zonesched"
+	"github.com/rubato-faas/rubato/zonesched/asyncq"
 )
 
 // subscribe opens what leader and standbys alike hear.
@@ -139,7 +140,9 @@ func (d *Daemon) lead(epoch api.Epoch, seq uint64) {
 	d.step(&zonesched.Event{Kind: zonesched.EvLead, Epoch: epoch})
 	d.step(&zonesched.Event{Kind: zonesched.EvShares, Shares: d.shares})
 	if d.deps.Async != nil {
-		d.task(func() { d.serveAsync(ctx) })
+		taking, cancel := context.WithCancel(ctx)
+		d.takeNoMore = cancel
+		d.task(func() { d.deps.Async.Serve(taking, func(it *asyncq.Item) { d.runAsync(ctx, it) }) })
 	}
 	d.task(func() { d.learn.offer(ctx) })
 	d.task(func() { d.learn.pace(ctx) })
@@ -150,8 +153,8 @@ func (d *Daemon) unlead() {
 	stopAll(d.forSubs, d.deps.Log)
 	d.forSubs = nil
 	if d.leadEnd != nil {
-		d.leadEnd()
-		d.leadEnd = nil
+		d.leadEnd() // and the taking of asynchronous calls with it
+		d.leadEnd, d.takeNoMore = nil, nil
 	}
 }
 

@@ -293,34 +293,22 @@ func (d *Daemon) Result(ctx context.Context, tenant, id string) (*wire.Answer, b
 	return d.deps.Async.Result(ctx, tenant, id)
 }
 
-// serveAsync hands queued calls to the core while this scheduler leads.
-func (d *Daemon) serveAsync(ctx context.Context) {
-	for ctx.Err() == nil {
-		err := d.deps.Async.Serve(ctx, func(it *asyncq.Item) { d.runAsync(ctx, it) })
-		if ctx.Err() != nil {
-			return
-		}
-		d.deps.Log.Warn("asynchronous queue", "zone", d.cfg.Zone, "err", err)
-		t := time.NewTimer(time.Second)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-		}
-	}
-}
-
 // acceptAsync gives a queued call to the core unless it has ended. Who cancels writes the record and then tells the
 // loop, so the loop knows of the call before its record is looked up: no cancellation falls between the two.
 func (d *Daemon) acceptAsync(ctx context.Context, it *asyncq.Item, tell func(*wire.Answer)) bool {
 	if !d.call(func() { d.looked[it] = false }) {
 		return false
 	}
-	if it.Ended(ctx) {
-		d.call(func() { delete(d.looked, it) })
-		return false
+	ended, err := it.Ended(ctx)
+	if !ended && err == nil {
+		return d.call(func() { d.lookedUp(it, tell) })
 	}
-	return d.call(func() { d.lookedUp(it, tell) })
+	d.call(func() { delete(d.looked, it) })
+	if err != nil {
+		d.deps.Log.Warn("asynchronous call, asked for again: has it ended?", "id", it.Call.ID, "err", err)
+		it.Return(time.Second)
+	}
+	return false
 }
 
 // lookedUp runs on the loop: a call whose record was not there goes to the core, unless it was canceled meanwhile.
@@ -338,35 +326,38 @@ func (d *Daemon) lookedUp(it *asyncq.Item, tell func(*wire.Answer)) {
 	d.accept(it.Call, 0, api.Epoch{}, true, tell)
 }
 
-// runAsync works on one queued call until its record is written, or hands it back.
-func (d *Daemon) runAsync(ctx context.Context, it *asyncq.Item) {
+// runAsync works on one queued call until its record is written, or hands it back. When the lead ends first, the next leader gets the call
+// once its acknowledgement is overdue.
+func (d *Daemon) runAsync(lead context.Context, it *asyncq.Item) {
 	got := make(chan *wire.Answer, 1)
-	if !d.acceptAsync(ctx, it, func(a *wire.Answer) { got <- a }) {
+	if !d.acceptAsync(lead, it, func(a *wire.Answer) { got <- a }) {
 		return
 	}
-	alive := time.NewTicker(time.Second)
-	defer alive.Stop()
-	for {
+	var a *wire.Answer
+	select {
+	case a = <-got:
+	case <-lead.Done():
 		select {
-		case <-alive.C:
-			it.Extend()
-		case <-ctx.Done():
-			return // the next leader gets it when its acknowledgement is overdue
-		case a := <-got:
-			if a.Code == api.CodeExists {
-				return // handed out twice; the first one is at work
-			}
-			if a.Code == api.CodeOverloaded || a.Code == api.CodeUnavailable {
-				it.Return(time.Duration(max(a.RetryMs, 100)) * time.Millisecond)
-				return
-			}
-			if err := it.Done(d.ctx, a); err != nil {
-				d.deps.Log.Warn("asynchronous record", "id", it.Call.ID, "err", err)
-			}
+		case a = <-got: // the last answer before it ended
+		default:
 			return
 		}
 	}
+	switch a.Code {
+	case api.CodeExists: // handed out twice; the first one is at work
+	case api.CodeOverloaded, api.CodeUnavailable:
+		it.Return(time.Duration(max(a.RetryMs, 100)) * time.Millisecond)
+	default:
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(d.ctx), recordWithin) // also of a scheduler that stops
+		defer cancel()
+		if err := it.Done(ctx, a); err != nil {
+			d.deps.Log.Warn("asynchronous record", "id", it.Call.ID, "err", err)
+		}
+	}
 }
+
+// recordWithin bounds the writing of a terminal record.
+const recordWithin = 5 * time.Second
 
 // onInvoke serves calls that the zone's other doors send to the leader, and calls of other zones.
 func (d *Daemon) onInvoke(m *messaging.Msg) {

@@ -132,8 +132,10 @@ type Daemon struct {
 	began    api.Epoch // under which this scheduler began to lead
 	forSubs  []messaging.Subscription
 	leadEnd  context.CancelFunc
-	digest   uint64
-	shares   []api.Share
+	// takeNoMore ends the taking of asynchronous calls, those that are worked on go on.
+	takeNoMore context.CancelFunc
+	digest     uint64
+	shares     []api.Share
 	// The operator's settings: as the catalogue had them at a revision, and over these what is in force ahead of it, by key.
 	committed settings
 	settled   uint64
@@ -240,6 +242,9 @@ func (d *Daemon) loop(ctx context.Context) {
 		case <-done:
 			done = nil
 			d.draining.Store(true)
+			if d.takeNoMore != nil {
+				d.takeNoMore()
+			}
 			t := time.NewTimer(d.cfg.DrainTimeout)
 			defer t.Stop()
 			give = t.C
