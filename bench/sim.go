@@ -62,7 +62,7 @@ type simRun struct {
 }
 
 // Sim measures the simulator: how long a large world takes, in what memory, and what an event costs there beside a small
-// world of the same kind (the same calls a second and node, the same functions).
+// world of the same kind (the same calls a second and node, the same functions, as many calls and so the same share of learned ones a zone).
 func Sim(ctx context.Context, o SimOptions) (*Report, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -73,11 +73,13 @@ func Sim(ctx context.Context, o SimOptions) (*Report, error) {
 	// The small world first: the larger one leaves a heap behind.
 	small := o
 	small.Nodes, small.Rate = o.Small, o.Rate*float64(o.Small)/float64(o.Nodes)
-	s, err := simulate(ctx, &small, 0, 2*o.Seconds)
+	// It runs for as long as its zones need for as many calls each: the first ones of a zone are all learned, which is dear.
+	small.Seconds = max(o.Seconds*min(o.ZoneNodes, o.Nodes)/min(o.ZoneNodes, o.Small), 1)
+	s, err := simulate(ctx, &small, 0, small.Seconds+o.Seconds)
 	if err != nil {
 		return nil, err
 	}
-	l, err := simulate(ctx, &o, o.Seconds, 2*o.Seconds)
+	l, err := simulate(ctx, &o, small.Seconds, small.Seconds+o.Seconds)
 	if err != nil {
 		return nil, err
 	}
@@ -89,6 +91,7 @@ func Sim(ctx context.Context, o SimOptions) (*Report, error) {
 	r.add(n+".us_per_call", l.wall*1e6/float64(max(l.calls, 1)), "us")
 	r.add(n+".mean_ms", l.mean, "ms")
 	r.add(n+".rows_a_zone", float64(l.rows), "")
+	r.add(m+".rows_a_zone", float64(s.rows), "")
 	r.add(m+".wall_s", s.wall, "s")
 	r.add(m+".events_per_s", float64(s.events)/s.wall, "1/s")
 	cost := func(x *simRun) float64 { return x.cpu / float64(max(x.events, 1)) }
