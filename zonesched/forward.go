@@ -50,7 +50,9 @@ func (z *Zone) grantReceived(now time.Time, g *wire.Grant) {
 		return
 	}
 	if now.Sub(in.heard) > rttLasts {
-		in.rtt.add(ms(z.cfg.ForwardRTT))
+		// What was measured is believed less and less, and the next measurement counts in full.
+		in.rtt.v += in.rtt.w * (ms(z.cfg.ForwardRTT) - in.rtt.v)
+		in.rtt.n = 0
 	}
 	in.id, in.epoch, in.left, in.load, in.meanMs = g.ID, g.Epoch, g.Slots, g.Load, g.MeanMs
 	in.expires = now.Add(time.Duration(g.TTLMs) * time.Millisecond)
@@ -172,9 +174,12 @@ func (z *Zone) forwardDone(now time.Time, ev *Event, out []Action) []Action {
 		return z.decide(now, c, out)
 	}
 	t := &a.Timing
-	if g := z.grantsIn[t.Zone]; g != nil && a.Code == api.CodeOK { // of others a part is left out, which would count as the way
-		total := ms(now.Sub(c.dispatched))
+	g := z.grantsIn[t.Zone]
+	if g != nil {
 		g.heard = now
+	}
+	if g != nil && a.Code == api.CodeOK { // of others a part is left out, which would count as the way
+		total := ms(now.Sub(c.dispatched))
 		g.rtt.add(math.Max(total-t.QueueMs-t.DelayMs-t.FetchMs-t.InitMs-t.RunMs, .01))
 	}
 	t.Decision = api.DecisionForwarded

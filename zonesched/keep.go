@@ -41,6 +41,7 @@ func (z *Zone) keepNode(now time.Time) {
 	old := now.Add(-max(roomAfterWaits*z.cfg.PolicyConfig.DelayMax, roomLeast))
 	var last *call
 	for left := roomScan; left > 0; {
+		left -= 1 + len(z.queues)/16 // what the look at the queues takes, in looks at a node
 		var c *call
 		for _, q := range z.queues {
 			if x := q.calls[0]; x.arrived.Before(old) && (last == nil || last.servedBefore(x)) && (c == nil || x.servedBefore(c)) {
@@ -52,6 +53,7 @@ func (z *Zone) keepNode(now time.Time) {
 		}
 		if n, ms := z.nearestRoom(now, c, &left); n != nil {
 			z.kept = keep{n: n, c: c, since: now, until: now.Add(roomLeast + duration(roomPatience*ms))}
+			z.hopeLost(n) // for all others
 			return
 		}
 		last = c
@@ -70,47 +72,63 @@ func (c *call) servedBefore(o *call) bool {
 }
 
 // nearestRoom is the node that is expected to have room for the call first, of left ones at most, and in how many ms; nil if one has it
-// already or with the next run that ends, so that it is a slot that the call waits for, or none ever will.
+// already or the first one with the next run that ends there, so that it is a slot that the call waits for, or none ever will. It begins
+// where the last look ended, so that in large zones all nodes have their turn.
 func (z *Zone) nearestRoom(now time.Time, c *call, left *int) (best *node, ms float64) {
 	memMB := c.fn.spec.MemoryMB
 	var buf [64]float64
-	*left-- // for the look at the queues
+	total := 0
 	for _, p := range c.fn.on {
-		for _, n := range p.nodes {
-			if *left <= 0 {
-				return best, ms
-			}
-			*left--
-			if !n.usable(now) || n.memMB < memMB {
-				continue
-			}
-			if n.memMB-n.busyMB >= memMB {
-				return nil, 0
-			}
-			ends, _ := n.roomAfter(now, memMB)
-			if ends == 1 {
-				return nil, 0 // the slot that frees next is offered to it with room
-			}
-			if t := n.freeTimes(now, nil, buf[:0]); best == nil || t[ends-1] < ms {
-				best, ms = n, t[ends-1]
-			}
+		total += len(p.nodes)
+	}
+	bySlot := false // best has room with the next run that ends
+	look := func(n *node) (has bool) {
+		if !n.usable(now) || n.memMB < memMB {
+			return false
 		}
+		if n.memMB-n.busyMB >= memMB {
+			return true
+		}
+		ends, _ := n.roomAfter(now, memMB)
+		if t := n.freeTimes(now, nil, buf[:0]); len(t) >= ends && (best == nil || t[ends-1] < ms) {
+			best, ms, bySlot = n, t[ends-1], ends == 1
+		}
+		return false
+	}
+	begin := z.roomFrom % max(total, 1)
+	for looked := range min(total, max(*left, 0)) {
+		at, i := (begin+looked)%total, 0
+		for at >= len(c.fn.on[i].nodes) {
+			at -= len(c.fn.on[i].nodes)
+			i++
+		}
+		*left--
+		z.roomFrom = (begin + looked + 1) % total
+		if look(c.fn.on[i].nodes[at]) {
+			return nil, 0
+		}
+	}
+	if bySlot { // which is offered to it with room
+		return nil, 0
 	}
 	return best, ms
 }
 
-// keptRoom dispatches the call that n is kept for if there is room for it now, and reports whether n is still kept.
+// keptRoom dispatches the call that n is kept for if there is room for it now, and reports whether n is kept for it still.
 func (z *Zone) keptRoom(now time.Time, n *node, out []Action) (kept bool, _ []Action) {
 	c := z.kept.c
 	if z.kept.n != n {
 		return false, out
 	}
+	if !n.serves() || !n.fits(c.fn) {
+		z.unkeep(now)
+		return false, out
+	}
 	if n.free() <= 0 || now.Before(n.avoidUntil) || n.memMB-n.busyMB < c.fn.spec.MemoryMB || !c.hard.IsZero() && !now.Before(c.hard) {
 		return true, out
 	}
-	z.unkeep(now)
 	if !z.offer(now, n, c) {
-		return false, out
+		return true, out
 	}
 	z.estimate(now, c)
 	return false, z.take(now, c, z.cands[0], out)

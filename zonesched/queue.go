@@ -130,19 +130,28 @@ func (z *Zone) tenant(now time.Time, name string) *usage {
 }
 
 // forgetTenants, once a tick, forgets those whose use has faded, and finds where new ones begin: with the least of those that have
-// calls here. Of the others most has faded.
+// calls here, or of all where none has. Of those that have none most has faded.
 func (z *Zone) forgetTenants(now time.Time) {
-	z.leastUse, z.leastAt = 0, now
-	first := true
+	least, any := math.Inf(1), math.Inf(1)
 	for name, u := range z.tenants {
-		if u.fade(now) < forgotten && u.waiting == 0 && u.running == 0 {
+		idle := u.waiting == 0 && u.running == 0
+		if u.fade(now) < forgotten && idle {
 			delete(z.tenants, name)
 			continue
 		}
-		if x := u.now(now); u.waiting+u.running > 0 && (first || x < z.leastUse) {
-			z.leastUse, first = x, false
+		x := u.now(now)
+		any = min(any, x)
+		if !idle {
+			least = min(least, x)
 		}
 	}
+	if math.IsInf(least, 1) {
+		least = any
+	}
+	if math.IsInf(least, 1) {
+		least = 0
+	}
+	z.leastUse, z.leastAt = least, now
 }
 
 // forgotten is the use, in slot-seconds, below which a tenant is like a new one.

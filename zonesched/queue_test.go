@@ -2,6 +2,7 @@ package zonesched
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -478,6 +479,9 @@ func TestTenantsAreForgotten(t *testing.T) {
 	if n := len(b.z.tenants); n != 1 {
 		t.Errorf("%d tenants remembered that used nothing", n-1)
 	}
+	if u := b.z.tenant(b.now, "new"); u.used != 5 {
+		t.Errorf("a tenant that comes while nobody has calls begins at %v, want 5, where the only other one stands", u.used)
+	}
 }
 
 // A long call is charged when it ends: until then its tenant is not forgotten.
@@ -787,6 +791,80 @@ func TestLargeCallsDoNotStarve(t *testing.T) {
 		}
 	}
 	t.Error("it waited for 20 s, and still does")
+}
+
+// keepable is a zone with two nodes that have room for the large call i0 only once their runs have ended: n1 after one run, which is to take
+// ten minutes, and n2 after two short ones.
+func keepable(t *testing.T) (b *bed, tick func(time.Duration)) {
+	b, _ = largeAndSmall(t)
+	for i, name := range []string{"n1", "n2"} {
+		b.step(&Event{Kind: EvHeartbeat, Heartbeat: b.report(name, 1+i, 0)})
+		for k := range 1 + i {
+			id := fmt.Sprint(name, "s", k)
+			b.invoke(id, "small")
+			b.ran(id, name)
+		}
+	}
+	for _, r := range b.z.byName["n1"].running {
+		r.mu = math.Log(600_000)
+	}
+	b.invoke("big", "big")
+	b.ran("big", "")
+	return b, func(d time.Duration) {
+		b.after(d)
+		for _, n := range b.z.nodes {
+			n.lastSeen = b.now
+		}
+		b.step(&Event{Kind: EvTick})
+	}
+}
+
+// A node that has room with its next run, but in ten minutes, does not keep others from being kept.
+func TestANodeIsKeptThoughAnotherOneHasRoomMuchLater(t *testing.T) {
+	b, tick := keepable(t)
+	if tick(9 * time.Second); b.z.kept.n == nil || b.z.kept.n.name != "n2" {
+		t.Fatalf("kept is %+v, want n2", b.z.kept)
+	}
+}
+
+// Who hoped for a node that is kept for another call decides anew, and a kept node that is to take nothing more is let go, whatever
+// ends there.
+func TestAKeptNodeThatDrains(t *testing.T) {
+	b, tick := keepable(t)
+	b.invoke("big2", "big")
+	b.ran("big2", "")
+	hopes := b.z.calls["big2"]
+	hopes.hope = b.z.byName["n2"]
+	tick(9 * time.Second)
+	if b.z.kept.n == nil || b.z.kept.c == hopes {
+		t.Fatalf("kept is %+v, want n2 for the first call", b.z.kept)
+	}
+	if hopes.state != callWaiting || hopes.hope == b.z.kept.n {
+		t.Error("a call hopes for a node that is kept for another one")
+	}
+	b.z.kept.n.draining = true
+	for k := range 2 {
+		b.done(fmt.Sprint("n2s", k), "n2", func(c *wire.Completion) { c.MemUsedMB, c.Sandboxes = 0, nil })
+		b.ran("big", "")
+	}
+	if b.z.kept.n != nil {
+		t.Error("a node that drains is still kept")
+	}
+}
+
+// In a zone with more nodes than one tick looks at, those at the end have their turn, too.
+func TestEveryNodeIsLookedAtForRoom(t *testing.T) {
+	b, _ := keepable(t)
+	found := 0
+	for range 2 {
+		left := 1
+		if n, _ := b.z.nearestRoom(b.now, b.z.calls["big"], &left); n != nil {
+			found++
+		}
+	}
+	if found != 1 {
+		t.Errorf("of two looks at one node each %d found one: want n2 from one of them", found)
+	}
 }
 
 // A kept node is let go when it will never have room for its call any more, and is not kept again at once.

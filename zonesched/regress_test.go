@@ -496,4 +496,36 @@ func TestAFarZoneIsTriedAgain(t *testing.T) {
 	if rtt := b.z.grantsIn["core"].rtt.v; rtt > far/20 {
 		t.Errorf("twenty seconds later the way still takes %v ms of %v", rtt, far)
 	}
+	// What is measured then counts in full, as the first measurement does.
+	b.invoke("i3", "f")
+	if find(b.acts, ActForward, "i3") == nil {
+		t.Fatalf("it was not forwarded: %v", text(b.acts))
+	}
+	b.after(300 * time.Millisecond)
+	b.step(&Event{Kind: EvForwardDone, ID: "i3", Answer: &wire.Answer{ID: "i3", Timing: wire.Timing{Zone: "core", RunMs: 10}}})
+	if rtt := b.z.grantsIn["core"].rtt.v; rtt < 280 || rtt > 300 {
+		t.Errorf("the way takes %v ms: want the 290 that were just measured", rtt)
+	}
+}
+
+// A zone that was never measured is as far as is configured, however long, and its first measurement counts in full.
+func TestTheFirstMeasurementOfAWayCountsInFull(t *testing.T) {
+	b := outgrown(t)
+	before := b.z.grantsIn["core"].rtt.v
+	for i := range 100 {
+		b.after(250 * time.Millisecond)
+		b.step(&Event{Kind: EvGrant, Grant: &wire.Grant{From: "core", To: "z", ID: uint64(100 + i), Epoch: api.Epoch{Generation: 1, Revision: 9}, Slots: 1, TTLMs: 1000}})
+	}
+	if rtt := b.z.grantsIn["core"].rtt.v; rtt != before {
+		t.Errorf("without a measurement the way became %v ms from %v", rtt, before)
+	}
+	b.invoke("i2", "f")
+	if find(b.acts, ActForward, "i2") == nil {
+		t.Fatalf("it was not forwarded: %v", text(b.acts))
+	}
+	b.after(300 * time.Millisecond)
+	b.step(&Event{Kind: EvForwardDone, ID: "i2", Answer: &wire.Answer{ID: "i2", Timing: wire.Timing{Zone: "core", RunMs: 10}}})
+	if rtt := b.z.grantsIn["core"].rtt.v; rtt < 280 || rtt > 300 {
+		t.Errorf("the way takes %v ms: want the 290 that were measured", rtt)
+	}
 }

@@ -166,6 +166,7 @@ type Zone struct {
 	tenants  map[string]*usage
 	// The queue, see queue.go.
 	kept           keep
+	roomFrom       int      // where nearestRoom begins
 	queues         []*queue // with calls waiting, in no order
 	tenantsWaiting []*usage // in an order that follows from the events
 	backlogMs      float64  // predicted execution of all that waits
