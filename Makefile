@@ -8,7 +8,7 @@ DEMO_FLAGS ?=
 .PHONY: help build functions demo test race lint law fmt vet ci demo-short fuzz bench sim bench-learn-peers bench-learn-ablation sim-vs-live experiments experiments-short e2e clean
 
 help: ## print the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
 
 build: functions ## build the four binaries and the example functions into bin/
 	$(GO) build -trimpath -o $(BIN)/rubato ./cmd/rubato
@@ -19,7 +19,7 @@ build: functions ## build the four binaries and the example functions into bin/
 functions: ## build the example functions into bin/functions/
 	@sh examples/functions/build.sh $(BIN)/functions
 
-demo: build ## start a cluster, drive a real workload under every policy, print what was gained (3 minutes)
+demo: build ## start a cluster, drive a real workload under four policies, print what was gained (3 minutes)
 	$(BIN)/rubato demo $(DEMO_FLAGS)
 
 demo-short: build ## the demo in a short form, its JSON checked

@@ -36,7 +36,7 @@ func newDemo() *cobra.Command {
 	var check, output, level, calls string
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Start a cluster, drive a real workload under every policy, print what was gained",
+		Short: "Start a cluster, drive a real workload under four policies, print what was gained",
 		Long: `demo starts a whole cluster in this process (embedded NATS and etcd, three coordinators, an edge and a core zone with
 a leader and a standby each, four nodes a zone), deploys real functions of three tenants and drives the same open-loop
 arrivals under round-robin, least-loaded, fixed-delay (three waits) and rubato. Each run starts from nothing: no sandbox,
