@@ -181,6 +181,8 @@ func TestRubatoClauses(t *testing.T) {
 		"the same gain with a good model":        {Call{DeadlineMs: inf}, []Candidate{cand(0, 0, 100, 200), cand(1, 50, 20, 40)}, Delay, ClauseNoDeadline, 1},
 		"the latest safe start lies ahead":       {Call{DeadlineMs: 5000}, []Candidate{cand(0, 0, 1000, 2000), cand(1, 50, 10, 20)}, Delay, ClauseSafeWait, 1},
 		"no bound, so no wait under a deadline":  {Call{DeadlineMs: 5000}, []Candidate{cand(0, 0, 1000, inf), cand(1, 50, 10, inf)}, Run, ClauseDeadlineClose, 0},
+		"no bound of the better node":            {Call{DeadlineMs: 800}, []Candidate{cand(0, 0, 1000, 2000), cand(1, 50, 10, inf)}, Run, ClauseDeadlineClose, 0},
+		"nor if it will miss anyway":             {Call{DeadlineMs: 1}, []Candidate{cand(0, 0, 5000, 9000), cand(1, 50, 10, inf)}, Run, ClauseDeadlineClose, 0},
 		"the deadline is too close to wait":      {Call{DeadlineMs: 100}, []Candidate{cand(0, 0, 40, 98), cand(1, 20, 1, 90)}, Run, ClauseDeadlineClose, 0},
 		"waiting makes a miss less likely":       {Call{DeadlineMs: 800}, []Candidate{cand(0, 0, 1000, 2000), cand(1, 50, 10, 20)}, Delay, ClauseMissesLess, 1},
 		"it will miss anyway":                    {Call{DeadlineMs: 1}, []Candidate{cand(0, 0, 5000, 9000), cand(1, 50, 10, 20)}, Delay, ClauseMissesAnyway, 1},
@@ -409,6 +411,9 @@ func TestRubatoProperties(t *testing.T) {
 						t.Fatalf("waits for a start under way: %+v beside %+v", *best, *now)
 					}
 				case ClauseMissesLess, ClauseMissesAnyway:
+					if math.IsInf(now.Est.UpperMs, 1) || math.IsInf(best.Est.UpperMs, 1) {
+						t.Fatalf("waits to miss less without a bound: %+v beside %+v", *best, *now)
+					}
 					if m := MissProb(now, c.DeadlineMs); m <= MissCertain && m <= MissProb(best, c.DeadlineMs)+missGain {
 						t.Fatalf("waits though a start at once misses with %v only, and after the wait with %v", m, MissProb(best, c.DeadlineMs))
 					}
@@ -427,7 +432,50 @@ func TestRubatoProperties(t *testing.T) {
 		if ch.Propensity <= 0 || ch.Propensity > 1 {
 			t.Fatalf("propensity %v", ch.Propensity)
 		}
+		if k := ch.Take; ch.Clause == ClauseExplore && (!cs[k].Free || cs[k].LinkMs+cs[k].Est.UpperMs > c.DeadlineMs || math.IsInf(cs[k].Est.UpperMs, 1)) {
+			t.Fatalf("explores %+v, deadline in %v", cs[k], c.DeadlineMs)
+		}
 	})
+}
+
+// What is said of a choice's probability is how often it is made: among equals, explored or not, safe or not.
+func TestRubatosPropensities(t *testing.T) {
+	same := func(n int, startMs, upperMs float64) (out []Candidate) {
+		for i := range n {
+			out = append(out, cand(int32(i), startMs, 10, upperMs))
+		}
+		return out
+	}
+	for name, c := range map[string]struct {
+		deadlineMs float64
+		cands      []Candidate
+	}{
+		"three are alike and a fourth is explored":    {math.Inf(1), append(same(3, 0, 20), cand(3, 0, 14, 30))},
+		"the best is not safe, two others are":        {60, append(same(1, 0, 90), cand(1, 0, 14, 30), cand(2, 0, 15, 30))},
+		"three of whom none is explored":              {60, same(3, 0, 90)},
+		"two are waited for":                          {math.Inf(1), append(same(2, 50, 20), cand(2, 0, 1000, 2000))},
+		"two that are busy, two free ones far behind": {math.Inf(1), append(same(2, 50, 20), cand(2, 0, 1000, 2000), cand(3, 0, 1000, 2000))},
+		"all are busy":                                {math.Inf(1), same(3, 50, 20)},
+	} {
+		const draws = 40000
+		p := &Rubato{cfg: Config{DelayMax: 2 * time.Second, Explore: .3}}
+		rng, seen, said := rng(), map[int]float64{}, map[int]float64{}
+		call := unbound()
+		call.DeadlineMs = c.deadlineMs
+		for range draws {
+			ch := p.Decide(&call, c.cands, rng)
+			seen[ch.Take] += 1. / draws
+			if old, ok := said[ch.Take]; ok && math.Abs(old-ch.Propensity) > 1e-12 {
+				t.Fatalf("%s: choice %d has propensity %v and %v", name, ch.Take, old, ch.Propensity)
+			}
+			said[ch.Take] = ch.Propensity
+		}
+		for take, share := range seen {
+			if math.Abs(share-said[take]) > .015 {
+				t.Errorf("%s: choice %d made in %.3f, propensity %.3f", name, take, share, said[take])
+			}
+		}
+	}
 }
 
 // Property: among equals every node has its part, whatever the seed: "the lowest first" would be a herd's choice.

@@ -66,25 +66,28 @@ func (p *Rubato) Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice {
 	for i := range cands {
 		p.costs = append(p.costs, cands[i].CostMs())
 	}
-	best := p.argmin(cands, false, rng)
+	best, alike := p.argmin(cands, false, rng)
 	if best < 0 {
 		return Choice{Verb: Queue, Clause: ClauseNoSlot, Take: -1, Now: -1, WakeMs: math.Inf(1), Propensity: 1}
 	}
-	now := p.argmin(cands, true, rng)
+	now, drawn := p.argmin(cands, true, rng)
 	if now < 0 {
-		return Choice{Verb: Queue, Clause: ClauseNoSlot, Take: best, Now: -1, WakeMs: math.Inf(1), Propensity: 1}
+		return Choice{Verb: Queue, Clause: ClauseNoSlot, Take: best, Now: -1, WakeMs: math.Inf(1), Propensity: 1 / float64(alike)}
 	}
 	if cands[best].UnderWay {
 		best = p.behind(cands, best)
 	}
 	ch := p.choose(c, cands, now, best)
+	if ch.Propensity = 1 / float64(alike); ch.Take == now || cands[ch.Take].Free {
+		ch.Propensity = 1 / float64(drawn) // whatever was drawn among free and busy ones together
+	}
 	if k := &cands[ch.Take]; ch.Verb == Run && p.owes(c, k) {
 		wait := p.paidIn(c, k)
 		roomy := func(k *Candidate) bool { return k.EvictMs == 0 }
-		if alt := p.cheapest(cands, rng, roomy); alt >= 0 && p.costs[alt] < p.costs[ch.Take]+wait {
-			return Choice{Verb: Run, Clause: ClauseMemory, Take: alt, Now: alt, WakeMs: math.Inf(1), ThresholdMs: ch.ThresholdMs, Propensity: 1}
+		if alt, n := p.cheapest(cands, rng, roomy); alt >= 0 && p.costs[alt] < p.costs[ch.Take]+wait {
+			return Choice{Verb: Run, Clause: ClauseMemory, Take: alt, Now: alt, WakeMs: math.Inf(1), ThresholdMs: ch.ThresholdMs, Propensity: 1 / float64(n)}
 		}
-		return Choice{Verb: Delay, Clause: ClauseMemory, Take: ch.Take, Now: ch.Take, WakeMs: wait, ThresholdMs: ch.ThresholdMs, Propensity: 1}
+		return Choice{Verb: Delay, Clause: ClauseMemory, Take: ch.Take, Now: ch.Take, WakeMs: wait, ThresholdMs: ch.ThresholdMs, Propensity: ch.Propensity}
 	}
 	if ch.Verb != Run {
 		return ch
@@ -94,7 +97,7 @@ func (p *Rubato) Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice {
 	}
 	if cands[ch.Take].Sandbox == api.SandboxWarm && c.Warming == 0 && rentPaid(c, c.Free-1) {
 		// Calls are held back while most slots are busy, which is when a sandbox is dear. What they have paid may do once it is quiet.
-		ch.Cold = p.cheapest(cands, rng, func(k *Candidate) bool { return k.EvictMs == 0 && k.Sandbox != api.SandboxWarm && !k.UnderWay })
+		ch.Cold, _ = p.cheapest(cands, rng, func(k *Candidate) bool { return k.EvictMs == 0 && k.Sandbox != api.SandboxWarm && !k.UnderWay })
 		ch.Prewarm = ch.Cold >= 0
 	}
 	return ch
@@ -102,7 +105,7 @@ func (p *Rubato) Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice {
 
 func (p *Rubato) choose(c *Call, cands []Candidate, now, best int) Choice {
 	n, b := &cands[now], &cands[best]
-	run := Choice{Verb: Run, Take: now, Now: now, WakeMs: math.Inf(1), Propensity: 1}
+	run := Choice{Verb: Run, Take: now, Now: now, WakeMs: math.Inf(1)}
 	if b.Free {
 		run.Take, run.Clause = best, ClauseBestFree
 		return run
@@ -140,7 +143,7 @@ func (p *Rubato) choose(c *Call, cands []Candidate, now, best int) Choice {
 		wake = math.Min(wake, latest)
 	}
 	return Choice{
-		Verb: Delay, Clause: clause, Take: best, Now: now, WakeMs: math.Max(wake, minWakeMs), ThresholdMs: run.ThresholdMs, Propensity: 1,
+		Verb: Delay, Clause: clause, Take: best, Now: now, WakeMs: math.Max(wake, minWakeMs), ThresholdMs: run.ThresholdMs,
 		Prewarm: n.Sandbox != api.SandboxWarm && !n.UnderWay && prewarm(c, n, b.StartMs), Cold: now,
 	}
 }
@@ -154,14 +157,14 @@ func (p *Rubato) owes(c *Call, k *Candidate) bool {
 }
 
 // cheapest is the cheapest candidate that can start now and is one of those, -1 for none.
-func (p *Rubato) cheapest(cands []Candidate, rng *rand.Rand, one func(*Candidate) bool) int {
+func (p *Rubato) cheapest(cands []Candidate, rng *rand.Rand, one func(*Candidate) bool) (at, drawn int) {
 	l := newLot()
 	for i := range cands {
 		if k := &cands[i]; k.Free && one(k) {
 			l.offer(i, p.costs[i], rng)
 		}
 	}
-	return l.at
+	return l.at, l.ties
 }
 
 // paidIn is when it will not owe any more, or may not wait any longer.
@@ -229,6 +232,9 @@ func delayClause(c *Call, n, b *Candidate, latest float64) (Clause, bool) {
 	if n.UnderWay && b.Coming && math.IsInf(n.Est.UpperMs, 1) && c.WaitedMs+b.StartMs <= (c.WaitedMs+c.DeadlineMs)/2 {
 		return ClauseComing, true
 	}
+	if math.IsInf(b.Est.UpperMs, 1) {
+		return 0, false // for all that is known, best may miss as well
+	}
 	missNow, missBest := MissProb(n, c.DeadlineMs), MissProb(b, c.DeadlineMs)
 	switch {
 	case missNow > missBest+missGain:
@@ -245,9 +251,12 @@ func delayClause(c *Call, n, b *Candidate, latest float64) (Clause, bool) {
 func (p *Rubato) explore(c *Call, cands []Candidate, ch *Choice, rng *rand.Rand) {
 	safe, pick := 0, -1
 	most := exploreFactor*p.costs[ch.Take] + thresholdBaseMs
-	for i := range cands {
+	isSafe := func(i int) bool {
 		k := &cands[i]
-		if !k.Free || math.IsInf(k.Est.UpperMs, 1) || k.LinkMs+k.Est.UpperMs > c.DeadlineMs || p.costs[i] > most {
+		return k.Free && !math.IsInf(k.Est.UpperMs, 1) && k.LinkMs+k.Est.UpperMs <= c.DeadlineMs && p.costs[i] <= most
+	}
+	for i := range cands {
+		if !isSafe(i) {
 			continue
 		}
 		safe++
@@ -258,12 +267,19 @@ func (p *Rubato) explore(c *Call, cands []Candidate, ch *Choice, rng *rand.Rand)
 	if safe < 2 {
 		return
 	}
-	each := p.cfg.Explore / float64(safe)
+	// A node is taken because it was drawn here, or among its equals before, or both.
+	each, alone := p.cfg.Explore/float64(safe), (1-p.cfg.Explore)*ch.Propensity
 	if rng.Float64() < p.cfg.Explore && pick != ch.Take {
-		ch.Take, ch.Clause, ch.Propensity = pick, ClauseExplore, each
+		if !p.alike(cands, pick, ch.Take) {
+			alone = 0
+		}
+		ch.Take, ch.Clause, ch.Propensity = pick, ClauseExplore, each+alone
 		return
 	}
-	ch.Propensity = 1 - p.cfg.Explore + each
+	if !isSafe(ch.Take) {
+		each = 0
+	}
+	ch.Propensity = alone + each
 }
 
 // Admit implements Policy: late binding. A freed slot goes to the waiting call with the highest response ratio among
@@ -322,10 +338,11 @@ func ByAge(index float64) bool { return index >= agedFirst }
 // Saturated: so many calls wait that order matters more than placement.
 func (l *Load) Saturated() bool { return 4*l.Waiting > l.Slots }
 
-// argmin finds the cheapest candidate (only free ones if free). Equal costs go to the one that has more of what the
+// argmin finds the cheapest candidate (only free ones if free), and how many it was drawn among. Equal costs go to the one that has more of what the
 // call needs (without a model all costs are equal), then to a draw, since "lowest id first" herds.
-func (p *Rubato) argmin(cands []Candidate, free bool, rng *rand.Rand) int {
-	best, ties, cost := -1, 0, math.Inf(1)
+func (p *Rubato) argmin(cands []Candidate, free bool, rng *rand.Rand) (best, ties int) {
+	best = -1
+	cost := math.Inf(1)
 	for i := range cands {
 		if free && !cands[i].Free {
 			continue
@@ -340,7 +357,12 @@ func (p *Rubato) argmin(cands []Candidate, free bool, rng *rand.Rand) int {
 			}
 		}
 	}
-	return best
+	return best, ties
+}
+
+// alike: argmin would draw between the two.
+func (p *Rubato) alike(cands []Candidate, i, k int) bool {
+	return p.costs[i] == p.costs[k] && !cands[i].nearer(&cands[k]) && !cands[k].nearer(&cands[i])
 }
 
 // nearer: less to fetch, or as much and a sandbox that has come further.
