@@ -29,7 +29,7 @@ demo-short: build ## the demo in a short form, its JSON checked
 test: functions ## every test
 	$(GO) test ./...
 
-race: functions ## every test under the race detector, in random order
+race: functions ## every test under the race detector, in random order, but for long ones of one goroutine
 	$(GO) test -race -shuffle=on -timeout 20m ./...
 
 law: ## the law tests: floors, purity, direct imports

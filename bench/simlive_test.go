@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/rubato-faas/rubato/internal/racetest"
 )
 
 // A law is found again in what it makes, outliers of the size's noise included.
@@ -42,6 +44,7 @@ func TestFitFindsTheLaw(t *testing.T) {
 
 // The whole way in a short form: every figure is there for either side, whatever it is.
 func TestSimVsLiveComparesBothSides(t *testing.T) {
+	racetest.SkipSingle(t)
 	if testing.Short() {
 		t.Skip("starts clusters")
 	}
@@ -51,7 +54,7 @@ func TestSimVsLiveComparesBothSides(t *testing.T) {
 	}
 	o := DefaultSimLiveOptions()
 	o.Functions, o.Policies, o.Log = dir, []string{"least-loaded"}, slog.New(slog.DiscardHandler)
-	o.Warmup, o.Measure, o.Alone, o.Cold, o.Repeats, o.SimSeeds = 0, 3*time.Second, 4, 1, 2, 2
+	o.Warmup, o.Measure, o.Alone, o.Cold, o.Repeats, o.SimSeeds = 0, 3*time.Second, 4, 1, 1, 2
 	r, err := SimVsLive(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)

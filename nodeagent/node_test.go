@@ -2,6 +2,7 @@ package nodeagent
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -162,7 +163,7 @@ func TestEpochsNeverGoDown(t *testing.T) {
 						rt.Fatalf("%v is put on disk over %v as action %d", a.Epoch, on, k)
 					}
 					on = a.Epoch
-				case ActFetch, ActFetchArtifact, ActPrepare, ActStart, ActExec:
+				case ActDeadline, ActFetch, ActFetchArtifact, ActPrepare, ActStart, ActExec: // the first one whenever a call is taken
 					if said.Compare(before) < 0 || said != on {
 						rt.Fatalf("%v under %v, with %v on disk", a.String(), said, on)
 					}
@@ -212,16 +213,27 @@ func TestObjectsAreFetchedOnceAndEvictedByUse(t *testing.T) {
 	sb := b.up("f")
 	b.finish("i1", sb)
 	b.step(Event{Kind: EvCancel, ID: "i2", Epoch: b.n.Epoch()})
-	for _, k := range []string{"y", "z"} { // 12 MiB in a cache of 10
-		b.run("i"+k, "f", with(k))
-		b.step(Event{Kind: EvFetched, Key: k})
+	use := func(id, key string, fetched bool) {
+		b.now = b.now.Add(time.Second)
+		b.run(id, "f", with(key))
+		if (b.find(ActFetch) != nil) != fetched {
+			t.Fatalf("%s was fetched: %v, want %v", key, !fetched, fetched)
+		}
+		if fetched {
+			b.step(Event{Kind: EvFetched, Key: key})
+		}
+		b.finish(id, sb)
 	}
-	dropped := false
+	use("i3", "y", true)
+	use("i4", "x", false)
+	use("i5", "z", true) // 12 MiB in a cache of 10
+	var held []string
 	for _, o := range b.n.Heartbeat(b.now).Objects {
-		dropped = dropped || o.Key == "x"
+		held = append(held, o.Key)
 	}
-	if dropped {
-		t.Fatal("the object used longest ago is still there")
+	slices.Sort(held)
+	if !slices.Equal(held, []string{"x", "z"}) {
+		t.Fatalf("the node holds %v: want y gone, which was used longest ago", held)
 	}
 	if b.n.bytes > 10<<20 {
 		t.Fatalf("%d bytes cached", b.n.bytes)

@@ -93,7 +93,7 @@ func TestTimeoutWhilePreparingOrStarting(t *testing.T) {
 	}
 }
 
-// What changed since the last completion may be more than a message holds: the next report tells the rest.
+// What changed since the last completion may be more than a message holds.
 func TestDeltasAreBounded(t *testing.T) {
 	b := newBed(t, func(c *Config) { c.CacheBytes = 1 << 40 })
 	in := make([]api.Object, wire.MaxObjects+5)

@@ -72,19 +72,3 @@ func TestWaitingThatLosesIsStoppedAndReturns(t *testing.T) {
 		t.Errorf("after it has turned back: %+v, stopped %d times, resumed %d times", g, c.WaitingStopped, c.WaitingResumed)
 	}
 }
-
-// On a workload like the demo's, learned from nothing, waiting is never stopped.
-func TestWaitingThatPaysIsNotStopped(t *testing.T) {
-	judged := 0
-	for seed := uint64(1); seed <= 12; seed++ {
-		w := demoWorld(t, seed, "rubato", 0)
-		drive(w, seed, 60*time.Second)
-		g := w.Core(0).Guard()
-		if judged += g.Calls; w.Core(0).Counters().WaitingStopped != 0 {
-			t.Errorf("seed %d: waiting was stopped: %+v", seed, g)
-		}
-	}
-	if judged < 12*5 {
-		t.Errorf("%d calls judged, too few to mean anything", judged)
-	}
-}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/rubato-faas/rubato/api"
+	"github.com/rubato-faas/rubato/internal/racetest"
 	"github.com/rubato-faas/rubato/nodeagent"
 	"github.com/rubato-faas/rubato/zonesched"
 	"github.com/rubato-faas/rubato/zonesched/policy"
@@ -106,6 +107,7 @@ func drive(w *World, seed uint64, dur time.Duration) map[string]float64 {
 // TestWaitingPays: on a workload like the demo's, learning from nothing, the rule beats placement that looks at load only,
 // and delay scheduling with the better of two waits per function, where data is heavy; elsewhere it is within 2 ms or 10 %.
 func TestWaitingPays(t *testing.T) {
+	racetest.SkipSingle(t)
 	const seeds = 40 // at ten, the means of rules that are equal differ by more than the limits below
 	type rule struct {
 		name string

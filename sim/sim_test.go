@@ -12,12 +12,13 @@ import (
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/nodeagent"
 	"github.com/rubato-faas/rubato/zonesched"
+	"github.com/rubato-faas/rubato/zonesched/policy"
 )
 
 func config(t *rapid.T, seed uint64) Config {
 	zone := zonesched.DefaultConfig()
 	zone.Zone, zone.Seed = "z", max(seed, 1) // 0 would be drawn by the world
-	zone.Policy = rapid.SampledFrom([]string{"rubato", "round-robin", "least-loaded", "fixed-delay"}).Draw(t, "policy")
+	zone.Policy = rapid.SampledFrom(policy.Names()).Draw(t, "policy")
 	zone.Mode, zone.Canary = rapid.SampledFrom([]string{zonesched.ModeOn, zonesched.ModeOn, zonesched.ModeCanary, zonesched.ModeShadow, zonesched.ModeOff}).Draw(t, "mode"), .5
 	zone.MaxWaiting = rapid.IntRange(4, 500).Draw(t, "max_waiting")
 	nodeCfg := nodeagent.DefaultConfig()

@@ -222,7 +222,7 @@ func TestSeveralZonesAnswerEveryCallOnce(t *testing.T) {
 	}
 }
 
-// Every policy sees the same arrivals, call by call, and the same luck.
+// Every policy sees the same arrivals, call by call, under ids from which the same luck is drawn.
 func TestArrivalsAreThoseOfTheSeed(t *testing.T) {
 	var calls [2]map[string]string
 	for k, policy := range []string{"rubato", "round-robin"} {

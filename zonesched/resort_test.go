@@ -10,6 +10,7 @@ import (
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
+	"github.com/rubato-faas/rubato/internal/racetest"
 )
 
 // took tells the zone of n calls of f, each on the side that its id says, that take ms(side), spread.
@@ -41,6 +42,7 @@ func gains(x float64) func(bool) float64 {
 // Property: while averages stand in for the forest, whatever calls spread by, a rule by which calls take half as long again gives way to the
 // fallback, but for probes; it decides again once it is better, or the forest is back. One that is better is compared with less.
 func TestTheFallbackIsTheLastResort(t *testing.T) {
+	racetest.SkipSingle(t)
 	rapid.Check(t, func(t *rapid.T) {
 		b := newBed(nil, nil)
 		f := b.z.fns["t/f"]
@@ -81,6 +83,7 @@ func TestTheFallbackIsTheLastResort(t *testing.T) {
 // A rule that is as good as the fallback is hardly ever taken for worse or better, though it is looked at after each call: not where times have
 // heavy tails either, nor where all calls of many functions take three times as long now and then, whoever decides.
 func TestAsGoodAsTheFallbackIsGoodEnough(t *testing.T) {
+	racetest.SkipSingle(t)
 	for name, c := range map[string]struct {
 		stage  stage
 		spread float64

@@ -413,7 +413,7 @@ func TestUnacknowledgedCompletionsAreSentAgain(t *testing.T) {
 	}
 }
 
-// The same megabyte takes several times as long over a tenth of the link. The limiter's burst goes first.
+// A megabyte takes as long as its link says, but for the limiter's burst, which goes first.
 func TestLinkLimitSlowsAFetch(t *testing.T) {
 	content := strings.Repeat("x", 1<<20)
 	fetch := func(mbps float64) float64 {
@@ -428,8 +428,8 @@ func TestLinkLimitSlowsAFetch(t *testing.T) {
 		}
 		return c.FetchMs
 	}
-	if fast, slow := fetch(0), fetch(40); slow < 3*fast {
-		t.Fatalf("unlimited %.1f ms, limited to 40 Mbit/s %.1f ms", fast, slow)
+	if slow := fetch(40); slow < 150 { // 8.4 Mbit, and what the host takes on top
+		t.Fatalf("a megabyte took %.1f ms over 40 Mbit/s", slow)
 	}
 }
 
@@ -531,6 +531,12 @@ func TestLogbookIsBounded(t *testing.T) {
 	}
 	if lines := l.last("t/f", 0); len(lines) != logCallsPerFunction || lines[len(lines)-1].UnixMs != 2*logCallsPerFunction-1 {
 		t.Fatalf("%d lines, the last %+v", len(lines), lines[len(lines)-1])
+	}
+	for range 3 {
+		l.add("t/long", wire.LogLine{Text: strings.Repeat("y", logAnswerBytes/2)})
+	}
+	if n := len(l.last("t/long", 0)); n > 2 || n < 1 {
+		t.Fatalf("%d lines in an answer, half of one long each", n)
 	}
 	for i := range logFunctions + 1 {
 		l.add(strings.Repeat("x", i+1), wire.LogLine{Text: strings.Repeat("y", logAnswerBytes/2)})

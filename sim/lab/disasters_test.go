@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/rubato-faas/rubato/internal/racetest"
 	"github.com/rubato-faas/rubato/sim/naive"
 	"github.com/rubato-faas/rubato/zonesched/policy"
 )
@@ -14,9 +15,7 @@ import (
 // TestDisasters: in every disaster, with every seed, the naive rule fails and the product's holds. The scenarios' parameters follow
 // from what they are to show; what was changed afterwards the page says (WriteDisasters).
 func TestDisasters(t *testing.T) {
-	if underRace {
-		t.Skip("one zone each, in one goroutine: no races to look for, and ten times as slow")
-	}
+	racetest.SkipSingle(t)
 	seeds := disasterSeeds
 	if testing.Short() {
 		seeds = seeds[:1]
@@ -70,9 +69,7 @@ func TestDisasters(t *testing.T) {
 // After a burst a zone finds back to using all of its slots, though two calls of its large function side by side strand two others. The same
 // rule without a price for that does not in most runs; since it sometimes does, what is compared is the mean over seeds.
 func TestZoneFindsBackFromStrandedSlots(t *testing.T) {
-	if underRace {
-		t.Skip("one zone, in one goroutine: no races to look for, and ten times as slow")
-	}
+	racetest.SkipSingle(t)
 	d := Disaster{
 		Name: "Stranded slots", Scenario: filepath.Join("..", "stranded.yaml"),
 		naive: broken("rubato, counts slots", func(p policy.Policy) policy.Policy { return &naive.CountsSlots{Policy: p} }),

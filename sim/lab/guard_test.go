@@ -5,11 +5,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rubato-faas/rubato/internal/racetest"
 	"github.com/rubato-faas/rubato/sim"
 )
 
 // Where the benchmarks say that waiting pays, the guard leaves it alone.
 func TestWaitingIsNotStoppedInHealthyScenarios(t *testing.T) {
+	racetest.SkipSingle(t)
 	if testing.Short() {
 		t.Skip("simulates two scenarios")
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rubato-faas/rubato/internal/racetest"
 	"github.com/rubato-faas/rubato/sim"
 	"github.com/rubato-faas/rubato/zonesched"
 )
@@ -25,6 +26,7 @@ zones: [{name: z, nodes: [{count: 2, slots: 2}]}]
 
 // ran runs a scenario's world to the end of its arrivals.
 func ran(t *testing.T, text string) (*sim.World, []sim.Stats) {
+	racetest.SkipSingle(t)
 	t.Helper()
 	s := read(t, text)
 	cfg, err := s.Config(policies(t, s.Policy)[0], 1)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rubato-faas/rubato/internal/racetest"
 	"github.com/rubato-faas/rubato/sim"
 	"github.com/rubato-faas/rubato/zonesched"
 )
@@ -232,6 +233,7 @@ func cv(at []float64) float64 {
 
 // A published variation of intervals becomes bursts that have it; a timer has none.
 func TestIntervalsVaryAsPublished(t *testing.T) {
+	racetest.SkipSingle(t)
 	for _, want := range []float64{.5, 1.5, 3, 5} {
 		f := Function{Name: "f", Run: Duration(100 * time.Microsecond), Kernel: "io", Calls: Calls{PerS: 150}}
 		f.Calls.bursts(want)

@@ -81,6 +81,7 @@ func TestOvertakenPoolIsNotAdopted(t *testing.T) {
 	close(slow.letGo)
 	s.learn.propose(3, three)
 	b.until("the third pool is in use", in(3))
+	b.until("two pools were told of", func() bool { mu.Lock(); defer mu.Unlock(); return len(adopted) >= 2 })
 	mu.Lock()
 	defer mu.Unlock()
 	if !slices.Equal(adopted, []uint64{2, 3}) {

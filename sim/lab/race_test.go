@@ -1,6 +1,0 @@
-//go:build race
-
-package lab
-
-// underRace: what runs in one goroutine is left out.
-const underRace = true
