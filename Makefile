@@ -5,7 +5,7 @@ BIN := bin
 DEMO_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build functions demo test race lint law fmt vet ci demo-short fuzz bench sim bench-learn-peers bench-learn-ablation sim-vs-live experiments experiments-short e2e clean
+.PHONY: help build functions demo test race lint law fmt vet ci demo-short fuzz bench sim bench-learn-peers bench-learn-ablation sim-vs-live experiments experiments-short e2e clean FORCE
 
 help: ## print the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -64,11 +64,16 @@ sim: build ## compare the policies on every scenario, ten seeds each (minutes)
 sim-vs-live: build ## how far the simulator is from a live cluster on this host (6 minutes; wants a quiet host)
 	$(BIN)/rubato bench sim-vs-live
 
-experiments: build ## docs/experiments anew: every scenario, policy and load over ten seeds or more (an hour and a half; goes on where it stopped)
-	$(BIN)/rubato sim experiments experiments/plan.yaml
+# Results are kept by a hash of the program: without what Go stamps into it of the checkout, which the first page changes.
+$(BIN)/rubato-experiments: FORCE
+	$(GO) build -trimpath -buildvcs=false -o $@ ./cmd/rubato
+FORCE:
 
-experiments-short: build ## the same in a short form, pages under bin/experiments
-	$(BIN)/rubato sim experiments experiments/plan.yaml --short --out $(BIN)/experiments --cache $(BIN)/experiments/cache
+experiments: $(BIN)/rubato-experiments ## docs/experiments anew: every scenario, policy and load over ten seeds or more (an hour and a half; goes on where it stopped)
+	$< sim experiments experiments/plan.yaml
+
+experiments-short: $(BIN)/rubato-experiments ## the same in a short form, pages under bin/experiments
+	$< sim experiments experiments/plan.yaml --short --out $(BIN)/experiments --cache $(BIN)/experiments/cache
 
 e2e: functions ## the whole-system tests only: real processes, real faults
 	$(GO) test -count=1 ./test/...

@@ -36,9 +36,11 @@ type Plan struct {
 
 // Short is what a quick run takes instead.
 type Short struct {
-	Seeds    int       `yaml:"seeds"`
-	Loads    []float64 `yaml:"loads"`
-	Policies []string  `yaml:"policies"`
+	// FirstSeed is instead of the plan's; 0: 1. What is run often is looked at: it should not be what is published.
+	FirstSeed uint64    `yaml:"first_seed"`
+	Seeds     int       `yaml:"seeds"`
+	Loads     []float64 `yaml:"loads"`
+	Policies  []string  `yaml:"policies"`
 }
 
 // Experiment is one question: a scenario at several loads.
@@ -139,7 +141,7 @@ func ReadPlan(r io.Reader) (*Plan, error) {
 // Brief is the plan in its short form.
 func (p *Plan) Brief() *Plan {
 	b := *p
-	b.Seeds, b.Policies, b.Experiments = p.Short.Seeds, p.Short.Policies, nil
+	b.FirstSeed, b.Seeds, b.Policies, b.Experiments = max(p.Short.FirstSeed, 1), p.Short.Seeds, p.Short.Policies, nil
 	for _, e := range p.Experiments {
 		e.Policies, e.Seeds, e.Note = nil, 0, "" // a note is about the whole form
 		if len(e.Loads) > 1 {                    // a load of its own is part of the question

@@ -143,6 +143,23 @@ func TestColdStartsAreThoseOfClouds(t *testing.T) {
 	}
 }
 
+// Where cold starts decide, they take at least 15 times as long as a warm call, over all calls: D1's floor is about such work.
+func TestColdStartsOfInitHeavyAreDear(t *testing.T) {
+	cfg := shippedWorlds(t)["init-heavy"]
+	cold, warm := 0.0, 0.0
+	for i := range cfg.Streams {
+		st := &cfg.Streams[i]
+		fn := &cfg.Functions[st.Function]
+		cold += st.PerS * (fn.Prepare + fn.Start).Seconds()
+		warm += st.PerS * fn.Run.Seconds()
+	}
+	if ratio := cold / warm; !(ratio >= 15) {
+		t.Errorf("a cold start takes %.1f times as long as a warm call", ratio)
+	} else {
+		t.Logf("a cold start takes %.1f times as long as a warm call", ratio)
+	}
+}
+
 // The zones of azure-like are as far from each other as cities are.
 func TestAzureLikeLinks(t *testing.T) {
 	f, err := published()

@@ -135,7 +135,7 @@ D6 all misses, D7 throughput, D8 what the forest is worth, D9 the loss where wai
 		func(c *Cell) (Ratio, bool) { return c.best(p99Ms, p.rival(c)) })
 	ratios("D3, wished for in overload", "p99 over the best baseline's,", []span{{"data", 1, 1.1, 1, 0}, {"init", 1, 1.1, 1, 0}, {"mixed", 1, 1.1, 1, 0}, {"light", 1, 1.1, 1, 0}}, // what the age bound is for
 		func(c *Cell) (Ratio, bool) { return c.best(p99Ms, p.rival(c)) })
-	for _, f := range []string{"data", "init", "mixed"} {
+	for _, f := range []string{"data", "init", "mixed", "light", "crowd", "traces"} {
 		ratios("D4", "mean over the oracle's,", []span{{f, 0, .9, 1.1, 1.05}}, func(c *Cell) (Ratio, bool) { return c.find("oracle", meanMs) })
 		ratios("D4", "p99 over the oracle's,", []span{{f, 0, .9, 1.3, 1.15}}, func(c *Cell) (Ratio, bool) { return c.find("oracle", p99Ms) })
 		ratios("D4, but for luck", "mean over the true laws',", []span{{f, 0, .9, 1.1, 1.05}}, func(c *Cell) (Ratio, bool) { return c.find("laws", meanMs) })
