@@ -29,7 +29,7 @@ type Mode struct {
 func ParseMode(s string) (Mode, error) {
 	kind, share, has := strings.Cut(s, "=")
 	m := Mode{Kind: kind, Share: -1}
-	bad := fmt.Errorf("%w: mode %.40q: want on, off, shadow, canary or canary=SHARE with a share of 0-1", api.ErrInvalid, s)
+	bad := fmt.Errorf("%w: mode %.40q: want on, off, shadow, canary or canary=SHARE with a share of 0-1 or 0%%-100%%", api.ErrInvalid, s)
 	switch kind {
 	case ModeOn, ModeOff, ModeShadow:
 		if has {
@@ -37,7 +37,11 @@ func ParseMode(s string) (Mode, error) {
 		}
 	case ModeCanary:
 		if has {
+			share, percent := strings.CutSuffix(share, "%")
 			v, err := strconv.ParseFloat(share, 64)
+			if percent {
+				v /= 100
+			}
 			if err != nil || !(v >= 0 && v <= 1) {
 				return Mode{}, bad
 			}

@@ -19,7 +19,12 @@ func TestParseMode(t *testing.T) {
 			t.Errorf("%s: %+v (%s), %v", text, got, got, err)
 		}
 	}
-	for _, text := range []string{"", "of", "on=1", "canary=2", "canary=NaN", "canary=-1", "canary="} {
+	for text, want := range map[string]float64{"canary=5%": .05, "canary=100%": 1} {
+		if m, err := ParseMode(text); err != nil || m != (Mode{ModeCanary, want}) {
+			t.Errorf("%s: %+v, %v", text, m, err)
+		}
+	}
+	for _, text := range []string{"", "of", "on=1", "canary=2", "canary=NaN", "canary=-1", "canary=", "canary=%", "canary=101%", "canary=5%%"} {
 		if m, err := ParseMode(text); err == nil {
 			t.Errorf("%q is read as %+v", text, m)
 		}

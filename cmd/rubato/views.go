@@ -261,7 +261,7 @@ func newPolicy(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "policy [NAME]", Short: "Change the rule that a zone schedules by, or how far it acts", Args: cobra.MaximumNArgs(1),
 		Long: "policy NAME changes the rule at once: " + strings.Join(policies, ", ") + `. policy --mode MODE says how far it acts: on;
-canary=SHARE, on a share of the calls (canary alone: the configuration's); shadow, where it is only recorded and the zone's
+canary=SHARE (0.05 or 5%), on a share of the calls (canary alone: the configuration's); shadow, where it is only recorded and the zone's
 fallback decides; off, where the fallback decides alone and nothing waits beside a free slot. With --function it concerns one
 function; off for the whole zone is above that. "default", as a NAME or a MODE, goes back to the configuration. It is in force
 at once, outlives leaders and restarts, and is shown by zones and functions. It concerns one zone, that of the server unless
