@@ -91,6 +91,7 @@ func Sim(ctx context.Context, o SimOptions) (*Report, error) {
 	r.add(n+".us_per_call", l.wall*1e6/float64(max(l.calls, 1)), "us")
 	r.add(n+".mean_ms", l.mean, "ms")
 	r.add(n+".rows_a_zone", float64(l.rows), "")
+	r.add(m+".seconds", float64(small.Seconds), "virtual s")
 	r.add(m+".rows_a_zone", float64(s.rows), "")
 	r.add(m+".wall_s", s.wall, "s")
 	r.add(m+".events_per_s", float64(s.events)/s.wall, "1/s")

@@ -8,8 +8,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/rubato-faas/rubato/internal/racetest"
 )
 
 // A law is found again in what it makes, outliers of the size's noise included.
@@ -44,7 +42,6 @@ func TestFitFindsTheLaw(t *testing.T) {
 
 // The whole way in a short form: every figure is there for either side, whatever it is.
 func TestSimVsLiveComparesBothSides(t *testing.T) {
-	racetest.SkipSingle(t)
 	if testing.Short() {
 		t.Skip("starts clusters")
 	}

@@ -20,7 +20,7 @@ type grantIn struct {
 	load    float64
 	meanMs  float64
 	rtt     ewma
-	heard   time.Time // when rtt was last measured
+	heard   time.Time // when a call last came back from there
 }
 
 // rttLasts is how long a measured round trip is believed. From then on each grant brings it nearer to what is configured: else a zone

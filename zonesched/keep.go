@@ -53,7 +53,7 @@ func (z *Zone) keepNode(now time.Time) {
 		}
 		if n, ms := z.nearestRoom(now, c, &left); n != nil {
 			z.kept = keep{n: n, c: c, since: now, until: now.Add(roomLeast + duration(roomPatience*ms))}
-			z.hopeLost(n) // for all others
+			z.hopeLost(n) // the call itself decides anew, too, and finds that it waits
 			return
 		}
 		last = c
@@ -71,9 +71,9 @@ func (c *call) servedBefore(o *call) bool {
 	return c.inv.ID < o.inv.ID
 }
 
-// nearestRoom is the node that is expected to have room for the call first, of left ones at most, and in how many ms; nil if one has it
-// already or the first one with the next run that ends there, so that it is a slot that the call waits for, or none ever will. It begins
-// where the last look ended, so that in large zones all nodes have their turn.
+// nearestRoom is the node that is expected to have room for the call first, of left ones at most, and in how many ms. It is nil where the
+// call waits for a slot, not for room: one node has room already, or the first one to have it will with the next run that ends there. It is
+// nil, too, where none ever will. The look begins where the last one ended, so that in large zones all nodes have their turn.
 func (z *Zone) nearestRoom(now time.Time, c *call, left *int) (best *node, ms float64) {
 	memMB := c.fn.spec.MemoryMB
 	var buf [64]float64
@@ -103,7 +103,7 @@ func (z *Zone) nearestRoom(now time.Time, c *call, left *int) (best *node, ms fl
 			i++
 		}
 		*left--
-		z.roomFrom = (begin + looked + 1) % total
+		z.roomFrom++
 		if look(c.fn.on[i].nodes[at]) {
 			return nil, 0
 		}

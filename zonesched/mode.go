@@ -25,7 +25,7 @@ type Mode struct {
 	Share float64
 }
 
-// ParseMode reads "on", "off", "shadow", "canary" or "canary=0.05".
+// ParseMode reads "on", "off", "shadow", "canary", "canary=0.05" or "canary=5%".
 func ParseMode(s string) (Mode, error) {
 	kind, share, has := strings.Cut(s, "=")
 	m := Mode{Kind: kind, Share: -1}

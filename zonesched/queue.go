@@ -132,7 +132,7 @@ func (z *Zone) tenant(now time.Time, name string) *usage {
 // forgetTenants, once a tick, forgets those whose use has faded, and finds where new ones begin: with the least of those that have
 // calls here, or of all where none has. Of those that have none most has faded.
 func (z *Zone) forgetTenants(now time.Time) {
-	least, any := math.Inf(1), math.Inf(1)
+	least, ofAll := math.Inf(1), math.Inf(1)
 	for name, u := range z.tenants {
 		idle := u.waiting == 0 && u.running == 0
 		if u.fade(now) < forgotten && idle {
@@ -140,13 +140,13 @@ func (z *Zone) forgetTenants(now time.Time) {
 			continue
 		}
 		x := u.now(now)
-		any = min(any, x)
+		ofAll = min(ofAll, x)
 		if !idle {
 			least = min(least, x)
 		}
 	}
 	if math.IsInf(least, 1) {
-		least = any
+		least = ofAll
 	}
 	if math.IsInf(least, 1) {
 		least = 0

@@ -171,6 +171,7 @@ type Item struct {
 	Late bool
 	q    *Queue
 	msg  jetstream.Msg
+	at   time.Time // handed out
 }
 
 // spend takes from the call's budget what it has waited in the queue until now, which is by the clock of the server that stored it: a
@@ -184,8 +185,8 @@ func (i *Item) spend(now time.Time) {
 	i.Late, i.Call.BudgetMs = left <= 0, max(left, 1)
 }
 
-// Serve hands out calls, each to handle on a goroutine of its own, at most MaxRunning at once, until ctx ends; it returns when all of
-// them have, and says itself that they are worked on for as long. What handle does not end is handed out again later, to whoever leads
+// Serve hands out calls, each to handle on a goroutine of its own, at most MaxRunning at once, until ctx ends; then it returns once each handle
+// has. It says itself that they are worked on for as long. What handle does not end is handed out again later, to whoever leads
 // then. A call that was handed back waits outside of MaxRunning: any number that no node can take for now leave room for those behind
 // them. A queue that is out of reach is asked again.
 func (q *Queue) Serve(ctx context.Context, handle func(*Item)) {
@@ -303,7 +304,7 @@ func (q *Queue) item(msg jetstream.Msg, ahead time.Duration) *Item {
 		}
 		return nil
 	}
-	item := &Item{Call: &m.Call, q: q, msg: msg}
+	item := &Item{Call: &m.Call, q: q, msg: msg, at: time.Now()}
 	item.spend(time.Now().Add(ahead))
 	return item
 }
@@ -363,8 +364,8 @@ func (i *Item) Return(delay time.Duration) {
 		tries = md.NumDelivered
 	}
 	delay = time.Duration(float64(backOff(delay, tries)) * (.75 + .5*rand.Float64())) // many that were refused at once do not come at once
-	if left := time.Duration(i.Call.BudgetMs) * time.Millisecond; left > 0 {
-		delay = min(delay, left)
+	if left := time.Duration(i.Call.BudgetMs)*time.Millisecond - time.Since(i.at); i.Call.BudgetMs > 0 && !i.Late {
+		delay = min(delay, max(left, 0))
 	}
 	if err := i.msg.NakWithDelay(delay); err != nil {
 		i.q.log.Debug("return", "id", i.Call.ID, "err", err)

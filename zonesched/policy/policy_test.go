@@ -446,6 +446,12 @@ func TestRubatosPropensities(t *testing.T) {
 		}
 		return out
 	}
+	underWay := func(cs []Candidate) []Candidate {
+		for i := range cs[:3] {
+			cs[i].UnderWay = true
+		}
+		return cs
+	}
 	for name, c := range map[string]struct {
 		deadlineMs float64
 		cands      []Candidate
@@ -456,6 +462,7 @@ func TestRubatosPropensities(t *testing.T) {
 		"two are waited for":                          {math.Inf(1), append(same(2, 50, 20), cand(2, 0, 1000, 2000))},
 		"two that are busy, two free ones far behind": {math.Inf(1), append(same(2, 50, 20), cand(2, 0, 1000, 2000), cand(3, 0, 1000, 2000))},
 		"all are busy":                                {math.Inf(1), same(3, 50, 20)},
+		"a start that others' are behind":             {math.Inf(1), underWay(append(same(3, 0, 20), cand(3, 5, 9, 20)))},
 	} {
 		const draws = 40000
 		p := &Rubato{cfg: Config{DelayMax: 2 * time.Second, Explore: .3}}

@@ -75,7 +75,9 @@ func (p *Rubato) Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice {
 		return Choice{Verb: Queue, Clause: ClauseNoSlot, Take: best, Now: -1, WakeMs: math.Inf(1), Propensity: 1 / float64(alike)}
 	}
 	if cands[best].UnderWay {
-		best = p.behind(cands, best)
+		if k := p.behind(cands, best); k != best {
+			best, alike = k, 1 // whichever was drawn
+		}
 	}
 	ch := p.choose(c, cands, now, best)
 	if ch.Propensity = 1 / float64(alike); ch.Take == now || cands[ch.Take].Free {

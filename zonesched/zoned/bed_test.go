@@ -31,6 +31,7 @@ type bed struct {
 	reg   *memreg.Registry
 	store *memstore.Store
 	fn    api.Function
+	memMB int    // of workers that come
 	quiet func() // the coordinator falls silent
 }
 
@@ -44,7 +45,7 @@ func newBedOn(t *testing.T, bus membus.Config) *bed {
 		t.Fatal(err)
 	}
 	b := &bed{
-		t: t, ctx: ctx, hub: hub, bus: hub.Connect(), reg: memreg.New(1), store: memstore.New(64 << 20),
+		t: t, ctx: ctx, hub: hub, bus: hub.Connect(), reg: memreg.New(1), store: memstore.New(64 << 20), memMB: 4096,
 		fn: api.Function{Tenant: "t", Name: "f", Version: 1, Runtime: api.RuntimeProcess, Artifact: strings.Repeat("a", 64), ArtifactBytes: 1, MemoryMB: 100, Timeout: time.Minute},
 	}
 	t.Cleanup(func() {
@@ -181,9 +182,10 @@ func (s *scheduler) leads() bool { _, _, mine := s.Leader(); return mine }
 
 // worker is a scripted node: it does with each dispatch what the test says.
 type worker struct {
-	b    *bed
-	name string
-	bus  *membus.Bus
+	memMB int
+	b     *bed
+	name  string
+	bus   *membus.Bus
 
 	mu      sync.Mutex
 	epoch   api.Epoch
@@ -197,7 +199,7 @@ type worker struct {
 // worker joins the zone and is known to the schedulers when it returns.
 func (b *bed) worker(name string, slots int, schedulers ...*scheduler) *worker {
 	b.t.Helper()
-	w := &worker{b: b, name: name, bus: b.hub.Connect(), running: map[string]*wire.Run{}, hold: func(*wire.Run) bool { return false }}
+	w := &worker{b: b, name: name, memMB: b.memMB, bus: b.hub.Connect(), running: map[string]*wire.Run{}, hold: func(*wire.Run) bool { return false }}
 	w.on(wire.SubjectRun("z", name), func(m *messaging.Msg) {
 		r := &wire.Run{}
 		if err := wire.Decode(m.Data, r); err != nil {
@@ -280,7 +282,7 @@ func (w *worker) on(subject string, h messaging.Handler) {
 
 func (w *worker) beat(slots int) {
 	w.mu.Lock()
-	hb := &wire.Heartbeat{Zone: "z", Node: w.name, Boot: 1, Epoch: w.epoch, SeenSeq: w.seen, Slots: slots, MemMB: 4096}
+	hb := &wire.Heartbeat{Zone: "z", Node: w.name, Boot: 1, Epoch: w.epoch, SeenSeq: w.seen, Slots: slots, MemMB: w.memMB}
 	for id, r := range w.running { // the order of a report does not matter
 		hb.Running = append(hb.Running, wire.RunningReport{ID: id, Function: r.Fn.Key(), Attempt: r.Call.Attempt})
 	}

@@ -343,9 +343,10 @@ func (d *Daemon) runAsync(lead context.Context, it *asyncq.Item) {
 			return
 		}
 	}
-	switch a.Code {
-	case api.CodeExists: // handed out twice; the first one is at work
-	case api.CodeOverloaded, api.CodeUnavailable:
+	switch {
+	case a.Code == api.CodeExists: // handed out twice; the first one is at work
+	// What is refused but may be asked for again did not run: a node that is large enough may be on its way back, too.
+	case a.Code == api.CodeOverloaded, a.Code == api.CodeUnavailable, a.Refused && a.RetryMs > 0:
 		it.Return(time.Duration(max(a.RetryMs, 100)) * time.Millisecond)
 	default:
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(d.ctx), recordWithin) // also of a scheduler that stops

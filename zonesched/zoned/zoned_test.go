@@ -496,6 +496,25 @@ func TestLateAsynchronousCallNeverRuns(t *testing.T) {
 	}
 }
 
+// A call that was accepted stays accepted while the only node that is large enough is away, though a smaller one is there.
+func TestAsynchronousCallWaitsForALargeEnoughNode(t *testing.T) {
+	b := newBed(t)
+	q := b.queue(nil)
+	s := b.scheduler("a", func(_ *Config, d *Deps) { d.Async = q })
+	b.memMB = b.fn.MemoryMB / 2
+	b.worker("small", 1, s)
+	b.must(s.InvokeAsync(b.ctx, invocation("i1", func(i *api.Invocation) { i.Async = true })))
+	b.until("it was refused", func() (refused bool) {
+		b.must(s.view(b.ctx, func() { refused = s.core.Counters().Refused > 0 }))
+		return refused
+	})
+	b.memMB = 4096
+	large := b.worker("large", 1, s)
+	if a := b.ended(s, "i1"); a.Code != api.CodeOK || len(large.ran()) != 1 {
+		t.Errorf("%+v, the large node ran %v", a, large.ran())
+	}
+}
+
 // queue is a real queue of the zone.
 func (b *bed) queue(change func(*asyncq.Config)) *asyncq.Queue {
 	b.t.Helper()
