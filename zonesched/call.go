@@ -390,7 +390,9 @@ func (z *Zone) completion(now time.Time, m *wire.Completion, out []Action) []Act
 	if mine || c == nil || !c.on(n) {
 		n.drop(now, m.ID)
 	}
-	n.delta(now, m, &z.comeback)
+	if n.live { // one that is lost says all that it has in its first report
+		n.delta(now, m, &z.comeback)
+	}
 	known := mine
 	if mine {
 		if out, mine = z.settleHedge(c, which, m.Outcome, out); !mine {

@@ -125,7 +125,7 @@ func (z *Zone) vacant(now time.Time, name string) *node {
 			continue
 		}
 		delete(z.byName, n.name)
-		// Calls and hopes went when it was lost. So did sandboxes and objects, unless a completion came later; the first report says what there is.
+		// Calls, hopes, sandboxes and objects went when it was lost.
 		z.affine.forget(n.index)
 		n.name, n.boot, n.sentSeq, n.sentAt, n.ghosts = name, 0, 0, time.Time{}, ghosts{}
 		n.columns, n.columnsOf = api.NodeColumns{}, 0

@@ -3,6 +3,7 @@ package zonesched
 import (
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -346,6 +347,126 @@ func TestPromisesNeverPassWhatIsFree(t *testing.T) {
 	})
 	if promised == 0 {
 		t.Error("nothing was ever promised: nothing was tested")
+	}
+}
+
+// Property: whatever sandboxes functions ask for, operators wish and nodes fail to bring up, prewarmings hold no more than half of the slots that
+// are free when they begin, push out nothing that is asked for, come at most so many a tick, and wait longer after each failure. Where there is
+// room for all that functions ask for, they have just that in the end.
+func TestPrewarmingsKeepTheirLimits(t *testing.T) {
+	begun, evicted, failed, settled := 0, 0, 0, 0
+	rapid.Check(t, func(rt *rapid.T) {
+		b := newBed(t, func(c *Config) { c.SlowStart = 0 })
+		var fns []api.Function
+		asked, askedMB := 0, 0
+		for i := range rapid.IntRange(1, 5).Draw(rt, "functions") {
+			f := api.Function{Tenant: "t", Name: fmt.Sprint("g", i), Version: 1, Runtime: api.RuntimeProcess, Artifact: strings.Repeat(fmt.Sprint(i), 64), Timeout: 10 * time.Second}
+			f.MemoryMB, f.MinWarm = 100*rapid.IntRange(1, 3).Draw(rt, "memory"), rapid.IntRange(0, 4).Draw(rt, "min_warm")
+			asked, askedMB = asked+f.MinWarm, askedMB+f.MinWarm*f.MemoryMB
+			fns = append(fns, f)
+		}
+		b.step(&Event{Kind: EvFunctions, Functions: fns})
+		nodes := rapid.IntRange(1, 4).Draw(rt, "nodes")
+		for k := range nodes {
+			hb := b.report(fmt.Sprint("n", k), rapid.IntRange(1, 6).Draw(rt, "slots"), 0)
+			hb.MemMB = 300 * rapid.IntRange(1, 6).Draw(rt, "node_memory")
+			b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+		}
+		have := func(f *api.Function) int { return b.z.holdings[f.Key()].idle + b.z.holdings[f.Key()].refs }
+		var underWay []*Action
+		retryAt, pauses := map[string]time.Time{}, map[string]time.Duration{}
+		event := func(ev *Event, most int) {
+			before := map[string]int{}
+			for i := range fns {
+				before[fns[i].Key()] = have(&fns[i])
+			}
+			n := 0
+			for _, a := range b.step(ev) {
+				if a.Kind != ActRun {
+					continue
+				}
+				n++
+				underWay = append(underWay, &a)
+				evicted += len(a.Run.Evict)
+				if id := a.Run.Fn.ID(); ev.Kind == EvTick && b.now.Before(retryAt[id]) {
+					rt.Fatalf("%s is tried again %v before its time", id, retryAt[id].Sub(b.now))
+				}
+			}
+			if begun += n; n > most {
+				rt.Fatalf("%d prewarmings at once: want at most %d", n, most)
+			}
+			if s := &b.z.sums; n > 0 && s.warming > s.free {
+				rt.Fatalf("%d slots bring up sandboxes, %d are free", s.warming, s.free)
+			}
+			for i := range fns {
+				if f := &fns[i]; have(f) < min(f.MinWarm, before[f.Key()]) {
+					rt.Fatalf("%s asks for %d sandboxes, and has %d of the %d that it had", f.ID(), f.MinWarm, have(f), before[f.Key()])
+				}
+			}
+			if err := b.z.Check(); err != nil {
+				rt.Fatal(err)
+			}
+		}
+		end := func(k int, outcome api.Outcome) {
+			a := underWay[k]
+			underWay = append(underWay[:k], underWay[k+1:]...)
+			f, n := &a.Run.Fn, b.z.byName[a.Node]
+			s := n.sandbox(b.z.holdings[f.Key()])
+			m := &wire.Completion{Node: a.Node, Boot: 1, ID: a.ID, Epoch: b.z.Epoch(), Outcome: outcome, InitMs: 100, MemUsedMB: n.memUsed}
+			box := wire.SandboxReport{Function: f.Key(), State: api.SandboxPrepared, Idle: s.idle, Busy: s.busy - 1, MemoryMB: f.MemoryMB}
+			if outcome == api.OutcomeOK {
+				box.Idle++
+				pauses[f.ID()] = 0
+			} else {
+				m.MemUsedMB -= f.MemoryMB
+				failed++
+				pauses[f.ID()] = min(max(2*pauses[f.ID()], warmRetry), warmRetryMax)
+				retryAt[f.ID()] = b.now.Add(pauses[f.ID()])
+			}
+			m.Sandboxes = []wire.SandboxReport{box}
+			b.step(&Event{Kind: EvCompletion, Completion: m})
+		}
+		for range rapid.IntRange(1, 60).Draw(rt, "events") {
+			switch rapid.IntRange(0, 3).Draw(rt, "event") {
+			case 0:
+				f := &fns[rapid.IntRange(0, len(fns)-1).Draw(rt, "function")]
+				count := rapid.IntRange(1, 6).Draw(rt, "count")
+				event(&Event{Kind: EvPrewarm, ID: f.ID(), Count: count}, count)
+			case 1, 2:
+				b.after(time.Duration(rapid.SampledFrom([]int{50, 200, 300, 600, 2000}).Draw(rt, "ms")) * time.Millisecond)
+				event(&Event{Kind: EvTick}, warmStep)
+			case 3:
+				if len(underWay) > 0 {
+					end(rapid.IntRange(0, len(underWay)-1).Draw(rt, "ends"), rapid.SampledFrom([]api.Outcome{api.OutcomeOK, api.OutcomeInternal}).Draw(rt, "outcome"))
+				}
+			}
+			for k := range nodes {
+				b.z.byName[fmt.Sprint("n", k)].lastSeen = b.now
+			}
+		}
+		// From now on all goes well.
+		for range 40 {
+			for len(underWay) > 0 {
+				end(0, api.OutcomeOK)
+			}
+			b.after(warmRetryMax)
+			for k := range nodes {
+				b.z.byName[fmt.Sprint("n", k)].lastSeen = b.now
+			}
+			event(&Event{Kind: EvTick}, warmStep)
+		}
+		if n := b.z.nodes[0]; nodes > 1 || b.z.sums.slots < 2 || n.memMB < askedMB+300 { // of several, one may have the slots and another the memory
+			return
+		}
+		settled += min(asked, 1)
+		for i := range fns {
+			if f := &fns[i]; have(f) < f.MinWarm {
+				rt.Fatalf("%s asks for %d sandboxes, and has %d though there is room", f.ID(), f.MinWarm, have(f))
+			}
+		}
+	})
+	if begun == 0 || evicted == 0 || failed == 0 || settled == 0 {
+		t.Errorf("%d prewarmings, %d sandboxes pushed out, %d failures, %d beds with room for all: hardly anything was tested", begun, evicted, failed, settled)
 	}
 }
 
