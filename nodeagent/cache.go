@@ -1,8 +1,10 @@
 package nodeagent
 
 import (
+	"container/list"
 	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	"github.com/rubato-faas/rubato/api"
@@ -14,9 +16,9 @@ type object struct {
 	key     string
 	bytes   int64
 	here    bool
-	pins    int    // calls that use it: it cannot be evicted
-	use     uint64 // logical time of the last use
+	pins    int // calls that use it: it cannot be evicted
 	waiting []*run
+	place   *list.Element // in Node.used
 }
 
 type artState uint8
@@ -189,6 +191,7 @@ func (n *Node) artifactFor(fn *api.Function, fnKey string) *artifact {
 		}
 	}
 	a.fnKeys = append(a.fnKeys, fnKey)
+	n.artsOf[fnKey] = append(n.artsOf[fnKey], a)
 	return a
 }
 
@@ -237,32 +240,48 @@ func (n *Node) dropArtifact(a *artifact, out []Action) []Action {
 		i++
 	}
 	delete(n.arts, a.digest)
+	for _, k := range a.fnKeys {
+		if n.artsOf[k] = slices.DeleteFunc(n.artsOf[k], func(x *artifact) bool { return x == a }); len(n.artsOf[k]) == 0 {
+			delete(n.artsOf, k)
+		}
+	}
 	n.touch(a)
 	return append(out, Action{Kind: ActDropArtifact, Digest: a.digest})
 }
 
-// trim evicts least recently used objects above the limit. What running calls use stays: the cache may be over its
+// maxObjects bounds the objects that are kept, however small they are: each is a file in one folder.
+const maxObjects = 1 << 17
+
+// trim evicts least recently used objects above the limits. What running calls use stays: the cache may be over its
 // limit for as long as they run.
 func (n *Node) trim(out []Action) []Action {
-	for n.bytes > n.cfg.CacheBytes {
-		var old *object
-		for _, k := range sortedKeys(n.objs) {
-			if o := n.objs[k]; o.here && o.pins == 0 && (old == nil || o.use < old.use) {
-				old = o
-			}
+	for e := n.used.Front(); e != nil && (n.bytes > n.cfg.CacheBytes || len(n.objs) > maxObjects); {
+		o := e.Value.(*object)
+		e = e.Next()
+		if o.here && o.pins == 0 {
+			out = n.dropObject(o, out)
 		}
-		if old == nil {
-			return out
-		}
-		out = n.dropObject(old, out)
 	}
 	return out
 }
 
-func (n *Node) dropObject(o *object, out []Action) []Action {
+// newObject notes an object that will be fetched, and forget that it is no more.
+func (n *Node) newObject(in *api.Object) *object {
+	o := &object{key: in.Key, bytes: in.Bytes}
+	n.objs[o.key], o.place = o, n.used.PushBack(o)
+	n.bytes += o.bytes
+	return o
+}
+
+func (n *Node) forget(o *object) {
 	delete(n.objs, o.key)
+	n.used.Remove(o.place)
 	n.bytes -= o.bytes
 	n.gone(o.key)
+}
+
+func (n *Node) dropObject(o *object, out []Action) []Action {
+	n.forget(o)
 	return append(out, Action{Kind: ActDropObject, Key: o.key})
 }
 
@@ -305,10 +324,8 @@ func (n *Node) flush(out []Action) []Action {
 
 func (n *Node) functionKeys() []string {
 	set := map[string]bool{}
-	for _, a := range n.arts {
-		for _, k := range a.fnKeys {
-			set[k] = true
-		}
+	for k := range n.artsOf {
+		set[k] = true
 	}
 	for _, s := range n.sbs {
 		set[s.fnKey] = true
@@ -330,18 +347,12 @@ func (n *Node) sandboxReport(now time.Time, fnKey string) wire.SandboxReport {
 			r.Busy++
 		}
 	}
-	for _, d := range sortedKeys(n.arts) {
-		a := n.arts[d]
-		for _, k := range a.fnKeys {
-			if k != fnKey {
-				continue
-			}
-			switch a.state {
-			case artReady:
-				r.State = max(r.State, api.SandboxPrepared)
-			case artHere, artPreparing:
-				r.State = max(r.State, api.SandboxFetched)
-			}
+	for _, a := range n.artsOf[fnKey] {
+		switch a.state {
+		case artReady:
+			r.State = max(r.State, api.SandboxPrepared)
+		case artHere, artPreparing:
+			r.State = max(r.State, api.SandboxFetched)
 		}
 	}
 	return r
@@ -349,12 +360,13 @@ func (n *Node) sandboxReport(now time.Time, fnKey string) wire.SandboxReport {
 
 func (n *Node) objectReport() []api.Object {
 	var out []api.Object
-	for _, k := range sortedKeys(n.objs) {
-		if o := n.objs[k]; o.here && o.bytes >= api.LocalityBytes && len(out) < wire.MaxObjects {
+	for _, o := range n.objs {
+		if o.here && o.bytes >= api.LocalityBytes {
 			out = append(out, api.Object{Key: o.key, Bytes: o.bytes})
 		}
 	}
-	return out
+	slices.SortFunc(out, func(a, b api.Object) int { return strings.Compare(a.Key, b.Key) })
+	return out[:min(len(out), wire.MaxObjects)]
 }
 
 // withDeltas adds what changed since the last completion, so that the zone need not wait for a report. Deltas of one

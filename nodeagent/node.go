@@ -6,6 +6,7 @@
 package nodeagent
 
 import (
+	"container/list"
 	"errors"
 	"fmt"
 	"time"
@@ -92,11 +93,13 @@ type Node struct {
 	runs     map[string]*run
 	order    []*run // running calls in order of acceptance
 	sbs      []*sandboxState
-	arts     map[string]*artifact // by digest
-	objs     map[string]*object   // by object key
+	arts     map[string]*artifact   // by digest
+	artsOf   map[string][]*artifact // by function key, as their fnKeys say
+	objs     map[string]*object     // by object key
+	used     *list.List             // objects, the one whose last use is longest ago first
 	memUsed  int
 	bytes    int64
-	useClock uint64 // logical clock of LRU
+	useClock uint64 // logical clock of artifacts' last use
 	sbSeq    uint64
 	seenSeq  uint64
 	draining bool
@@ -124,7 +127,7 @@ func New(cfg Config, boot uint64, epoch api.Epoch) (*Node, error) {
 	}
 	labels := cfg.labels()
 	return &Node{
-		cfg: cfg, labels: labels.Clone(), boot: boot, epoch: epoch, runs: map[string]*run{}, arts: map[string]*artifact{}, objs: map[string]*object{},
+		cfg: cfg, labels: labels.Clone(), boot: boot, epoch: epoch, runs: map[string]*run{}, arts: map[string]*artifact{}, artsOf: map[string][]*artifact{}, objs: map[string]*object{}, used: list.New(),
 		touched: map[string]bool{},
 	}, nil
 }

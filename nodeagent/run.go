@@ -97,15 +97,13 @@ func (n *Node) fetchInputs(now time.Time, r *run, out []Action) []Action {
 		in := &r.m.Call.Inputs[i]
 		o := n.objs[in.Key]
 		if o == nil {
-			o = &object{key: in.Key, bytes: in.Bytes}
-			n.objs[in.Key] = o
-			n.bytes += in.Bytes
+			o = n.newObject(in)
 			out = n.trim(out)
 			out = append(out, Action{Kind: ActFetch, Key: in.Key, Bytes: in.Bytes})
 			r.fetched += in.Bytes
 		}
 		o.pins++
-		o.use = n.tick()
+		n.used.MoveToBack(o.place)
 		if !o.here {
 			o.waiting = append(o.waiting, r)
 			r.pending++
@@ -125,9 +123,7 @@ func (n *Node) objectFetched(now time.Time, ev *Event, out []Action) []Action {
 	waiting := o.waiting
 	o.waiting = nil
 	if ev.Err != "" {
-		delete(n.objs, ev.Key)
-		n.bytes -= o.bytes
-		n.gone(ev.Key)
+		n.forget(o)
 	} else {
 		o.here = true
 		n.fetchedBytes += o.bytes
