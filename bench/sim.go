@@ -50,8 +50,11 @@ func (o *SimOptions) Validate() error {
 	return f.err()
 }
 
-// simRun is what one run came to.
+// simRun is one world, and what it has come to.
 type simRun struct {
+	o      *SimOptions
+	w      *sim.World
+	at     int // virtual seconds
 	wall   float64
 	cpu    float64 // seconds of all cores; wall where the system does not tell
 	events uint64
@@ -61,8 +64,12 @@ type simRun struct {
 	hash   uint64
 }
 
+// simTurns is in how many turns the two worlds are run.
+const simTurns = 12
+
 // Sim measures the simulator: how long a large world takes, in what memory, and what an event costs there beside a small
 // world of the same kind (the same calls a second and node, the same functions, as many calls and so the same share of learned ones a zone).
+// The two take turns, so that a host that is now quicker and now slower is so for both of them.
 func Sim(ctx context.Context, o SimOptions) (*Report, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -70,18 +77,35 @@ func Sim(ctx context.Context, o SimOptions) (*Report, error) {
 	r := &Report{Bench: "sim", Env: map[string]any{
 		"cpus": runtime.GOMAXPROCS(0), "nodes": o.Nodes, "rate": o.Rate, "seconds": o.Seconds, "learn_one_of": o.Learn, "policy": o.Policy, "seed": o.Seed,
 	}}
-	// The small world first: the larger one leaves a heap behind.
 	small := o
 	small.Nodes, small.Rate = o.Small, o.Rate*float64(o.Small)/float64(o.Nodes)
 	// It runs for as long as its zones need for as many calls each: the first ones of a zone are all learned, which is dear.
 	small.Seconds = max(o.Seconds*min(o.ZoneNodes, o.Nodes)/min(o.ZoneNodes, o.Small), 1)
-	s, err := simulate(ctx, &small, 0, small.Seconds+o.Seconds)
-	if err != nil {
-		return nil, err
+	s, l := &simRun{o: &small}, &simRun{o: &o}
+	turns := min(simTurns, small.Seconds, o.Seconds)
+	for k := 1; k <= turns; k++ {
+		for _, x := range []*simRun{s, l} {
+			runtime.GC() // what the other one has left is no cost of this one's
+			began, used := time.Now(), cpuSeconds()
+			if err := x.run(ctx, x.o.Seconds*k/turns, func(nodes int) {
+				if o.Progress != nil {
+					o.Progress(s.at+l.at, small.Seconds+o.Seconds, fmt.Sprintf("%d nodes", nodes))
+				}
+			}); err != nil {
+				return nil, err
+			}
+			took := time.Since(began).Seconds()
+			x.wall += took
+			if cpu := cpuSeconds() - used; cpu > 0 {
+				took = cpu
+			}
+			x.cpu += took
+		}
 	}
-	l, err := simulate(ctx, &o, small.Seconds, small.Seconds+o.Seconds)
-	if err != nil {
-		return nil, err
+	for _, x := range []*simRun{s, l} {
+		if err := x.count(); err != nil {
+			return nil, err
+		}
 	}
 	n, m := "n"+strconv.Itoa(o.Nodes), "n"+strconv.Itoa(o.Small)
 	r.add("events_per_s", float64(l.events)/l.wall, "1/s")
@@ -95,45 +119,47 @@ func Sim(ctx context.Context, o SimOptions) (*Report, error) {
 	r.add(m+".rows_a_zone", float64(s.rows), "")
 	r.add(m+".wall_s", s.wall, "s")
 	r.add(m+".events_per_s", float64(s.events)/s.wall, "1/s")
-	cost := func(x *simRun) float64 { return x.cpu / float64(max(x.events, 1)) }
 	r.add(n+".cpu_us_per_call", l.cpu*1e6/float64(max(l.calls, 1)), "us")
 	r.add(m+".cpu_us_per_call", s.cpu*1e6/float64(max(s.calls, 1)), "us")
-	r.add("cost_ratio_"+n+"_"+m, cost(&l)/cost(&s), "")
-	r.Notes = append(r.Notes, fmt.Sprintf("trace hash %016x; cost is CPU time an event", l.hash),
+	r.add("cost_ratio_"+n+"_"+m, l.cost()/s.cost(), "")
+	r.Notes = append(r.Notes, fmt.Sprintf("trace hash %016x; cost is CPU time an event; memory is that of both worlds, which take turns", l.hash),
 		fmt.Sprintf("learners train on one in k = %d samples, but on all of a zone's first %d", o.Learn, simEager))
 	return r, nil
 }
 
-func simulate(ctx context.Context, o *SimOptions, from, total int) (simRun, error) {
-	cfg := SimWorld(o)
-	began, used := time.Now(), cpuSeconds()
-	w, err := sim.New(cfg)
-	if err != nil {
-		return simRun{}, err
-	}
-	for at := 1; at <= o.Seconds; at++ {
-		if err := ctx.Err(); err != nil {
-			return simRun{}, err
+// run makes the world, unless it is there, and brings it to so many virtual seconds.
+func (x *simRun) run(ctx context.Context, until int, progress func(nodes int)) (err error) {
+	if x.w == nil {
+		if x.w, err = sim.New(SimWorld(x.o)); err != nil {
+			return err
 		}
-		if o.Progress != nil {
-			o.Progress(from+at-1, total, fmt.Sprintf("%d nodes", o.Nodes))
+	}
+	for ; x.at < until; x.at++ {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
-		w.Run(time.Duration(at) * time.Second)
+		progress(x.o.Nodes)
+		x.w.Run(time.Duration(x.at+1) * time.Second)
 	}
-	if v := w.Violation(); v != "" {
-		return simRun{}, fmt.Errorf("bench sim: a broken invariant: %s", v)
+	return nil
+}
+
+// count takes what the world has come to.
+func (x *simRun) count() error {
+	if v := x.w.Violation(); v != "" {
+		return fmt.Errorf("bench sim: a broken invariant: %s", v)
 	}
-	r := simRun{wall: time.Since(began).Seconds(), events: w.Events(), hash: w.Hash(), rows: w.Learned(0).Rows}
-	if r.cpu = cpuSeconds() - used; r.cpu <= 0 {
-		r.cpu = r.wall
-	}
+	x.events, x.hash, x.rows = x.w.Events(), x.w.Hash(), x.w.Learned(0).Rows
 	all := sim.Stats{}
-	for _, s := range w.FunctionStats() {
+	for _, s := range x.w.FunctionStats() {
 		all.Add(&s)
 	}
-	r.calls, r.mean = all.Calls, all.TotalMs/float64(max(all.Answered, 1))
-	return r, nil
+	x.calls, x.mean = all.Calls, all.TotalMs/float64(max(all.Answered, 1))
+	return nil
 }
+
+// cost is the CPU time of an event, in seconds.
+func (x *simRun) cost() float64 { return x.cpu / float64(max(x.events, 1)) }
 
 // simEager is how many samples of a zone are all learned before one in SimOptions.Learn is.
 const simEager = 8192
