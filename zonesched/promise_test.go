@@ -351,8 +351,8 @@ func TestPromisesNeverPassWhatIsFree(t *testing.T) {
 }
 
 // Property: whatever sandboxes functions ask for, operators wish and nodes fail to bring up, prewarmings hold no more than half of the slots that
-// are free when they begin, push out nothing that is asked for, come at most so many a tick, and wait longer after each failure. Where there is
-// room for all that functions ask for, they have just that in the end.
+// are free when they begin, push out nothing that is asked for, come at most so many a tick, and wait longer after each failure. Where one node
+// has room for all that functions ask for, they have at least that in the end.
 func TestPrewarmingsKeepTheirLimits(t *testing.T) {
 	begun, evicted, failed, settled := 0, 0, 0, 0
 	rapid.Check(t, func(rt *rapid.T) {
@@ -465,6 +465,9 @@ func TestPrewarmingsKeepTheirLimits(t *testing.T) {
 			}
 		}
 	})
+	if testing.Short() {
+		return // too few tries
+	}
 	if begun == 0 || evicted == 0 || failed == 0 || settled == 0 {
 		t.Errorf("%d prewarmings, %d sandboxes pushed out, %d failures, %d beds with room for all: hardly anything was tested", begun, evicted, failed, settled)
 	}
