@@ -190,9 +190,24 @@ func (n *Node) artifactFor(fn *api.Function, fnKey string) *artifact {
 			return a
 		}
 	}
+	if len(a.fnKeys) >= maxSharers {
+		n.touched[a.fnKeys[0]] = true
+		n.unlist(a, a.fnKeys[0])
+		a.fnKeys = slices.Delete(a.fnKeys, 0, 1)
+	}
 	a.fnKeys = append(a.fnKeys, fnKey)
 	n.artsOf[fnKey] = append(n.artsOf[fnKey], a)
 	return a
+}
+
+// maxSharers bounds the functions and versions that a node reports an artifact for; of more the ones that came last stay.
+const maxSharers = 256
+
+// unlist takes a from those of the function.
+func (n *Node) unlist(a *artifact, fnKey string) {
+	if n.artsOf[fnKey] = slices.DeleteFunc(n.artsOf[fnKey], func(x *artifact) bool { return x == a }); len(n.artsOf[fnKey]) == 0 {
+		delete(n.artsOf, fnKey)
+	}
 }
 
 func (n *Node) touch(a *artifact) {
@@ -241,9 +256,7 @@ func (n *Node) dropArtifact(a *artifact, out []Action) []Action {
 	}
 	delete(n.arts, a.digest)
 	for _, k := range a.fnKeys {
-		if n.artsOf[k] = slices.DeleteFunc(n.artsOf[k], func(x *artifact) bool { return x == a }); len(n.artsOf[k]) == 0 {
-			delete(n.artsOf, k)
-		}
+		n.unlist(a, k)
 	}
 	n.touch(a)
 	return append(out, Action{Kind: ActDropArtifact, Digest: a.digest})

@@ -2,6 +2,7 @@ package nodeagent
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -68,6 +69,40 @@ func TestObjectsAreBoundedInNumber(t *testing.T) {
 	}
 	if len(x.n.objs) != maxObjects || x.n.used.Len() != maxObjects || x.n.objs["o00000010"] != nil || x.n.objs["o00000011"] == nil {
 		t.Errorf("%d objects, want %d, the newest", len(x.n.objs), maxObjects)
+	}
+}
+
+// What a call allocates on a node does not grow with what is cached there: all keys are neither listed nor sorted.
+func TestAFullCacheCostsNoMore(t *testing.T) {
+	const calls = 200
+	allocated := func(held int) float64 {
+		x := newInstant(t, func(c *Config) { c.CacheBytes = int64(held) })
+		for x.calls < held {
+			x.call("f0000", 1)
+		}
+		var from, to runtime.MemStats
+		runtime.ReadMemStats(&from)
+		for range calls {
+			x.call("f0000", 1)
+		}
+		runtime.ReadMemStats(&to)
+		return float64(to.TotalAlloc-from.TotalAlloc) / calls
+	}
+	if few, many := allocated(10), allocated(5000); many > 2*few {
+		t.Errorf("%.0f bytes a call with 10 objects, %.0f with 5,000", few, many)
+	}
+}
+
+// An artifact that very many functions share is reported for the ones that came last.
+func TestSharersAreBounded(t *testing.T) {
+	x := newInstant(t, func(*Config) {})
+	for i := range 3 * maxSharers {
+		x.call(fmt.Sprintf("f%d-same", i), 1)
+	}
+	for _, a := range x.n.arts {
+		if len(a.fnKeys) != maxSharers || len(x.n.artsOf) != maxSharers || x.n.artsOf[fmt.Sprintf("t/f%d-same@1", 3*maxSharers-1)] == nil {
+			t.Errorf("%d functions share %s, %d are known: want %d", len(a.fnKeys), a.digest[:4], len(x.n.artsOf), maxSharers)
+		}
 	}
 }
 

@@ -26,7 +26,7 @@ type Config struct {
 	// MemoryMB bounds the memory that sandboxes (busy and idle) may claim, by their functions' declared sizes.
 	MemoryMB int `koanf:"memory_mb" doc:"memory for sandboxes, by their functions' declared sizes"`
 	// CacheBytes bounds the object cache.
-	CacheBytes int64 `koanf:"cache_bytes" doc:"bytes of input objects kept"`
+	CacheBytes int64 `koanf:"cache_bytes" doc:"bytes of input objects kept (131,072 objects at most)"`
 	// Artifacts bounds fetched and prepared artifacts.
 	Artifacts int `koanf:"artifacts" doc:"function artifacts kept fetched and prepared"`
 	// LinkMbps is the link to the object store: 0 is as fast as the machine allows.
