@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"runtime/metrics"
 	"strconv"
 	"strings"
 	"time"
@@ -56,7 +57,7 @@ type simRun struct {
 	w      *sim.World
 	at     int // virtual seconds
 	wall   float64
-	cpu    float64 // seconds of all cores; wall where the system does not tell
+	cpu    float64 // seconds of all cores without those of the collector; wall where the system does not tell
 	events uint64
 	calls  uint64
 	mean   float64
@@ -64,12 +65,13 @@ type simRun struct {
 	hash   uint64
 }
 
-// simTurns is in how many turns the two worlds are run.
+// simTurns is in how many turns the two worlds are run at most.
 const simTurns = 12
 
 // Sim measures the simulator: how long a large world takes, in what memory, and what an event costs there beside a small
 // world of the same kind (the same calls a second and node, the same functions, as many calls and so the same share of learned ones a zone).
-// The two take turns, so that a host that is now quicker and now slower is so for both of them.
+// The two take turns, so that a host that is now quicker and now slower is so for both of them. They share a heap, and so neither's cost has
+// the collector's part, which is told apart; the large world's time has it.
 func Sim(ctx context.Context, o SimOptions) (*Report, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -83,10 +85,10 @@ func Sim(ctx context.Context, o SimOptions) (*Report, error) {
 	small.Seconds = max(o.Seconds*min(o.ZoneNodes, o.Nodes)/min(o.ZoneNodes, o.Small), 1)
 	s, l := &simRun{o: &small}, &simRun{o: &o}
 	turns := min(simTurns, small.Seconds, o.Seconds)
+	var collected float64
 	for k := 1; k <= turns; k++ {
 		for _, x := range []*simRun{s, l} {
-			runtime.GC() // what the other one has left is no cost of this one's
-			began, used := time.Now(), cpuSeconds()
+			began, used, before := time.Now(), cpuSeconds(), collectorSeconds()
 			if err := x.run(ctx, x.o.Seconds*k/turns, func(nodes int) {
 				if o.Progress != nil {
 					o.Progress(s.at+l.at, small.Seconds+o.Seconds, fmt.Sprintf("%d nodes", nodes))
@@ -94,13 +96,18 @@ func Sim(ctx context.Context, o SimOptions) (*Report, error) {
 			}); err != nil {
 				return nil, err
 			}
-			took := time.Since(began).Seconds()
-			x.wall += took
-			if cpu := cpuSeconds() - used; cpu > 0 {
-				took = cpu
-			}
-			x.cpu += took
+			runtime.GC() // what it leaves is not for the other one to collect, and the collector's time is told when it is done
+			gc := collectorSeconds() - before
+			collected += gc
+			x.wall += time.Since(began).Seconds()
+			x.cpu += cpuSeconds() - used - gc
 		}
+	}
+	share := 0.
+	if all := s.cpu + l.cpu + collected; s.cpu > 0 && l.cpu > 0 {
+		share = collected / all
+	} else {
+		s.cpu, l.cpu = s.wall, l.wall
 	}
 	for _, x := range []*simRun{s, l} {
 		if err := x.count(); err != nil {
@@ -117,12 +124,11 @@ func Sim(ctx context.Context, o SimOptions) (*Report, error) {
 	r.add(n+".rows_a_zone", float64(l.rows), "")
 	r.add(m+".seconds", float64(small.Seconds), "virtual s")
 	r.add(m+".rows_a_zone", float64(s.rows), "")
-	r.add(m+".wall_s", s.wall, "s")
-	r.add(m+".events_per_s", float64(s.events)/s.wall, "1/s")
 	r.add(n+".cpu_us_per_call", l.cpu*1e6/float64(max(l.calls, 1)), "us")
 	r.add(m+".cpu_us_per_call", s.cpu*1e6/float64(max(s.calls, 1)), "us")
+	r.add("collector_share", share, "of CPU time")
 	r.add("cost_ratio_"+n+"_"+m, l.cost()/s.cost(), "")
-	r.Notes = append(r.Notes, fmt.Sprintf("trace hash %016x; cost is CPU time an event; memory is that of both worlds, which take turns", l.hash),
+	r.Notes = append(r.Notes, fmt.Sprintf("trace hash %016x; cost is CPU time an event without the collector's; memory is that of both worlds, which take turns", l.hash),
 		fmt.Sprintf("learners train on one in k = %d samples, but on all of a zone's first %d", o.Learn, simEager))
 	return r, nil
 }
@@ -229,6 +235,15 @@ func SimWorld(o *SimOptions) sim.Config {
 		}
 	}
 	return cfg
+}
+
+// collectorSeconds is the CPU time that the garbage collector has used in cycles that are over.
+func collectorSeconds() float64 {
+	m := []metrics.Sample{{Name: "/cpu/classes/gc/total:cpu-seconds"}}
+	if metrics.Read(m); m[0].Value.Kind() != metrics.KindFloat64 {
+		return 0
+	}
+	return m[0].Value.Float64()
 }
 
 // cpuSeconds is the CPU time that this process has used, to a hundredth; 0 where the system does not tell.
