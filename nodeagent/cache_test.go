@@ -99,6 +99,9 @@ func TestSharersAreBounded(t *testing.T) {
 	for i := range 3 * maxSharers {
 		x.call(fmt.Sprintf("f%d-same", i), 1)
 	}
+	if len(x.n.arts) != 1 {
+		t.Fatalf("%d artifacts, want one for all", len(x.n.arts))
+	}
 	for _, a := range x.n.arts {
 		if len(a.fnKeys) != maxSharers || len(x.n.artsOf) != maxSharers || x.n.artsOf[fmt.Sprintf("t/f%d-same@1", 3*maxSharers-1)] == nil {
 			t.Errorf("%d functions share %s, %d are known: want %d", len(a.fnKeys), a.digest[:4], len(x.n.artsOf), maxSharers)

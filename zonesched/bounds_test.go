@@ -2,6 +2,7 @@ package zonesched
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -191,11 +192,7 @@ func TestNothingIsLeftWhenAllIsOver(t *testing.T) {
 			b.later(time.Minute)
 			b.event(&Event{Kind: EvTick})
 		}
-		var ids []string
-		for id := range b.z.fns {
-			ids = append(ids, id)
-		}
-		b.event(&Event{Kind: EvFunctions, Deleted: ids})
+		b.event(&Event{Kind: EvFunctions, Deleted: sortedKeys(b.z.fns)})
 		if len(b.open) > 0 {
 			rt.Fatalf("no answer to %v", b.open)
 		}
@@ -206,12 +203,7 @@ func TestNothingIsLeftWhenAllIsOver(t *testing.T) {
 		for _, n := range b.z.nodes {
 			left["slots of "+n.name] = len(n.running) + n.reserved + len(n.reservedF) + n.fallbacks + len(n.slotOf) + len(n.objects) + n.busyMB + n.warming
 		}
-		for _, what := range sortedKeys(left) {
-			if left[what] == 0 {
-				delete(left, what)
-			}
-		}
-		if len(left) > 0 {
+		if maps.DeleteFunc(left, func(_ string, n int) bool { return n == 0 }); len(left) > 0 {
 			rt.Fatalf("left when all is over: %v", left)
 		}
 		answers += b.answers
