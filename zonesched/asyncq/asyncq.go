@@ -31,8 +31,8 @@ type Config struct {
 	Keep time.Duration `koanf:"keep" doc:"how long results can be looked up"`
 	// MaxRecordBytes bounds terminal records; beyond it the oldest go before Keep is over.
 	MaxRecordBytes int64 `koanf:"max_record_bytes" doc:"bound of the records; beyond it the oldest go early"`
-	// MaxPending bounds accepted, unfinished calls; more are refused with 429.
-	MaxPending int64 `koanf:"max_pending" doc:"accepted, unfinished asynchronous calls; more are refused with 429"`
+	// MaxPending bounds accepted, unfinished calls, and those of a tenant at tenantShare times what is free; more are refused with 429.
+	MaxPending int64 `koanf:"max_pending" doc:"accepted, unfinished asynchronous calls, of one tenant at most 7 times what is free; more are refused with 429"`
 	// MaxRunning bounds calls handed to the scheduler at once; those that it handed back do not count.
 	MaxRunning int `koanf:"max_running" doc:"asynchronous calls that the scheduler works on at once"`
 	// AckWait is how long the queue waits for a sign of life before it hands a call out again.
@@ -69,6 +69,7 @@ type Queue struct {
 	records jetstream.KeyValue
 	bodies  objectstore.Store
 	log     *slog.Logger
+	tally   tally
 }
 
 // Open makes the stream and the bucket when they are not there yet. bodies is where large payloads of calls lie.
@@ -146,19 +147,26 @@ func (q *Queue) subject(tenant, id string) string {
 	return "rb.q." + q.cfg.Zone + "." + tenant + "." + id
 }
 
-// Accept puts a call on disk. The same id is accepted once.
+// Accept puts a call on disk. The same id is accepted once. api.ErrOverloaded when the queue is full, or its tenant's share of it.
 func (q *Queue) Accept(ctx context.Context, inv *api.Invocation) error {
 	b, err := wire.Encode(&wire.Invoke{Call: *inv})
 	if err != nil {
 		return fmt.Errorf("asyncq accept: %w", err)
 	}
+	if err := q.share(ctx, inv.Tenant); err != nil {
+		return fmt.Errorf("asyncq accept: %w", err)
+	}
 	m := &nats.Msg{Subject: q.subject(inv.Tenant, inv.ID), Data: b}
-	if _, err := q.js.PublishMsg(ctx, m, jetstream.WithMsgID(inv.ID)); err != nil {
+	ack, err := q.js.PublishMsg(ctx, m, jetstream.WithMsgID(inv.ID))
+	if err != nil {
 		var api2 *jetstream.APIError
 		if errors.As(err, &api2) && api2.Description == "maximum messages exceeded" {
 			return fmt.Errorf("asyncq accept: %w: %d calls wait", api.ErrOverloaded, q.cfg.MaxPending)
 		}
 		return fmt.Errorf("asyncq accept: %w: %w", api.ErrUnavailable, err)
+	}
+	if !ack.Duplicate {
+		q.accepted(inv.Tenant)
 	}
 	return nil
 }

@@ -354,6 +354,40 @@ func TestFullQueueRefuses(t *testing.T) {
 	}
 }
 
+func TestATenantLeavesRoomForOthers(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.MaxPending = 80 })
+	fill := func(q *Queue, tenant string) (accepted int) {
+		for i := range 100 {
+			inv := call(fmt.Sprint(tenant, i))
+			inv.Tenant = tenant
+			switch err := q.Accept(b.ctx, inv); {
+			case err == nil:
+				accepted++
+			case !errors.Is(err, api.ErrOverloaded):
+				t.Fatal(err)
+			}
+		}
+		return accepted
+	}
+	if n := fill(b.q, "greedy"); n != 70 {
+		t.Errorf("a tenant alone had %d calls accepted of at most 80, want 7/8 of them", n)
+	}
+	// Another door has accepted none of those, and must find them.
+	other, err := Open(b.ctx, b.q.js, b.q.bodies, b.q.cfg, b.q.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := fill(other, "late"); n != 9 {
+		t.Errorf("one that came late had %d calls accepted, want 9: seven times what it leaves free", n)
+	}
+	if n := fill(other, "greedy"); n != 0 {
+		t.Errorf("the first had %d more accepted", n)
+	}
+	if n := fill(other, "third"); n != 1 {
+		t.Errorf("a third had %d accepted, want the last place", n)
+	}
+}
+
 func TestUnreadableCallIsDroppedAndTheNextServed(t *testing.T) {
 	b := newBed(t, nil)
 	if _, err := b.q.js.Publish(b.ctx, b.q.subject("t", "bad"), []byte{wire.Version, 0xff}); err != nil {
