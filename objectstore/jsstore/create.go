@@ -29,14 +29,14 @@ func (s *Store) Create(ctx context.Context, key string, r io.Reader) (objectstor
 	if !errors.Is(err, jetstream.ErrObjectNotFound) {
 		return objectstore.Info{}, wrap("create", key, err)
 	}
-	oi, err := s.upload(ctx, uploadPrefix+rand.Text(), r)
+	upload := uploadPrefix + rand.Text()
+	oi, err := s.upload(ctx, upload, r)
 	if err != nil {
-		return objectstore.Info{}, wrap("create", key, err)
+		return objectstore.Info{}, errors.Join(wrap("create", key, err), s.sweep(context.WithoutCancel(ctx), upload))
 	}
 	// From here on a caller who leaves must not leave a doubt behind whether the key was given.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.OpTimeout)
 	defer cancel()
-	upload := oi.Name
 	old, err = s.claim(ctx, key, oi)
 	if old != nil || errors.As(err, new(*jetstream.APIError)) { // surely not given
 		if derr := s.Delete(ctx, upload); derr != nil {

@@ -156,9 +156,11 @@ func (s *Store) sweep(ctx context.Context, key string) error {
 	return s.Delete(ctx, key)
 }
 
+// upload puts the bytes under a key. The library takes back a failed upload's chunks under the context that it was given: with the caller's
+// they would stay whenever the caller has left. So it is told of that by the source.
 func (s *Store) upload(ctx context.Context, key string, r io.Reader) (*jetstream.ObjectInfo, error) {
 	meta := jetstream.ObjectMeta{Name: key, Opts: &jetstream.ObjectMetaOptions{ChunkSize: uint32(s.cfg.ChunkBytes)}}
-	return s.obs.Put(ctx, meta, fullReader{r})
+	return s.obs.Put(context.WithoutCancel(ctx), meta, fullReader{ctx, r})
 }
 
 // MaxKeyLen bounds keys with their scope ("t/<tenant>/o/" and so on).
@@ -171,13 +173,21 @@ func checkKey(key string) error {
 	return nil
 }
 
-// fullReader fills each buffer: the library makes a chunk of every Read, and a network body reads in small pieces.
-type fullReader struct{ r io.Reader }
+// fullReader fills each buffer: the library makes a chunk of every Read, and a network body reads in small pieces. A source that breaks
+// off (io.ErrUnexpectedEOF of a body whose sender went away) has not ended, and one whose reader has left fails.
+type fullReader struct {
+	ctx context.Context
+	r   io.Reader
+}
 
-func (f fullReader) Read(p []byte) (int, error) {
-	n, err := io.ReadFull(f.r, p)
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		err = io.EOF
+func (f fullReader) Read(p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		if err = f.ctx.Err(); err != nil {
+			break
+		}
+		var k int
+		k, err = f.r.Read(p[n:])
+		n += k
 	}
 	return n, err
 }

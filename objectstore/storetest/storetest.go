@@ -273,18 +273,29 @@ func list(t *testing.T, ctx context.Context, s objectstore.Store) {
 }
 
 func failingSource(t *testing.T, ctx context.Context, s objectstore.Store) {
-	broken := errors.New("source broke")
-	data := Bytes(3, 600_000)
 	old := put(t, ctx, s, "k", []byte("old"))
-	for _, key := range []string{"k", "fresh"} {
-		_, err := s.Put(ctx, key, io.MultiReader(bytes.NewReader(data), iotest.ErrReader(broken)))
-		if !errors.Is(err, broken) {
-			t.Errorf("put %s: %v, want the source's error", key, err)
+	// The second is what a request's body says whose sender went away: it broke off, it did not end.
+	for _, broken := range []error{errors.New("source broke"), io.ErrUnexpectedEOF} {
+		for _, n := range []int{0, 1000, 600_000} {
+			source := func() io.Reader {
+				return io.MultiReader(bytes.NewReader(Bytes(3, n)), iotest.ErrReader(broken))
+			}
+			for _, key := range []string{"k", "fresh"} {
+				if _, err := s.Put(ctx, key, source()); !errors.Is(err, broken) {
+					t.Errorf("put %s of %d bytes: %v, want %v", key, n, err, broken)
+				}
+			}
+			if _, err := s.Create(ctx, "fresh", source()); !errors.Is(err, broken) {
+				t.Errorf("create of %d bytes: %v, want %v", n, err, broken)
+			}
 		}
 	}
 	expect(t, ctx, s, old, []byte("old"))
 	if _, err := s.Stat(ctx, "fresh"); !errors.Is(err, api.ErrNotFound) {
 		t.Errorf("stat: %v, want ErrNotFound", err)
+	}
+	if all, err := s.List(ctx, "", 10); err != nil || len(all) != 1 {
+		t.Errorf("list: %+v, %v; want what was there before", all, err)
 	}
 }
 
