@@ -318,6 +318,14 @@ type connection struct {
 	models  *jsstore.Store
 }
 
+// connected reports the loss of the bus, nil while it is there.
+func (c *connection) connected() error {
+	if nc := c.bus.Conn(); !nc.IsConnected() {
+		return fmt.Errorf("%w: not connected to NATS (%s)", api.ErrUnavailable, nc.Status())
+	}
+	return nil
+}
+
 // openTimeout bounds connecting and making buckets.
 const openTimeout = 30 * time.Second
 

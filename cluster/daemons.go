@@ -83,7 +83,7 @@ func NewZone(ctx context.Context, cfg ZoneConfig, log *slog.Logger, hooks Hooks)
 	if err != nil {
 		return nil, err
 	}
-	deps := zoned.Deps{Bus: z.conn.bus, Store: z.conn.models, Elector: elector, Async: queue, Log: log}
+	deps := zoned.Deps{Bus: z.conn.bus, Connected: z.conn.bus.Conn().IsConnected, Store: z.conn.models, Elector: elector, Async: queue, Log: log}
 	if hooks.Zone != nil {
 		deps = hooks.Zone(deps)
 	}
@@ -99,7 +99,7 @@ func NewZone(ctx context.Context, cfg ZoneConfig, log *slog.Logger, hooks Hooks)
 	mux := http.NewServeMux()
 	mux.Handle("/", gw.Handler())
 	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
-		mux.Handle(path, ops.Handler(reg, z.Daemon.Ready))
+		mux.Handle(path, ops.Handler(reg, z.ready))
 	}
 	z.handler = mux
 	if z.ln, z.limits, err = listen(cfg.HTTP); err != nil {
@@ -109,6 +109,9 @@ func NewZone(ctx context.Context, cfg ZoneConfig, log *slog.Logger, hooks Hooks)
 	z.Addr = z.ln.Addr().String()
 	return z, nil
 }
+
+// ready: a scheduler that lost the bus reaches neither nodes nor a leader.
+func (z *Zone) ready() error { return errors.Join(z.conn.connected(), z.Daemon.Ready()) }
 
 func listen(cfg HTTPConfig) (net.Listener, ops.Limits, error) {
 	limits, err := cfg.limits()
@@ -318,12 +321,7 @@ func (n *Node) Run(ctx context.Context) error {
 }
 
 // ready: a node that lost the bus takes no calls, and can give nobody its results.
-func (n *Node) ready() error {
-	if !n.conn.bus.Conn().IsConnected() {
-		return fmt.Errorf("%w: not connected to NATS (%s)", api.ErrUnavailable, n.conn.bus.Conn().Status())
-	}
-	return n.Daemon.Ready()
-}
+func (n *Node) ready() error { return errors.Join(n.conn.connected(), n.Daemon.Ready()) }
 
 func (n *Node) close() {
 	for _, rt := range n.runtimes {

@@ -149,6 +149,8 @@ type Ack struct {
 type Cancel struct {
 	Epoch api.Epoch `msgpack:"e"`
 	ID    string    `msgpack:"i"`
+	// Left: nobody asked for the call's end, one who waited for it went away. Others may wait, too.
+	Left bool `msgpack:"lf,omitempty"`
 }
 
 // Flush empties a node's sandboxes, object cache and prepared artifacts (an operator's or a benchmark's wish).

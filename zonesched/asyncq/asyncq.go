@@ -176,21 +176,29 @@ type Item struct {
 	// Call as it was accepted, but for its budget: what is left of it now.
 	Call *api.Invocation
 	// Late: nothing is left of the budget. Such a call must not run.
-	Late bool
-	q    *Queue
-	msg  jetstream.Msg
-	at   time.Time // handed out
+	Late     bool
+	q        *Queue
+	msg      jetstream.Msg
+	at       time.Time // handed out
+	accepted time.Time
 }
 
-// spend takes from the call's budget what it has waited in the queue until now, which is by the clock of the server that stored it: a
-// caller's time goes on while nobody leads.
-func (i *Item) spend(now time.Time) {
+// Accepted is when the call was put into the queue, by this machine's clock to some milliseconds.
+func (i *Item) Accepted() time.Time { return i.accepted }
+
+// spend takes from the call's budget what it has waited in the queue, which is by the clock of the server that stored it, so far ahead of
+// this machine's: a caller's time goes on while nobody leads.
+func (i *Item) spend(ahead time.Duration) {
 	md, err := i.msg.Metadata()
-	if err != nil || i.Call.BudgetMs <= 0 {
+	if err != nil {
+		i.accepted = i.at
 		return
 	}
-	left := i.Call.BudgetMs - max(now.Sub(md.Timestamp).Milliseconds(), 0)
-	i.Late, i.Call.BudgetMs = left <= 0, max(left, 1)
+	i.accepted = md.Timestamp.Add(-ahead)
+	if i.Call.BudgetMs > 0 {
+		left := i.Call.BudgetMs - max(i.at.Sub(i.accepted).Milliseconds(), 0)
+		i.Late, i.Call.BudgetMs = left <= 0, max(left, 1)
+	}
 }
 
 // Serve hands out calls, each to handle on a goroutine of its own, at most MaxRunning at once, until ctx ends; then it returns once each handle
@@ -313,7 +321,7 @@ func (q *Queue) item(msg jetstream.Msg, ahead time.Duration) *Item {
 		return nil
 	}
 	item := &Item{Call: &m.Call, q: q, msg: msg, at: time.Now()}
-	item.spend(time.Now().Add(ahead))
+	item.spend(ahead)
 	return item
 }
 

@@ -24,15 +24,16 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // bed is a zone's surroundings: a bus, an election, a store, and the test as coordinator. Schedulers and nodes join it.
 type bed struct {
-	t     *testing.T
-	ctx   context.Context
-	hub   *membus.Hub
-	bus   *membus.Bus // the coordinator's and the test's
-	reg   *memreg.Registry
-	store *memstore.Store
-	fn    api.Function
-	memMB int    // of workers that come
-	quiet func() // the coordinator falls silent
+	t      *testing.T
+	ctx    context.Context
+	hub    *membus.Hub
+	bus    *membus.Bus // the coordinator's and the test's
+	reg    *memreg.Registry
+	store  *memstore.Store
+	fn     api.Function
+	memMB  int    // of workers that come
+	quiet  func() // the coordinator falls silent
+	deploy func(api.Function)
 }
 
 func newBed(t *testing.T) *bed { return newBedOn(t, membus.DefaultConfig()) }
@@ -55,7 +56,7 @@ func newBedOn(t *testing.T, bus membus.Config) *bed {
 	})
 	// The coordinator's catalogue, without a log; f is its first revision.
 	var mu sync.Mutex
-	cat, rev := catalog.New(), uint64(1)
+	cat, rev, more := catalog.New(), uint64(1), []api.Function(nil)
 	subscribe := func(subject string, h messaging.Handler) func() {
 		sub, err := b.bus.Subscribe(subject, "", h)
 		if err != nil {
@@ -84,13 +85,19 @@ func newBedOn(t *testing.T, bus membus.Config) *bed {
 	silent := subscribe(wire.SubjectCatalog, func(m *messaging.Msg) {
 		mu.Lock()
 		defer mu.Unlock()
-		ch := wire.CatalogChanges{Rev: rev, Functions: []api.Function{b.fn}}
+		ch := wire.CatalogChanges{Rev: rev, Functions: append([]api.Function{b.fn}, more...)}
 		if p := cat.Policy(); p != nil {
 			ch.Policy, ch.PolicyRev = p, rev
 		}
 		b.send(b.bus, m.Reply, &ch)
 	})
 	b.quiet = func() { deaf(); silent() }
+	b.deploy = func(f api.Function) {
+		mu.Lock()
+		defer mu.Unlock()
+		rev++
+		more = append(more, f)
+	}
 	return b
 }
 
@@ -194,6 +201,7 @@ type worker struct {
 	runs    []string
 	cancels []string
 	hold    func(*wire.Run) bool
+	fail    bool // what runs ends as the node's own fault
 }
 
 // worker joins the zone and is known to the schedulers when it returns.
@@ -295,7 +303,14 @@ func (w *worker) finish(id string) {
 	w.mu.Lock()
 	r := w.running[id]
 	delete(w.running, id)
+	fail := w.fail
 	w.mu.Unlock()
+	if fail {
+		w.b.send(w.bus, wire.SubjectDone("z"), &wire.Completion{
+			Epoch: r.Epoch, Node: w.name, Boot: 1, ID: id, Attempt: r.Call.Attempt, Seq: r.Seq, Outcome: api.OutcomeInternal, Code: api.CodeUnavailable, Message: "broken", Echo: r.Echo,
+		})
+		return
+	}
 	w.b.send(w.bus, wire.SubjectDone("z"), &wire.Completion{
 		Epoch: r.Epoch, Node: w.name, Boot: 1, ID: id, Attempt: r.Call.Attempt, Seq: r.Seq, Result: append([]byte("did "), r.Call.Payload...),
 		RunMs: 1 + float64(len(r.Call.ID)), Start: api.SandboxWarm, Echo: r.Echo,
@@ -307,6 +322,12 @@ func (w *worker) holdAll() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.hold = func(*wire.Run) bool { return true }
+}
+
+func (w *worker) failAll() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.fail = true
 }
 
 func (w *worker) holdNone() {

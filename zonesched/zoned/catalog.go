@@ -8,10 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"sync/atomic"
 	"time"
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
+	"github.com/rubato-faas/rubato/internal/durable"
 	"github.com/rubato-faas/rubato/messaging"
 	"github.com/rubato-faas/rubato/zonesched"
 )
@@ -21,6 +23,8 @@ import (
 type catalogCopy struct {
 	d    *Daemon
 	poke chan struct{}
+	// asOf: all that the coordinator had then is here.
+	asOf atomic.Pointer[time.Time]
 
 	// Owned by run after load.
 	rev    uint64
@@ -39,7 +43,10 @@ type catalogFile struct {
 	Policy    settings       `json:"policy,omitempty"`
 }
 
-const catalogTimeout = 5 * time.Second
+const (
+	catalogTimeout = 5 * time.Second
+	clockError     = time.Second
+)
 
 func newCatalogCopy(d *Daemon) *catalogCopy {
 	return &catalogCopy{d: d, poke: make(chan struct{}, 1), fns: map[string]api.Function{}}
@@ -106,11 +113,7 @@ func (c *catalogCopy) save() error {
 	if err != nil {
 		return err
 	}
-	tmp := c.path() + ".new"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, c.path())
+	return durable.Write(c.path(), b)
 }
 
 func (c *catalogCopy) sorted() []api.Function {
@@ -165,6 +168,7 @@ func (c *catalogCopy) run() {
 	t := time.NewTicker(c.d.cfg.CatalogEvery)
 	defer t.Stop()
 	for {
+		began := time.Now()
 		for more := true; more; {
 			var err error
 			if more, err = c.pull(); err != nil {
@@ -172,6 +176,9 @@ func (c *catalogCopy) run() {
 					c.d.deps.Log.Debug("catalogue not pulled", "zone", c.d.cfg.Zone, "err", err)
 				}
 				break
+			}
+			if !more {
+				c.asOf.Store(&began)
 			}
 		}
 		select {
@@ -181,6 +188,18 @@ func (c *catalogCopy) run() {
 			return
 		}
 	}
+}
+
+// knows reports whether the copy has all that the coordinator had at a time, which may be a little wrong; if not, it is asked again.
+func (c *catalogCopy) knows(at time.Time) bool {
+	if t := c.asOf.Load(); t != nil && t.After(at.Add(clockError)) {
+		return true
+	}
+	select {
+	case c.poke <- struct{}{}:
+	default:
+	}
+	return false
 }
 
 // pull takes one page of changes.

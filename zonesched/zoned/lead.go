@@ -2,6 +2,7 @@ package zoned
 
 import (
 	"context"
+	"time"
 
 	"github.com/rubato-faas/rubato/api"
 	"github.com/rubato-faas/rubato/api/wire"
@@ -77,7 +78,63 @@ func (d *Daemon) onHello(m *messaging.Msg) {
 
 func (d *Daemon) onCancel(m *messaging.Msg) {
 	if c, ok := decode[wire.Cancel](d, m); ok {
-		d.call(func() { d.cancelHere(c.ID, "canceled by its caller") })
+		d.call(func() {
+			if c.Left {
+				d.leave(c.ID)
+			} else {
+				d.cancelHere(c.ID, "canceled by its caller")
+			}
+		})
+	}
+}
+
+// busEvery is how often a scheduler looks whether it still has its bus.
+const busEvery = 200 * time.Millisecond
+
+// elect takes part in elections for as long as the bus is there. Who lost it reaches neither nodes nor other doors, and would keep others
+// from leading: nodes count as lost after zone.sched.node_timeout, and the lead goes with them.
+func (d *Daemon) elect(ctx context.Context) {
+	for {
+		with, leave := context.WithCancel(ctx)
+		watched := make(chan struct{})
+		go func() {
+			defer close(watched)
+			if d.await(with, d.cfg.Sched.NodeTimeout, false) {
+				d.deps.Log.Warn("no bus: no part in the election until it is back", "zone", d.cfg.Zone)
+				leave()
+			}
+		}()
+		err := d.deps.Elector.Run(with, d.roleChanged)
+		cut := with.Err() != nil && ctx.Err() == nil
+		leave()
+		<-watched
+		if err != nil && ctx.Err() == nil && !cut {
+			d.deps.Log.Error("election ended", "err", err)
+		}
+		if !cut || !d.await(ctx, 0, true) {
+			return
+		}
+		d.deps.Log.Info("the bus is back", "zone", d.cfg.Zone)
+	}
+}
+
+// await returns true once the bus has been there, or away, for a while, and false when ctx ends first.
+func (d *Daemon) await(ctx context.Context, long time.Duration, there bool) bool {
+	t := time.NewTicker(busEvery)
+	defer t.Stop()
+	since := time.Now()
+	for {
+		select {
+		case now := <-t.C:
+			if d.deps.Connected == nil || d.deps.Connected() != there {
+				since = now
+			}
+			if now.Sub(since) > long {
+				return true
+			}
+		case <-ctx.Done():
+			return false
+		}
 	}
 }
 
@@ -117,10 +174,11 @@ func (d *Daemon) leadOn(epoch api.Epoch) {
 
 // lead begins to schedule under epoch.
 func (d *Daemon) lead(epoch api.Epoch, seq uint64) {
-	if d.draining.Load() {
+	if d.ending {
 		return
 	}
 	d.next, d.batch = seq, nil
+	d.vain.clear() // what a lost lead had begun is not what it counts
 	subs, err := d.open([]route{
 		{wire.SubjectDone(d.cfg.Zone), d.onDone},
 		{wire.SubjectLeader(d.cfg.Zone, "invoke"), d.onInvoke},

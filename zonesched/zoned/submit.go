@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/rubato-faas/rubato/api"
@@ -84,8 +85,13 @@ func (d *Daemon) Invoke(ctx context.Context, inv *api.Invocation) *wire.Answer {
 		} else {
 			ans = d.invokeAtLeader(ctx, r, inv)
 		}
-		// Only what certainly did not run is tried again, once leadership has changed or soon.
-		if !ans.Refused || ans.Code != api.CodeUnavailable || try >= maxLeaderTries || !d.takes() || d.ctx.Err() != nil {
+		// Only what certainly did not run is tried again, once leadership has changed or soon. A leader that knows a function later than
+		// this door does is a little behind.
+		behind := false
+		if ans.Code == api.CodeNotFound {
+			_, behind = (*d.known.Load())[inv.FunctionID()]
+		}
+		if !ans.Refused || ans.Code != api.CodeUnavailable && !behind || try >= maxLeaderTries || !d.takes() || d.ctx.Err() != nil {
 			return ans
 		}
 		if !waitRole(ctx, r) {
@@ -171,7 +177,7 @@ func (d *Daemon) invokeAtLeader(caller context.Context, r *role, inv *api.Invoca
 		}
 		return &wire.Answer{ID: inv.ID, Code: api.CodeUnavailable, Message: "the zone's leader was lost while it worked on the call; it may or may not have run", RetryMs: 100}
 	case within.Err() != nil && ans.Code != api.CodeOK: // not for a lost leader: the next one would stop the repetition
-		d.send(wire.SubjectLeader(d.cfg.Zone, "cancel"), &wire.Cancel{ID: inv.ID})
+		d.send(wire.SubjectLeader(d.cfg.Zone, "cancel"), &wire.Cancel{ID: inv.ID, Left: true})
 	}
 	return ans
 }
@@ -220,14 +226,22 @@ func (d *Daemon) answered(id string, a *wire.Answer) {
 	delete(d.waiters, id)
 	if p.idem != "" {
 		delete(d.idem, p.idem)
-		if !a.Refused && a.Code != api.CodeUnavailable && a.Code != api.CodeCanceled {
+		if !a.Refused && a.Code != api.CodeUnavailable && !ofCaller(a.Code) {
 			d.done.put(p.idem, a, time.Now())
 		}
 	}
-	for _, tell := range p.tell {
+	delete(d.old, id)
+	for i, tell := range p.tell {
+		if i > 0 && ofCaller(a.Code) {
+			tell(refusal(id, api.CodeUnavailable, "the call with this idempotency key that it had joined ended: "+a.Message, 100))
+			continue
+		}
 		tell(a)
 	}
 }
+
+// ofCaller reports whether an end is that of one caller's patience: it says nothing to others with the same idempotency key.
+func ofCaller(c api.Code) bool { return c == api.CodeDeadline || c == api.CodeCanceled }
 
 // leave: a caller went away. The call ends with the last of them.
 func (d *Daemon) leave(id string) {
@@ -345,17 +359,65 @@ func (d *Daemon) runAsync(lead context.Context, it *asyncq.Item) {
 	}
 	switch {
 	case a.Code == api.CodeExists: // handed out twice; the first one is at work
+	// The call was accepted, so there was such a function then: that it was deleted only a catalogue of after that can tell.
+	case a.Refused && a.Code == api.CodeNotFound && !d.catalog.knows(it.Accepted()):
+		it.Return(time.Second)
+	case a.Code == api.CodeUnavailable && !a.Refused && d.vain.add(it.Call.ID) >= asyncTries:
+		a.Message = fmt.Sprintf("given up after it was tried %d times: %s", asyncTries, a.Message)
+		d.record(it, a)
 	// What is refused but may be asked for again did not run: a node that is large enough may be on its way back, too.
 	case a.Code == api.CodeOverloaded, a.Code == api.CodeUnavailable, a.Refused && a.RetryMs > 0:
 		it.Return(time.Duration(max(a.RetryMs, 100)) * time.Millisecond)
 	default:
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(d.ctx), recordWithin) // also of a scheduler that stops
-		defer cancel()
-		if err := it.Done(ctx, a); err != nil {
-			d.deps.Log.Warn("asynchronous record", "id", it.Call.ID, "err", err)
-		}
+		d.record(it, a)
 	}
 }
+
+// record ends an asynchronous call.
+func (d *Daemon) record(it *asyncq.Item, a *wire.Answer) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.ctx), recordWithin) // also of a scheduler that stops
+	defer cancel()
+	if err := it.Done(ctx, a); err != nil {
+		d.deps.Log.Warn("asynchronous record", "id", it.Call.ID, "err", err)
+		return
+	}
+	d.vain.forget(it.Call.ID)
+}
+
+// asyncTries is how often an asynchronous call is handed to the scheduler, of those times that it may have run and nothing came back: each of
+// them is as many executions as zone.sched.max_attempts says. One that brings its node down would else go on from node to node for ever.
+const asyncTries = 5
+
+// tries counts those times. They are of this leader: the next one begins anew.
+type tries struct {
+	mu sync.Mutex
+	of map[string]int
+}
+
+func (t *tries) add(id string) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.of == nil || len(t.of) >= maxTries {
+		t.of = map[string]int{}
+	}
+	t.of[id]++
+	return t.of[id]
+}
+
+func (t *tries) clear() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.of)
+}
+
+func (t *tries) forget(id string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.of, id)
+}
+
+// maxTries bounds the calls that are counted; beyond it, all begin anew.
+const maxTries = 100_000
 
 // recordWithin bounds the writing of a terminal record.
 const recordWithin = 5 * time.Second

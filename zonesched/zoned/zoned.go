@@ -76,6 +76,8 @@ type Deps struct {
 	Bus     messaging.Bus
 	Store   objectstore.Store // trees and checkpoints of the model
 	Elector membership.Elector
+	// Connected reports whether Bus reaches anybody; nil: it always does.
+	Connected func() bool
 	// Async keeps asynchronous calls; nil refuses them.
 	Async *asyncq.Queue
 	Log   *slog.Logger
@@ -110,8 +112,9 @@ type Daemon struct {
 	catalog *catalogCopy
 	known   atomic.Pointer[map[string]api.Function] // for doors, by "tenant/name"
 	ready   atomic.Bool
-	// leaving: Retire was called. draining: Run's context has ended.
+	// leaving: Retire was called. draining: no more calls are taken, those that are worked on go on.
 	leaving, draining atomic.Bool
+	vain              tries // asynchronous calls that may have run, and nothing came back
 	figures           atomic.Pointer[Figures]
 
 	// Owned by the loop.
@@ -132,6 +135,9 @@ type Daemon struct {
 	began    api.Epoch // under which this scheduler began to lead
 	forSubs  []messaging.Subscription
 	leadEnd  context.CancelFunc
+	// ending: Run's context has ended. old are the calls of before that are still worked on.
+	ending bool
+	old    map[string]struct{}
 	// takeNoMore ends the taking of asynchronous calls, those that are worked on go on.
 	takeNoMore context.CancelFunc
 	digest     uint64
@@ -158,7 +164,7 @@ func New(cfg Config, deps Deps) (*Daemon, error) {
 	}
 	d := &Daemon{
 		cfg: cfg, deps: deps, mail: make(chan mail, mailboxSize), waiters: map[string]*pending{}, forwards: map[string]context.CancelFunc{}, idem: map[string]string{},
-		done: newAnswers(), looked: map[*asyncq.Item]bool{}, acks: map[string][]string{},
+		done: newAnswers(), looked: map[*asyncq.Item]bool{}, acks: map[string][]string{}, old: map[string]struct{}{},
 	}
 	d.cfg.Sched.Zone, d.cfg.Sched.Region = cfg.Zone, cfg.Region
 	d.cfg.Sched.Tier, _ = api.ParseTier(cfg.Tier)
@@ -190,11 +196,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	defer stopAll(subs, d.deps.Log)
 	electCtx, resign := context.WithCancel(d.ctx)
 	defer resign()
-	d.task(func() {
-		if err := d.deps.Elector.Run(electCtx, d.roleChanged); err != nil && electCtx.Err() == nil {
-			d.deps.Log.Error("election ended", "err", err)
-		}
-	})
+	d.task(func() { d.elect(electCtx) })
 	d.task(d.learn.run)
 	d.task(d.catalog.run)
 	d.loop(ctx)
@@ -204,6 +206,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 // Retire makes Ready an error from now on, ahead of the end: whoever sends calls by it is to look for another door. Calls that come
 // all the same are served.
 func (d *Daemon) Retire() { d.leaving.Store(true) }
+
+// refuseFor is how long a leader that ends refuses other doors' calls before its time is up. Until then it works on them beside those that
+// it had: while it refuses nobody else can lead, and doors do not look for a leader for much longer (maxLeaderTries).
+const refuseFor = maxLeaderTries * leaderPause / 2
 
 // takes reports whether calls are taken at this scheduler's door.
 func (d *Daemon) takes() bool { return d.ready.Load() && !d.draining.Load() }
@@ -218,7 +224,7 @@ func (d *Daemon) loop(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer func() { tick.Stop(); flush.Stop(); digest.Stop(); timer.Stop() }()
 	done := ctx.Done()
-	var give <-chan time.Time
+	var give, refuse <-chan time.Time
 	for {
 		timer.Reset(d.wakes.wait(time.Now()))
 		select {
@@ -241,13 +247,19 @@ func (d *Daemon) loop(ctx context.Context) {
 			d.sendDigest()
 		case <-done:
 			done = nil
-			d.draining.Store(true)
+			d.ending = true
 			if d.takeNoMore != nil {
 				d.takeNoMore()
 			}
-			t := time.NewTimer(d.cfg.DrainTimeout)
+			for id := range d.waiters {
+				d.old[id] = struct{}{}
+			}
+			t, u := time.NewTimer(d.cfg.DrainTimeout), time.NewTimer(d.cfg.DrainTimeout-min(refuseFor, d.cfg.DrainTimeout/2))
 			defer t.Stop()
-			give = t.C
+			defer u.Stop()
+			give, refuse = t.C, u.C
+		case <-refuse:
+			d.draining.Store(true)
 		case <-give:
 			d.deps.Log.Warn("scheduler stops with calls unanswered", "zone", d.cfg.Zone, "calls", len(d.waiters))
 			d.abandon("the scheduler stopped")
@@ -256,7 +268,10 @@ func (d *Daemon) loop(ctx context.Context) {
 			d.abandon("the scheduler stopped")
 			return
 		}
-		if done == nil && d.core.Quiet() && len(d.waiters) == 0 {
+		if d.ending && len(d.old) == 0 {
+			d.draining.Store(true)
+		}
+		if d.draining.Load() && d.core.Quiet() && len(d.waiters) == 0 {
 			d.flush(true)
 			d.unlead()
 			return
