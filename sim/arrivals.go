@@ -165,7 +165,7 @@ func (s *shard) makeStreams() {
 		if c.Burst > 1 {
 			part := float64(c.BurstFor) / float64(c.BurstEvery)
 			st.calm /= 1 - part + part*c.Burst
-			st.phaseEnd = int64(st.rng.ExpFloat64() * float64(c.BurstEvery-c.BurstFor))
+			st.phaseEnd = ahead(st.rng.ExpFloat64() * float64(c.BurstEvery-c.BurstFor))
 		}
 		for k := range s.cfg.Changes {
 			if ch := &s.cfg.Changes[k]; ch.Rate > 0 && (ch.Function < 0 || ch.Function == c.Function) {
@@ -202,15 +202,27 @@ func (st *stream) gap() float64 {
 	return 1
 }
 
-// nextArrival schedules a stream's next call.
+// ahead is a time span in ns, at most as much as can be added to any time of a simulation: the next call of a function that is hardly ever
+// called may be centuries away, which is more than an int64 holds.
+func ahead(ns float64) int64 { return int64(min(ns, 1<<61)) }
+
+// maxTurns is how many bursts of a stream are looked through for its next call at a time.
+const maxTurns = 10000
+
+// nextArrival schedules a stream's next call, or a look for it later on: one that is hardly ever called would be followed through more bursts
+// than there are in a run.
 func (s *shard) nextArrival(i int32) {
 	st := &s.streams[i]
-	for {
+	for turns := 0; ; turns++ {
+		if turns == maxTurns {
+			s.at(st.t, event{kind: evTurn, ref: i})
+			return
+		}
 		rate := st.calm
 		if st.inBurst {
 			rate *= st.Burst
 		}
-		next := st.t + max(int64(st.gap()/rate), 1)
+		next := st.t + max(ahead(st.gap()/rate), 1)
 		if len(st.shifts) > 0 && next > st.shifts[0].at && st.phaseEnd > st.shifts[0].at {
 			st.t, st.calm = max(st.t, st.shifts[0].at), st.calm*st.shifts[0].factor
 			st.shifts = st.shifts[1:]
@@ -226,7 +238,7 @@ func (s *shard) nextArrival(i int32) {
 				mean = st.BurstEvery - st.BurstFor
 			}
 			st.inBurst = !st.inBurst
-			st.phaseEnd += max(int64(st.rng.ExpFloat64()*float64(mean)), 1)
+			st.phaseEnd += max(ahead(st.rng.ExpFloat64()*float64(mean)), 1)
 			if st.Until > 0 && st.t > int64(st.Until) {
 				return
 			}

@@ -31,6 +31,7 @@ const (
 	evPlan                  // a time that the coordinator's core asked for. gen
 	evOffer                 // a zone's trees reach the coordinator. ref: payload
 	evPool                  // the pool reaches a zone. ref: payload
+	evTurn                  // a stream is followed from here on. ref: stream
 )
 
 func (k kind) hasPayload() bool {

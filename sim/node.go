@@ -89,7 +89,7 @@ func (s *shard) boot(n *node) error {
 
 func (s *shard) nextCrash(n *node) {
 	if n.faults != nil {
-		s.at(s.now+int64(n.faults.ExpFloat64()*float64(n.group.MTBF)), event{kind: evCrash, node: n.index})
+		s.at(s.now+ahead(n.faults.ExpFloat64()*float64(n.group.MTBF)), event{kind: evCrash, node: n.index})
 	}
 }
 

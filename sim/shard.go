@@ -198,6 +198,8 @@ func (s *shard) do(e *event) {
 		s.pay.take(e.ref).(func())()
 	case evArrival:
 		s.arrival(e.ref)
+	case evTurn:
+		s.nextArrival(e.ref)
 	case evTrace:
 		s.replay()
 	case evChange:

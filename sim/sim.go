@@ -288,7 +288,11 @@ func New(cfg Config) (*World, error) {
 	specs := make([]api.Function, len(cfg.Functions))
 	for i := range cfg.Functions {
 		specs[i] = cfg.Functions[i].Spec
-		w.fnAt[fnName{specs[i].Tenant, specs[i].Name}] = int32(i)
+		name := fnName{specs[i].Tenant, specs[i].Name}
+		if _, twice := w.fnAt[name]; twice {
+			return nil, fmt.Errorf("sim: %w: two functions %s: want names of their own", api.ErrInvalid, specs[i].ID())
+		}
+		w.fnAt[name] = int32(i)
 	}
 	for i := range cfg.Objects {
 		w.sets = append(w.sets, makeObjects(&cfg.Objects[i], mix(cfg.Seed+uint64(i)*0x9e3779b97f4a7c15)))

@@ -378,6 +378,15 @@ func TestStreamsKeepTheirRate(t *testing.T) {
 	}
 }
 
+// A call that is to come in centuries does not come now.
+func TestHardlyEverIsNotAtOnce(t *testing.T) {
+	cfg := single(1, 0)
+	cfg.Streams = []Stream{{PerS: 1e-12, Objects: -1}, {PerS: 1e-300, Objects: -1, Burst: 2, BurstFor: time.Second, BurstEvery: time.Minute}, {PerS: 1e-20, Objects: -1, Timer: true}}
+	if n := advance(t, cfg, 600*time.Second).FunctionStats()[0].Calls; n != 0 {
+		t.Errorf("%d calls in ten minutes", n)
+	}
+}
+
 // Rates change when they are said to, with and without bursts, and several changes multiply.
 func TestRatesChange(t *testing.T) {
 	for _, burst := range []float64{0, 4} {
@@ -476,6 +485,7 @@ func TestWhatCannotBeIsRefused(t *testing.T) {
 	for want, edit := range map[string]func(*Config){
 		"0 zones":                func(c *Config) { c.Zones = nil },
 		"between zones":          func(c *Config) { c.Between = 0 },
+		"two functions ":         func(c *Config) { c.Functions[1].Spec = c.Functions[0].Spec },
 		"two zones z0":           func(c *Config) { c.Zones[1].Core.Zone = "z0" },
 		"and a run time":         func(c *Config) { c.Functions[0].Run, c.Functions[0].PerMB = 0, 0 },
 		"heartbeat":              func(c *Config) { c.Heartbeat = 0 },

@@ -307,7 +307,7 @@ func (r *recording) call(ctx context.Context, z *recordedZone, d *zonesched.Deci
 		Policy: d.Policy, Share: d.Share, Clause: d.Clause, Mode: d.Mode, Model: d.ModelVersion, Propensity: d.Propensity,
 	}
 	if t.Zone != z.name && t.Zone != "" {
-		l.Decision = api.DecisionForwarded.String()
+		l.Decision, l.RanIn = api.DecisionForwarded.String(), t.Zone
 	}
 	if d.Affinity != 0 {
 		l.Affinity = r.hash(binary.LittleEndian.AppendUint64(nil, d.Affinity))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -124,7 +125,7 @@ type simFlags struct {
 func (o *simFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&o.output, "output", "o", "table", "table, json or csv")
 	complete(cmd, "output", "table", "json", "csv")
-	cmd.Flags().Uint64Var(&o.seed, "seed", 0, "seed (0: the scenario's)")
+	cmd.Flags().Uint64Var(&o.seed, "seed", 0, "seed of the first run (0: the scenario's)")
 	cmd.Flags().DurationVar(&o.duration, "duration", 0, "virtual time in which calls arrive (0: the scenario's)")
 	cmd.Flags().StringVar(&o.replay, "replay", "", "instead of a scenario, the cluster and the calls in this `file` of rubato record")
 	cmd.Flags().StringVar(&o.scenario, "scenario", "", "with --replay, the zones and nodes of this scenario instead of the recorded ones")
@@ -197,11 +198,12 @@ func (o *simFlags) loadReplay() (*lab.Scenario, error) {
 			return nil, err
 		}
 	}
-	if o.seed > 0 {
-		s.Seed = o.seed
-	}
 	return s, nil
 }
+
+// first is the seed of the first run. The scenario's own, which its groups of functions vary by, stays as it is: one seed is one run,
+// whichever command it is given to.
+func (o *simFlags) first(s *lab.Scenario) uint64 { return cmp.Or(o.seed, s.Seed) }
 
 // open reads a file, and says which one was wrong.
 func open[T any](name string, read func(io.Reader) (T, error)) (T, error) {
@@ -229,9 +231,6 @@ func (o *simFlags) load(name string) (*lab.Scenario, error) {
 		if s.Warmup >= s.Duration {
 			return nil, usage("--duration %v: want more than the scenario's warm-up of %v", o.duration, time.Duration(s.Warmup))
 		}
-	}
-	if o.seed > 0 {
-		s.Seed = o.seed
 	}
 	return o.traces.apply(s)
 }
@@ -275,7 +274,7 @@ policy and seed give the same run, down to its trace hash.`,
 				if err != nil {
 					return usage("--policy: %v", err)
 				}
-				r, err := compareShown(cmd, s, []lab.Policy{p}, []uint64{s.Seed})
+				r, err := compareShown(cmd, s, []lab.Policy{p}, []uint64{o.first(s)})
 				if err != nil {
 					return err
 				}
@@ -334,7 +333,7 @@ the same luck; figures are means over seeds with 95 % confidence intervals (Stud
 			for _, s := range all {
 				var list []uint64
 				for i := range seeds {
-					list = append(list, s.Seed+uint64(i))
+					list = append(list, o.first(s)+uint64(i))
 				}
 				r, err := compareShown(cmd, s, ps, list)
 				if err != nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -358,6 +359,17 @@ func ranOf(family string, policies []string, loads []float64, ms ...[]float64) R
 		e.Cells = append(e.Cells, c)
 	}
 	return e
+}
+
+// An experiment of a family of which another one was run, with fewer policies and at the same loads, is none of the other's curve.
+func TestHeldLoadIsOfOneExperiment(t *testing.T) {
+	p := &Plan{FirstSeed: 7, Seeds: 1, TunedOn: "1-6", Policies: []string{"rubato"}}
+	first := ranOf("data", []string{"rubato", "metronome", "fixed-delay=100ms"}, []float64{.3, .6}, []float64{90, 100, 100}, []float64{100, 200, 120})
+	other := ranOf("data", []string{"rubato", "metronome"}, []float64{.3, .6, .9}, []float64{1, 1}, []float64{1, 1}, []float64{1, 1})
+	want := p.capacities([]Ran{first})
+	if got := p.capacities([]Ran{first, other}); len(want) != 1 || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
 }
 
 // Where no fixed delay holds any load that was run, the rule must hold more than the lowest by the same factor.

@@ -413,6 +413,8 @@ func TestReadCSV(t *testing.T) {
 		"at_ms,function,exec_ms\n1,a,NaN\n":   "column exec_ms",
 		"at_ms,function,exec_ms\n1,\"a,1\n":   "csv",
 		"at_ms,function,exec_ms\n1,a,1e300\n": "from 0 to",
+		"at_ms,function,exec_ms\n1," + strings.Repeat("a", 2<<20): "a row of more than",
+		strings.Repeat("a,", 2<<20):                               "a row of more than",
 	} {
 		if _, err := ReadCSV(strings.NewReader(text), time.Second); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: error %v, want one with %q", text, err, want)
@@ -480,7 +482,7 @@ func TestReadAzure2019(t *testing.T) {
 		t.Fatal(err)
 	}
 	// b/f has no durations and is left out; of the others each has 0, 10 and 2 calls in some order.
-	if len(tr.Functions) != 2 || len(tr.Calls) != 24 || tr.Functions[0].MemoryMB != 170 {
+	if len(tr.Functions) != 2 || len(tr.Calls) != 24 || tr.Functions[0].MemoryMB != 170 || tr.UntimedFunctions != 1 || tr.UntimedCalls != 12 {
 		t.Fatalf("%d functions, %d calls, %+v", len(tr.Functions), len(tr.Calls), tr.Functions)
 	}
 	for i, c := range tr.Calls {
@@ -498,6 +500,10 @@ func TestReadAzure2019(t *testing.T) {
 		t.Errorf("a negative percentile, as there are in the published day: %v", err)
 	}
 	day = azureDay()
+	day["function_durations_percentiles.anon.d00.csv"] = &fstest.MapFile{Data: []byte("of another day than the calls")}
+	if _, err := ReadAzure2019(day, 0, time.Minute, 1); err != nil {
+		t.Errorf("a folder with durations of another day, too: %v", err)
+	}
 	delete(day, "function_durations_percentiles.anon.d01.csv")
 	if _, err := ReadAzure2019(day, 0, time.Minute, 1); err == nil || !strings.Contains(err.Error(), "no file function_durations_percentiles") {
 		t.Errorf("error %v", err)
@@ -536,6 +542,72 @@ func TestTracesRun(t *testing.T) {
 	}
 	if _, err := read(t, tiny).WithTrace(&Trace{Name: "none"}); err == nil {
 		t.Error("a trace without a call was taken")
+	}
+}
+
+// What a trace calls two functions may come to the same name.
+func TestTraceFunctionsHaveNamesOfTheirOwn(t *testing.T) {
+	tr, err := ReadCSV(strings.NewReader("at_ms,function,exec_ms\n1,foo-1,1\n2,FOO,1\n3,f1,1\n"), time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	for _, f := range tr.Functions {
+		if err := api.CheckName("function", f.Name); err != nil || names[f.Name] {
+			t.Errorf("%q once more, or no name: %v", f.Name, err)
+		}
+		names[f.Name] = true
+	}
+	if s, err := read(t, tiny).WithTrace(tr); err != nil {
+		t.Error(err)
+	} else if _, err := Compare(t.Context(), s, policies(t, "rubato"), []uint64{1}, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// What is known of a trace's function before a call of it is how long its calls take in the middle.
+func TestTraceFunctionsHaveTheLawsOfTheirCalls(t *testing.T) {
+	tr, err := ReadCSV(strings.NewReader("at_ms,function,exec_ms\n1,a,50\n2,a,100\n3,a,200\n4,b,7\n"), time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := read(t, tiny).WithTrace(tr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := s.Config(policies(t, "laws")[0], 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := cfg.Functions[0], cfg.Functions[1]; math.Abs(float64(a.Run)-100e6) > 1e4 || a.Spread < .3 || math.Abs(float64(b.Run)-7e6) > 1e3 || b.Spread != 0 {
+		t.Errorf("run %v spread %v, run %v spread %v", a.Run, a.Spread, b.Run, b.Spread)
+	}
+	if r, err := Compare(t.Context(), s, policies(t, "rubato"), []uint64{1, 2}, nil); err != nil || !strings.Contains(strings.Join(r.Notes, "\n"), "under every seed") {
+		t.Errorf("%v, notes %q", err, r.Notes)
+	}
+}
+
+// A change of one function is none of another whose name begins like its.
+func TestAChangeIsOfOneFunctionOrGroup(t *testing.T) {
+	for name, want := range map[string]bool{"word-1": true, "word-12": true, "word-count": false, "word": false, "words-1": false, "word-": false, "word-1-2": false} {
+		if got := ofGroup(name, "word"); got != want {
+			t.Errorf("%s of the group word: %t", name, got)
+		}
+	}
+}
+
+// A seed under which no call was answered says nothing of times.
+func TestSeedsWithoutAnAnswerAreLeftOutOfTimes(t *testing.T) {
+	some := sim.Stats{Calls: 2, Answered: 2, TotalMs: 20, ExecMs: 10}
+	some.Latency.Add(10)
+	var r Row
+	means := r.fill([]sim.Stats{some, {Calls: 1, Refused: 1}, some})
+	if r.MeanMs != 10 || r.ExecMeanMs != 5 || r.MeanCI != 0 || r.P50Ms < 9.9 || !math.IsNaN(means[1]) || r.Calls != 5 || r.Refused != 1 {
+		t.Errorf("%+v, means %v", r, means)
+	}
+	r = Row{}
+	if r.fill([]sim.Stats{{Calls: 1, Refused: 1}}); r.MeanMs != 0 || r.P99Ms != 0 {
+		t.Errorf("nothing answered: %+v", r)
 	}
 }
 

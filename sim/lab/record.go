@@ -3,6 +3,7 @@ package lab
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"encoding/json"
 	"errors"
@@ -113,7 +114,8 @@ type RecordCall struct {
 	Code         api.Code `json:"code,omitempty"`
 	Decision     string   `json:"decision"`
 	Node         string   `json:"node,omitempty"`
-	Start        string   `json:"start,omitempty"` // how the sandbox was found
+	RanIn        string   `json:"ran_in,omitempty"` // the node's zone, if it was forwarded there
+	Start        string   `json:"start,omitempty"`  // how the sandbox was found
 	DelayMs      float64  `json:"delay_ms"`
 	QueueMs      float64  `json:"queue_ms"`
 	FetchMs      float64  `json:"fetch_ms"`
@@ -133,6 +135,12 @@ type RecordCall struct {
 	Model      uint64  `json:"model,omitempty"`
 	Propensity float64 `json:"propensity,omitempty"`
 }
+
+// place is the node's name among all zones'.
+func (n *RecordNode) place() string { return n.Zone + "/" + n.Name }
+
+// place is that of the node that the call ran on.
+func (c *RecordCall) place() string { return cmp.Or(c.RanIn, c.Zone) + "/" + c.Node }
 
 // RecordEnd ends a record. Lost calls were overwritten before they were read; UnderWay had not ended. Gaps is how often a
 // zone could not be reached or got another leader: what ended meanwhile is lost, and nobody knows how much.
@@ -179,7 +187,7 @@ func ReadRecord(r io.Reader) (*Record, error) {
 		}
 		src = z
 	}
-	lines := bufio.NewScanner(&capped{src, MaxTraceBytes})
+	lines := bufio.NewScanner(&capped{r: src, left: MaxTraceBytes, row: MaxTraceBytes})
 	lines.Buffer(nil, maxRecordLine)
 	var rec Record
 	known := recordNames{map[string]string{}, map[string]string{}, map[string]string{}}
@@ -277,8 +285,8 @@ func (r *Record) node(n *RecordNode, known *recordNames) error {
 	switch {
 	case known.zones[n.Zone] == "":
 		return fmt.Errorf("node %s: no zone %.60q before it", n.Name, n.Zone)
-	case known.nodes[n.Name] != "" || len(r.Nodes) >= maxNodes:
-		return fmt.Errorf("node %s: want each once, and at most %d", n.Name, maxNodes)
+	case known.nodes[n.place()] != "" || len(r.Nodes) >= maxNodes:
+		return fmt.Errorf("node %s: want each once in a zone, and at most %d in all", n.Name, maxNodes)
 	case n.CacheBytes < 0 || !(n.LinkMbps >= 0 && n.LinkMbps <= 1e9) || len(n.Class) > api.MaxNameLen || n.Slots < 1 || n.MemoryMB < 1 ||
 		!(n.PricePerHour >= 0 && n.PricePerHour <= api.MaxPrice) || n.EnergyClass > api.MaxEnergyClass:
 		return fmt.Errorf("node %+v: want slots and memory, and nothing negative", *n)
@@ -286,7 +294,7 @@ func (r *Record) node(n *RecordNode, known *recordNames) error {
 	if err := n.Labels.Validate(); err != nil {
 		return fmt.Errorf("node %s: %w", n.Name, err)
 	}
-	known.nodes[n.Name] = n.Name
+	known.nodes[n.place()] = n.Name
 	r.Nodes = append(r.Nodes, *n)
 	return nil
 }
@@ -344,7 +352,7 @@ func (r *Record) call(c *RecordCall, known *recordNames) error {
 		return nil
 	}
 	c.Zone, c.Function = zone, fn
-	c.Node = known.nodes[c.Node] // "" for one that joined later
+	c.Node, c.RanIn = known.nodes[c.place()], known.zones[c.RanIn] // no node: one that joined later, or in a zone that was not recorded
 	if known.zones[c.From] == "" {
 		c.From = "" // it came from a zone that was not recorded: here it arrived
 	}

@@ -3,6 +3,7 @@ package lab
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"reflect"
 	"slices"
@@ -36,7 +37,7 @@ func (r *Record) Replay() (*Scenario, error) {
 	s := &Scenario{Name: "replay", Seed: 1, Policy: "rubato", Learn: Learn{Eager: 4096, Publish: Duration(50 * time.Millisecond)}}
 	class := map[string]string{}
 	for i := range r.Nodes {
-		class[r.Nodes[i].Name] = r.Nodes[i].Class
+		class[r.Nodes[i].place()] = r.Nodes[i].Class
 	}
 	if n := r.fold(); n > 0 {
 		s.note("%d records of calls that were refused, and tried again by their doors or queues, are taken together with those of their last tries", n)
@@ -127,26 +128,29 @@ func (r *Record) pick(f func(*RecordCall) float64) []float64 {
 }
 
 // speeds are those of the classes: how much quicker, in the middle, functions run there than they do anywhere, by the
-// geometric mean over functions, weighted by calls. Classes with less than minPairs calls have speed 1 and are named.
+// geometric mean over functions that ran on several classes, weighted by calls. Classes of which that says nothing have speed 1 and are named.
 func (r *Record) speeds(class map[string]string) (speeds map[string]float64, unknown []string) {
 	type pair struct{ fn, class string }
 	lns := map[pair][]float64{}
 	for i := range r.Calls {
 		if c := &r.Calls[i]; c.ran() && c.Node != "" {
-			k := pair{c.Function, class[c.Node]}
+			k := pair{c.Function, class[c.place()]}
 			lns[k] = append(lns[k], math.Log(c.RunMs))
 		}
 	}
+	// In one order always: a sum of floating-point numbers depends on it, and the calls' times on the speeds.
+	order := slices.SortedFunc(maps.Keys(lns), func(a, b pair) int { return cmp.Or(cmp.Compare(a.fn, b.fn), cmp.Compare(a.class, b.class)) })
 	// Medians of a function over all its calls lean to the class that it ran on most; one of the classes' medians does not.
 	mid := map[string][]float64{}
-	for k, xs := range lns {
-		if len(xs) >= minPairs {
-			mid[k.fn] = append(mid[k.fn], median(xs))
+	for _, k := range order {
+		if len(lns[k]) >= minPairs {
+			mid[k.fn] = append(mid[k.fn], median(lns[k]))
 		}
 	}
 	sum, weight := map[string]float64{}, map[string]float64{}
-	for k, xs := range lns {
-		if len(xs) >= minPairs {
+	for _, k := range order {
+		// A function that ran on one class only compares it with nothing.
+		if xs := lns[k]; len(xs) >= minPairs && len(mid[k.fn]) > 1 {
 			sum[k.class] += float64(len(xs)) * (mean(mid[k.fn]) - median(xs))
 			weight[k.class] += float64(len(xs))
 		}
@@ -175,7 +179,7 @@ func (r *Record) fold() int {
 	for _, c := range r.Calls {
 		k := [2]string{c.Zone, c.ID}
 		if i, again := at[k]; again && c.ID != "" {
-			c.AtMs = min(c.AtMs, kept[i].AtMs)
+			c.AtMs, c.BudgetMs = min(c.AtMs, kept[i].AtMs), max(c.BudgetMs, kept[i].BudgetMs) // the last try of an asynchronous call had what was left of it
 			kept[i] = c
 			continue
 		}
@@ -187,11 +191,11 @@ func (r *Record) fold() int {
 	return n
 }
 
-// links are those of nodes, in Mbit/s, by name; 0: without a limit.
+// links are those of nodes, in Mbit/s, by place; 0: without a limit.
 func (r *Record) links() map[string]float64 {
 	link := map[string]float64{}
 	for i := range r.Nodes {
-		link[r.Nodes[i].Name] = r.Nodes[i].LinkMbps
+		link[r.Nodes[i].place()] = r.Nodes[i].LinkMbps
 	}
 	return link
 }
@@ -211,7 +215,7 @@ func (r *Record) storeRTT() Duration {
 	var over []float64
 	for i := range r.Calls {
 		if c := &r.Calls[i]; c.ran() && c.FetchedBytes > 0 && c.Node != "" && c.Start != api.SandboxNone.String() {
-			over = append(over, max(c.FetchMs-transferMs(c.FetchedBytes, link[c.Node]), 0))
+			over = append(over, max(c.FetchMs-transferMs(c.FetchedBytes, link[c.place()]), 0))
 		}
 	}
 	return Duration(median(over) * 1e6)
@@ -228,14 +232,14 @@ func (r *Record) initOf(rtt Duration) func(*RecordCall) float64 {
 		if c.Start != api.SandboxNone.String() {
 			return c.InitMs
 		}
-		return max(c.InitMs-transferMs(artifact[c.Function], link[c.Node])-float64(rtt)/1e6, c.InitMs/100)
+		return max(c.InitMs-transferMs(artifact[c.Function], link[c.place()])-float64(rtt)/1e6, c.InitMs/100)
 	}
 }
 
 // workload makes functions and calls.
 func (r *Record) workload(s *Scenario, class map[string]string, speeds map[string]float64, initMs func(*RecordCall) float64) (*replay, error) {
 	speedOf := func(c *RecordCall) float64 {
-		if name, ok := class[c.Node]; ok {
+		if name, ok := class[c.place()]; ok {
 			return speeds[name]
 		}
 		return 1

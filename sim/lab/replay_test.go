@@ -120,10 +120,57 @@ func TestReplayEstimatesTheWorld(t *testing.T) {
 	}
 }
 
+// Speeds come out the same, to the last bit, however often they are estimated, and a function that ran on one class only says nothing of it.
+// Two zones may have nodes of one name.
+func TestReplayTakesSpeedsFromWhatCompares(t *testing.T) {
+	var b strings.Builder
+	b.WriteString(recordHead)
+	b.WriteString(`{"zone":{"name":"y","tier":"core","policy":"rubato"}}` + "\n" + `{"node":{"name":"slow","zone":"y","slots":2,"memory_mb":512,"class":"new"}}` + "\n")
+	for k := range 5 {
+		fmt.Fprintf(&b, `{"function":{"tenant":"t","name":"g%d","version":1,"runtime":"process","artifact":"a","artifact_bytes":1,"memory_mb":64,"timeout_ms":5000}}`+"\n", k)
+	}
+	at := 0
+	call := func(zone, ranIn, fn, node string, ms float64) {
+		at++
+		fmt.Fprintf(&b, `{"call":{"at_ms":%d,"zone":%q,"ran_in":%q,"fn":%q,"v":1,"decision":"run","node":%q,"start":"warm","run_ms":%v}}`+"\n", at, zone, ranIn, fn, node, ms)
+	}
+	for i := range 25 {
+		for k := range 5 {
+			fn, ms := fmt.Sprintf("t/g%d", k), 10*float64(k+1)*(1+.013*float64(i))
+			call("z", "", fn, "slow", 2*ms)
+			call("z", "", fn, "fast", ms)
+			call("z", "y", fn, "slow", ms) // forwarded, to a node of another class with the same name
+		}
+	}
+	for range 1000 { // on one class only
+		call("z", "", "t/f", "fast", 7)
+	}
+	read := func() (old, new float64) {
+		r, err := ReadRecord(strings.NewReader(b.String()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := r.Replay()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Zones[0].Nodes[0].Speed["cpu"], s.Zones[0].Nodes[1].Speed["cpu"]
+	}
+	old, new := read()
+	if ratio := new / old; math.Abs(ratio-2) > 1e-9 {
+		t.Errorf("new nodes are %v times as fast as old ones (%v, %v), want 2", ratio, new, old)
+	}
+	for range 20 {
+		if o, n := read(); o != old || n != new {
+			t.Fatalf("speeds %v and %v, before %v and %v", o, n, old, new)
+		}
+	}
+}
+
 // Tries of a call that was refused are one call, which came with the first and went as the last.
 func TestTriesAreOneCall(t *testing.T) {
 	try := func(id string, at int, code string) string {
-		return fmt.Sprintf(`{"call":{"id":%q,"at_ms":%d,"zone":"z","fn":"t/f","v":3,"code":%q,"decision":"run","node":"fast","start":"warm","run_ms":5}}`+"\n", id, at, code)
+		return fmt.Sprintf(`{"call":{"id":%q,"at_ms":%d,"zone":"z","fn":"t/f","v":3,"code":%q,"decision":"run","node":"fast","start":"warm","run_ms":5,"budget_ms":%d}}`+"\n", id, at, code, 1000-at)
 	}
 	r, err := ReadRecord(strings.NewReader(recordHead + try("a", 10, "unavailable") + try("b", 15, "") + try("a", 20, "unavailable") + try("a", 30, "") + try("", 40, "") + try("", 50, "")))
 	if err != nil {
@@ -133,7 +180,7 @@ func TestTriesAreOneCall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Calls) != 4 || r.Calls[0].AtMs != 10 || r.Calls[0].Code != "" || !strings.Contains(strings.Join(s.notes, "\n"), "2 records of calls that were refused") {
+	if len(r.Calls) != 4 || r.Calls[0].AtMs != 10 || r.Calls[0].BudgetMs != 990 || r.Calls[0].Code != "" || !strings.Contains(strings.Join(s.notes, "\n"), "2 records of calls that were refused") {
 		t.Errorf("calls %+v, notes %q", r.Calls, s.notes)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -68,6 +69,13 @@ func (s *Scenario) run(ctx context.Context, p Policy, seed uint64, tell func(par
 		return nil, fmt.Errorf("scenario %s, policy %s, seed %d: a broken invariant: %s", s.Name, p.Name, seed, v)
 	}
 	r := &Run{Policy: p.Name, Seed: seed, Hash: fmt.Sprintf("%016x", w.Hash()), Events: w.Events(), LearnEvery: cfg.Learn.Every, stats: w.FunctionStats()}
+	if len(r.stats) > maxRows { // their sum is all that is shown, and a histogram for each of them and each run is much
+		var sum sim.Stats
+		for i := range r.stats {
+			sum.Add(&r.stats[i])
+		}
+		r.stats = []sim.Stats{sum}
+	}
 	for z := range cfg.Zones {
 		r.Learned += w.Learned(z).Rows
 		c := w.Core(z).Counters()
@@ -260,7 +268,7 @@ func (s *Scenario) result(policies []Policy, seeds []uint64, runs []*Run) *Resul
 				for i := range means {
 					diffs[i] = means[i] - firsts[f+1][i]
 				}
-				row.MeanVsFirst, row.MeanVsFirstCI = meanCI(diffs)
+				row.MeanVsFirst, row.MeanVsFirstCI = meanCI(told(diffs))
 			}
 			r.Rows = append(r.Rows, row)
 		}
@@ -272,8 +280,14 @@ func (s *Scenario) result(policies []Policy, seeds []uint64, runs []*Run) *Resul
 		r.Notes = append(r.Notes, fmt.Sprintf("%d functions: only their sum is shown, as for more than %d", len(names), maxRows))
 	}
 	r.Notes = append(r.Notes, s.notes...)
+	if len(seeds) > 1 && (s.trace != nil || s.replay != nil) {
+		r.Notes = append(r.Notes, "the calls are those of the trace under every seed: intervals tell what chance does to starts, messages and nodes, not how other days would be")
+	}
 	if late := time.Duration(s.Network.Late); late > 0 {
 		r.Notes = append(r.Notes, fmt.Sprintf("what nodes tell is %v late: times leave out that the answer itself is", late))
+	}
+	if t := s.trace; t != nil && t.UntimedFunctions > 0 {
+		r.Notes = append(r.Notes, fmt.Sprintf("trace %s: %d functions, with %d calls, were left out: it does not tell how long they take", t.Name, t.UntimedFunctions, t.UntimedCalls))
 	}
 	if t := s.trace; t != nil && t.LeftFunctions > 0 {
 		r.Notes = append(r.Notes, fmt.Sprintf("trace %s: the %d least busy functions, with %d calls, were left out: a world has at most %d", t.Name, t.LeftFunctions, t.LeftCalls, sim.MaxFunctions))
@@ -284,7 +298,12 @@ func (s *Scenario) result(policies []Policy, seeds []uint64, runs []*Run) *Resul
 // maxRows bounds the functions that are shown one by one.
 const maxRows = 64
 
-// fill works out a row from each seed's figures, and returns each seed's mean.
+// told is xs without what is not a number.
+func told(xs []float64) []float64 {
+	return slices.DeleteFunc(slices.Clone(xs), math.IsNaN)
+}
+
+// fill works out a row from each seed's figures, and returns each seed's mean, NaN for a seed under which no call was answered.
 func (r *Row) fill(stats []sim.Stats) []float64 {
 	// each is a figure of every seed, with its mean over them and the half-width.
 	each := func(of func(*sim.Stats) float64) (xs []float64, mean, half float64) {
@@ -314,11 +333,19 @@ func (r *Row) fill(stats []sim.Stats) []float64 {
 	count(&fetched, &r.FetchedBytesCI, func(s *sim.Stats) uint64 { return uint64(s.FetchedBytes) })
 	r.FetchedBytes = int64(fetched)
 
+	// Of a seed under which no call was answered there is no time to tell: it is left out.
 	figure := func(to, ci *float64, of func(*sim.Stats) float64) (xs []float64) {
-		xs, *to, *ci = each(of)
+		for i := range stats {
+			x := math.NaN()
+			if stats[i].Answered > 0 {
+				x = of(&stats[i])
+			}
+			xs = append(xs, x)
+		}
+		*to, *ci = meanCI(told(xs))
 		return xs
 	}
-	n := func(s *sim.Stats) float64 { return float64(max(s.Answered, 1)) }
+	n := func(s *sim.Stats) float64 { return float64(s.Answered) }
 	means := figure(&r.MeanMs, &r.MeanCI, func(s *sim.Stats) float64 { return s.TotalMs / n(s) })
 	figure(&r.P50Ms, &r.P50CI, func(s *sim.Stats) float64 { return s.Latency.Quantile(.5) })
 	figure(&r.P95Ms, &r.P95CI, func(s *sim.Stats) float64 { return s.Latency.Quantile(.95) })
@@ -326,7 +353,7 @@ func (r *Row) fill(stats []sim.Stats) []float64 {
 	figure(&r.ExecMeanMs, &r.ExecMeanCI, func(s *sim.Stats) float64 { return s.ExecMs / n(s) })
 	figure(&r.DelayMeanMs, &r.DelayMeanCI, func(s *sim.Stats) float64 { return s.DelayMs / n(s) })
 	figure(&r.QueueMeanMs, &r.QueueMeanCI, func(s *sim.Stats) float64 { return s.QueueMs / n(s) })
-	figure(&r.MissShare, &r.MissShareCI, missShare)
+	_, r.MissShare, r.MissShareCI = each(missShare)
 	return means
 }
 

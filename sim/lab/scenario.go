@@ -720,6 +720,13 @@ func (s *Scenario) calls(cfg *sim.Config, f *Function, rate float64, sets map[st
 	return nil
 }
 
+// ofGroup reports whether a function is one of several that a scenario makes under a name: "name-1" and so on.
+func ofGroup(name, group string) bool {
+	number, ok := strings.CutPrefix(name, group+"-")
+	_, err := strconv.ParseUint(number, 10, 32)
+	return ok && err == nil
+}
+
 func (s *Scenario) changes(cfg *sim.Config) error {
 	if len(s.Changes) > maxChanges {
 		return fmt.Errorf("%w: %d changes: want at most %d", api.ErrInvalid, len(s.Changes), maxChanges)
@@ -733,7 +740,7 @@ func (s *Scenario) changes(cfg *sim.Config) error {
 		}
 		found := false
 		for i, name := range names {
-			if name == c.Function || s.trace == nil && s.replay == nil && strings.HasPrefix(name, c.Function+"-") {
+			if name == c.Function || s.trace == nil && s.replay == nil && ofGroup(name, c.Function) {
 				found = true
 				ch.Function = i
 				cfg.Changes = append(cfg.Changes, ch)

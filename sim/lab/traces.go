@@ -38,6 +38,8 @@ type Trace struct {
 	Calls     []TraceCall // in order of time
 	// Left says how many functions and calls were left out, being beyond the limits: the least busy functions.
 	LeftFunctions, LeftCalls int
+	// Of these functions the trace does not tell how long they take: they are left out, too.
+	UntimedFunctions, UntimedCalls int
 }
 
 // TraceFunction is one function of a trace.
@@ -67,12 +69,21 @@ func (s *Scenario) WithTrace(t *Trace) (*Scenario, error) {
 	return &cp, nil
 }
 
+// minTraceMs is what a call takes of which a trace says less.
+const minTraceMs = .01
+
 // fill gives the world the trace's functions and calls. Which zone a call arrives at is drawn by the zones' shares.
 func (t *Trace) fill(cfg *sim.Config, s *Scenario, shares []float64) error {
+	// A function's law is what can be said of a call of it before it is made: calls have the times of the trace.
+	lns := make([][]float64, len(t.Functions))
+	for _, c := range t.Calls {
+		lns[c.Function] = append(lns[c.Function], math.Log(max(c.Ms, minTraceMs)))
+	}
 	for i := range t.Functions {
 		h := fnv.New32a()
 		h.Write([]byte(t.Functions[i].Name))
-		f := Function{Name: t.Functions[i].Name, MemoryMB: t.Functions[i].MemoryMB, Run: Duration(time.Millisecond), Kernel: sim.Kernel(h.Sum32() % 3).String(), Timeout: Duration(api.MaxTimeout)}
+		run := min(time.Duration(math.Exp(median(lns[i]))*1e6), api.MaxTimeout)
+		f := Function{Name: t.Functions[i].Name, MemoryMB: t.Functions[i].MemoryMB, Run: Duration(run), Spread: min(deviation(lns[i]), 4), Kernel: sim.Kernel(h.Sum32() % 3).String(), Timeout: Duration(api.MaxTimeout)}
 		fn, err := s.function(&f, f.Name, i, 1)
 		if err != nil {
 			return err
@@ -85,7 +96,7 @@ func (t *Trace) fill(cfg *sim.Config, s *Scenario, shares []float64) error {
 		for ; z < len(shares)-1 && u >= shares[z]; z++ {
 			u -= shares[z]
 		}
-		cfg.Trace = append(cfg.Trace, sim.Recorded{At: c.At, Function: c.Function, Zone: z, ExecMs: max(c.Ms, .01), InputBytes: c.InputBytes})
+		cfg.Trace = append(cfg.Trace, sim.Recorded{At: c.At, Function: c.Function, Zone: z, ExecMs: max(c.Ms, minTraceMs), InputBytes: c.InputBytes})
 	}
 	return nil
 }
@@ -94,13 +105,14 @@ func (t *Trace) fill(cfg *sim.Config, s *Scenario, shares []float64) error {
 type builder struct {
 	t     Trace
 	index map[string]int
+	names map[string]bool
 	rng   *rand.Rand
 	until time.Duration
 }
 
 // newBuilder takes calls up to until. Where a trace tells only how many calls came in a while, the seed places them.
 func newBuilder(name string, until time.Duration, seed uint64) *builder {
-	return &builder{t: Trace{Name: name}, index: map[string]int{}, rng: rand.New(rand.NewPCG(seed, 0xa0761d6478bd642f)), until: until}
+	return &builder{t: Trace{Name: name}, index: map[string]int{}, names: map[string]bool{}, rng: rand.New(rand.NewPCG(seed, 0xa0761d6478bd642f)), until: until}
 }
 
 func (b *builder) function(key string) (int, error) {
@@ -112,12 +124,17 @@ func (b *builder) function(key string) (int, error) {
 	}
 	i := len(b.t.Functions)
 	b.index[key] = i
-	b.t.Functions = append(b.t.Functions, TraceFunction{Name: safeName(key, i), MemoryMB: 256})
+	name := safeName(key, i)
+	for n := i; b.names[name]; n++ { // another one is called as this one's number made it
+		name = "f" + strconv.Itoa(n)
+	}
+	b.names[name] = true
+	b.t.Functions = append(b.t.Functions, TraceFunction{Name: name, MemoryMB: 256})
 	return i, nil
 }
 
 // safeName makes a name that the cores take of whatever a trace calls a function: its beginning if that will do, and its
-// number, which keeps names apart.
+// number, which mostly keeps names apart.
 func safeName(key string, i int) string {
 	var b strings.Builder
 	for _, c := range strings.ToLower(key) {
@@ -195,23 +212,33 @@ type table struct {
 	head []string
 	line int
 	name string
+	src  *capped
 }
+
+// maxTraceRow bounds a row, or a little more than one: a day of Azure's minutes takes some 7 kB.
+const maxTraceRow = 1 << 20
+
+var errLongRow = fmt.Errorf("%w: a row of more than %d bytes", api.ErrTooLarge, maxTraceRow)
 
 // errTooLong is what a file that is longer than MaxTraceBytes ends with.
 var errTooLong = fmt.Errorf("%w: more than %d bytes", api.ErrTooLarge, int64(MaxTraceBytes))
 
 // capped fails beyond its limit instead of ending, which would look like the end of the file.
 type capped struct {
-	r    io.Reader
-	left int64
+	r         io.Reader
+	left, row int64 // of the file, and until a row must have ended: it is kept in memory
 }
 
 func (c *capped) Read(p []byte) (int, error) {
 	if c.left <= 0 {
 		return 0, errTooLong
 	}
-	n, err := c.r.Read(p[:min(int64(len(p)), c.left)])
+	if c.row <= 0 {
+		return 0, errLongRow
+	}
+	n, err := c.r.Read(p[:min(int64(len(p)), c.left, c.row)])
 	c.left -= int64(n)
+	c.row -= int64(n)
 	return n, err
 }
 
@@ -225,7 +252,8 @@ func newTable(name string, r io.Reader, need ...string) (*table, error) {
 		}
 		src = z
 	}
-	t := &table{r: csv.NewReader(&capped{src, MaxTraceBytes}), cols: map[string]int{}, name: name, line: 1}
+	t := &table{src: &capped{r: src, left: MaxTraceBytes, row: maxTraceRow}, cols: map[string]int{}, name: name, line: 1}
+	t.r = csv.NewReader(t.src)
 	t.r.ReuseRecord, t.r.FieldsPerRecord = true, -1
 	head, err := t.r.Read()
 	if err != nil {
@@ -256,6 +284,7 @@ func (t *table) oneOf(names ...string) (col int, ok bool) {
 
 // next reads a row; io.EOF after the last.
 func (t *table) next() ([]string, error) {
+	t.src.row = maxTraceRow
 	row, err := t.r.Read()
 	t.line++
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -453,8 +482,12 @@ var percentiles = []float64{0, .01, .25, .5, .75, .99, 1}
 // durations, and memory by app if that file is there. It begins at minute from of the day. Calls lie evenly at random within
 // their minute; durations are drawn between the percentiles, log-linear.
 func ReadAzure2019(dir fs.FS, from int, until time.Duration, seed uint64) (*Trace, error) {
+	day, err := dayOf(dir)
+	if err != nil {
+		return nil, err
+	}
 	durations := map[string][7]float64{}
-	err := readDay(dir, "function_durations_percentiles", true, []string{"HashApp", "HashFunction", "percentile_Average_0", "percentile_Average_1", "percentile_Average_25", "percentile_Average_50", "percentile_Average_75", "percentile_Average_99", "percentile_Average_100"}, func(t *table, row []string) error {
+	err = readDay(dir, "function_durations_percentiles"+day, true, []string{"HashApp", "HashFunction", "percentile_Average_0", "percentile_Average_1", "percentile_Average_25", "percentile_Average_50", "percentile_Average_75", "percentile_Average_99", "percentile_Average_100"}, func(t *table, row []string) error {
 		var q [7]float64
 		for i, p := range []string{"0", "1", "25", "50", "75", "99", "100"} {
 			col := t.cols["percentile_Average_"+p]
@@ -479,7 +512,7 @@ func ReadAzure2019(dir fs.FS, from int, until time.Duration, seed uint64) (*Trac
 		return nil, err
 	}
 	memory := map[string]int{}
-	err = readDay(dir, "app_memory_percentiles", false, []string{"HashApp", "AverageAllocatedMb"}, func(t *table, row []string) error {
+	err = readDay(dir, "app_memory_percentiles"+day, false, []string{"HashApp", "AverageAllocatedMb"}, func(t *table, row []string) error {
 		mb, err := t.number(row, "AverageAllocatedMb", 1<<20)
 		if len(memory) < maxTraceFunctions {
 			memory[row[t.cols["HashApp"]]] = int(max(mb, 16))
@@ -490,13 +523,9 @@ func ReadAzure2019(dir fs.FS, from int, until time.Duration, seed uint64) (*Trac
 		return nil, err
 	}
 	b := newBuilder("azure2019", until, seed)
-	err = readDay(dir, "invocations_per_function_md", true, []string{"HashApp", "HashFunction", strconv.Itoa(from + 1)}, func(t *table, row []string) error {
+	err = readDay(dir, azureCalls+day, true, []string{"HashApp", "HashFunction", strconv.Itoa(from + 1)}, func(t *table, row []string) error {
 		app := row[t.cols["HashApp"]]
 		key := app + "/" + row[t.cols["HashFunction"]]
-		q, ok := durations[key]
-		if !ok {
-			return nil // some functions have no durations in the trace
-		}
 		var minutes []int
 		for m := from + 1; ; m++ {
 			i, ok := t.cols[strconv.Itoa(m)]
@@ -504,6 +533,18 @@ func ReadAzure2019(dir fs.FS, from int, until time.Duration, seed uint64) (*Trac
 				break
 			}
 			minutes = append(minutes, i)
+		}
+		q, ok := durations[key]
+		if !ok {
+			b.t.UntimedFunctions++
+			for _, i := range minutes {
+				n, err := t.numberAt(row, i, 1e9)
+				if err != nil {
+					return err
+				}
+				b.t.UntimedCalls += int(n)
+			}
+			return nil
 		}
 		f, err := b.function(key)
 		if err != nil {
@@ -530,15 +571,31 @@ func drawBetween(q *[7]float64, u float64) float64 {
 	return math.Exp(lo + (hi-lo)*(u-percentiles[k-1])/(percentiles[k]-percentiles[k-1]))
 }
 
-// readDay reads the first file, in order of names, that begins so.
+// azureCalls is how the files with a day's calls begin.
+const azureCalls = "invocations_per_function_md"
+
+// dayOf is what the names of the first day's files have after their beginning, before ".csv".
+func dayOf(dir fs.FS) (string, error) {
+	names, err := fs.Glob(dir, azureCalls+"*.csv*")
+	if err != nil {
+		return "", err
+	}
+	if len(names) == 0 {
+		return "", fmt.Errorf("%w: azure2019: no file %s*.csv in the folder", api.ErrInvalid, azureCalls)
+	}
+	day, _, _ := strings.Cut(strings.TrimPrefix(slices.Min(names), azureCalls), ".csv")
+	return day, nil
+}
+
+// readDay reads the file that begins so; it may be compressed.
 func readDay(dir fs.FS, prefix string, must bool, need []string, each func(*table, []string) error) error {
-	names, err := fs.Glob(dir, prefix+"*.csv*")
+	names, err := fs.Glob(dir, prefix+".csv*")
 	if err != nil {
 		return err
 	}
 	if len(names) == 0 {
 		if must {
-			return fmt.Errorf("%w: azure2019: no file %s*.csv in the folder", api.ErrInvalid, prefix)
+			return fmt.Errorf("%w: azure2019: no file %s.csv in the folder", api.ErrInvalid, prefix)
 		}
 		return nil
 	}

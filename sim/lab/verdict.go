@@ -325,7 +325,14 @@ func (c *capacity) over() string {
 func (p *Plan) capacities(all []Ran) []capacity {
 	var out []capacity
 	for _, s := range []span{{"data", 0, maxLoad, 1.25, 0}, {"init", 0, maxLoad, 1.25, 0}, {"mixed", 0, maxLoad, 1.10, 0}} {
-		c := capacity{family: s.family, must: s.must, limit: math.Inf(1), cells: cells(all, s.family, s.from, s.to)}
+		c := capacity{family: s.family, must: s.must, limit: math.Inf(1)}
+		// A family's first experiment: others may have other policies, and the same loads.
+		for i := range all {
+			if all[i].Family == s.family {
+				c.cells = cells(all[i:i+1], s.family, s.from, s.to)
+				break
+			}
+		}
 		slices.SortFunc(c.cells, func(a, b *Cell) int { return cmp.Compare(a.Load, b.Load) })
 		if len(c.cells) < 2 {
 			continue
