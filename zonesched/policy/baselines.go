@@ -54,10 +54,10 @@ func (LeastLoaded) Name() string { return "least-loaded" }
 // Decide implements Policy.
 func (LeastLoaded) Decide(_ *Call, cands []Candidate, rng *rand.Rand) Choice {
 	take := leastLoaded(cands, 3, rng)
-	if take < 0 {
+	if take.at < 0 {
 		return queue(cands)
 	}
-	return Choice{Verb: Run, Clause: ClauseLeastLoaded, Take: take, Now: take, WakeMs: math.Inf(1), Propensity: 1}
+	return runOn(take.at, ClauseLeastLoaded, take.share())
 }
 
 // Admit implements Policy: first come, first served.
@@ -99,20 +99,20 @@ func (p FixedDelay) Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice {
 		}
 		levels[k] = from
 	}
-	if now < 0 {
+	if now.at < 0 {
 		ch := queue(cands)
 		ch.LevelMs = levels
 		return ch
 	}
 	for k := range levels {
-		if i := leastLoaded(cands, k+1, rng); i >= 0 {
-			return Choice{Verb: Run, Clause: ClauseLocal, Take: i, Now: i, WakeMs: math.Inf(1), Propensity: 1}
+		if l := leastLoaded(cands, k+1, rng); l.at >= 0 {
+			return runOn(l.at, ClauseLocal, l.share())
 		}
 		if left := levels[k] - c.WaitedMs; left > 0 {
-			return Choice{Verb: Delay, Clause: ClauseWaitLocal, Take: ofLevel(cands, k+1), Now: now, WakeMs: math.Max(left, minWakeMs), Propensity: 1, LevelMs: levels}
+			return Choice{Verb: Delay, Clause: ClauseWaitLocal, Take: ofLevel(cands, k+1), Now: now.at, WakeMs: math.Max(left, minWakeMs), Propensity: 1, LevelMs: levels}
 		}
 	}
-	return Choice{Verb: Run, Clause: ClauseLeastLoaded, Take: now, Now: now, WakeMs: math.Inf(1), Propensity: 1}
+	return runOn(now.at, ClauseLeastLoaded, now.share())
 }
 
 // ofLevel finds the first candidate of at least the locality level, be it free or not.
@@ -149,22 +149,12 @@ func queue(cands []Candidate) Choice {
 }
 
 // leastLoaded finds the free candidate of at least the locality level with the smallest share of busy slots.
-func leastLoaded(cands []Candidate, level int, rng *rand.Rand) int {
-	best, ties, load := -1, 0, math.Inf(1)
+func leastLoaded(cands []Candidate, level int, rng *rand.Rand) lot {
+	l := newLot()
 	for i := range cands {
-		k := &cands[i]
-		if !k.Free || !k.local(level) {
-			continue
-		}
-		l := float64(k.Running) / float64(max(k.Slots, 1))
-		switch {
-		case l < load:
-			best, ties, load = i, 1, l
-		case l == load:
-			if ties++; rng.IntN(ties) == 0 {
-				best = i
-			}
+		if k := &cands[i]; k.Free && k.local(level) {
+			l.offer(i, k.load(), rng)
 		}
 	}
-	return best
+	return l
 }

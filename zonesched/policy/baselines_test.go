@@ -321,6 +321,7 @@ func TestPropensities(t *testing.T) {
 	call.Nodes, call.Slots, call.Free = 6, 12, 7
 	for name, p := range map[string]Policy{
 		"random": Random{}, "power-of-two": PowerOfTwo{}, "ch-rlu": popular, "openwhisk": &OpenWhisk{}, "hiku": Hiku{},
+		"least-loaded": LeastLoaded{}, "fixed-delay": FixedDelay{WaitMs: 5}, "metronome": Metronome{DelayMaxMs: 5}, "cidre": CIDRE{DelayMaxMs: 5}, "hermod": Hermod{},
 	} {
 		for i, cs := range [][]Candidate{cands, full} {
 			if i == 1 && name != "ch-rlu" && name != "openwhisk" {

@@ -29,6 +29,9 @@ func (l *lot) offer(i int, key float64, rng *rand.Rand) {
 	}
 }
 
+// share is how likely the one that was drawn was.
+func (l *lot) share() float64 { return 1 / float64(max(l.ties, 1)) }
+
 // load is the share of busy slots.
 func (c *Candidate) load() float64 { return float64(c.Running) / float64(max(c.Slots, 1)) }
 

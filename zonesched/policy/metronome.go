@@ -19,14 +19,15 @@ func (Metronome) Name() string { return "metronome" }
 
 // Decide implements Policy.
 func (p Metronome) Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice {
-	now, best := soonest(cands, true, rng), soonest(cands, false, rng)
+	free, busy := soonest(cands, true, rng), soonest(cands, false, rng)
+	now, best := free.at, busy.at
 	switch {
 	case now < 0 && best < 0:
 		return queue(cands)
 	case now < 0:
-		return Choice{Verb: Queue, Clause: ClauseNoSlot, Take: best, Now: -1, WakeMs: math.Inf(1), Propensity: 1}
+		return Choice{Verb: Queue, Clause: ClauseNoSlot, Take: best, Now: -1, WakeMs: math.Inf(1), Propensity: busy.share()}
 	}
-	run := runOn(now, ClauseBestFree, 1)
+	run := runOn(now, ClauseBestFree, free.share())
 	if best < 0 {
 		return run
 	}
@@ -48,7 +49,7 @@ func (p Metronome) Decide(c *Call, cands []Candidate, rng *rand.Rand) Choice {
 	if latest := c.DeadlineMs - execNow; latest > 0 {
 		wake = math.Min(wake, latest) // the last moment at which the fallback is predicted to meet the deadline
 	}
-	return Choice{Verb: Delay, Clause: ClausePredicted, Take: best, Now: now, WakeMs: math.Max(wake, minWakeMs), Propensity: 1}
+	return Choice{Verb: Delay, Clause: ClausePredicted, Take: best, Now: now, WakeMs: math.Max(wake, minWakeMs), Propensity: busy.share()}
 }
 
 // Admit implements Policy: a freed slot goes to the oldest call that it serves no later than what the call hopes for.
@@ -67,7 +68,7 @@ func (c *Candidate) runsMs() float64 { return c.LinkMs + c.Est.MedianMs() }
 
 // soonest finds the candidate that is predicted to answer first among those that are free, or among those that are not.
 // Equal ones are told apart as by Rubato.
-func soonest(cands []Candidate, free bool, rng *rand.Rand) int {
+func soonest(cands []Candidate, free bool, rng *rand.Rand) lot {
 	l := newLot()
 	for i := range cands {
 		k := &cands[i]
@@ -84,5 +85,5 @@ func soonest(cands []Candidate, free bool, rng *rand.Rand) int {
 		}
 		l.offer(i, at, rng)
 	}
-	return l.at
+	return l
 }
