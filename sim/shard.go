@@ -441,7 +441,7 @@ func (s *shard) count(c *caller, a *wire.Answer) {
 		if t.Start != api.SandboxWarm {
 			st.ColdStarts++
 		}
-	case a.Refused:
+	case a.Refused, t.Decision == api.DecisionRefused: // the latter had been accepted, and no node could be in time
 		st.Refused++
 		if !c.due { // it gets no result, however long its caller would have waited
 			st.Deadlines++

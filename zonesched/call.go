@@ -52,6 +52,7 @@ type call struct {
 	queueMs  float64
 	noFwd    bool     // may not be forwarded (again)
 	asked    []string // zones that it was forwarded to; all but the last have refused it
+	sent     Forward  // the last time
 	judged   bool     // whether it can be in time was looked at
 	shadowed bool     // it is counted among those beside which the rule was asked
 	// heldBy is the clause by which it was first held back, once kind says that it was: its record may be overwritten before it ends.
@@ -156,7 +157,7 @@ func (z *Zone) arrive(now time.Time, ev *Event, out []Action) []Action {
 	f.arrival(now)
 	z.wait(now, c)
 	if elsewhere != nil {
-		return append(out, z.send(now, c, elsewhere))
+		return append(out, z.send(now, c, elsewhere, z.remoteMs(now, c, elsewhere), math.Inf(1)))
 	}
 	return z.decide(now, c, out)
 }

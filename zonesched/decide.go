@@ -504,8 +504,8 @@ func (z *Zone) slotFreed(now time.Time, n *node, out []Action) []Action {
 		return out
 	}
 	for n.usable(now) && n.free() > 0 && n.wanted() {
-		c, k := z.admit(now, n)
-		if c == nil {
+		first := z.admit(now, n)
+		if first.c == nil {
 			binds := policy.Binds(z.order)
 			for _, w := range z.waiting[:min(len(z.waiting), redoScan)] {
 				if binds && w.hope != nil && w.hope != n && w.hope.serves() {
@@ -517,19 +517,25 @@ func (z *Zone) slotFreed(now time.Time, n *node, out []Action) []Action {
 			}
 			return out
 		}
-		out = z.take(now, c, k, out)
+		by, index := first.why()
+		out = z.take(now, first.c, first.cand, Freed{By: by, Index: finite(index)}, out)
 	}
 	return out
 }
 
-// take has a waiting call take a slot that was freed.
-func (z *Zone) take(now time.Time, c *call, k policy.Candidate, out []Action) []Action {
+// take has a waiting call take a slot that was freed, and says why it and no other.
+func (z *Zone) take(now time.Time, c *call, k policy.Candidate, why Freed, out []Action) []Action {
+	why.Waiting = len(z.waiting)
 	c.account(now)
 	z.noteSide(c)
 	ch := policy.Choice{Verb: policy.Run, Clause: policy.ClauseFreed, Take: 0, Now: 0, Propensity: 1}
 	pc := z.policyCall(now, c, c.hope)
 	z.cands, z.shadowed = append(z.cands[:0], k), false
 	z.remember(now, c, &pc, &ch)
+	if d := z.ring.at(c.rec); d != nil {
+		why.At, why.Slot = now, z.candidate(&k, k.CostMs())
+		d.Freed = why
+	}
 	return z.dispatch(now, c, &k, policy.ClauseFreed, 1, out)
 }
 

@@ -101,14 +101,16 @@ func (z *Zone) forward(now time.Time, c *call, ch *policy.Choice) (Action, bool)
 		k := &z.cands[ch.Take]
 		here = k.CostMs() - k.PriceMs - k.MissMs // nobody here knows the other zone's prices, or how late the call would be there
 	}
-	if there := z.remoteMs(now, c, a); here-there <= forwardGainMs+.1*there {
+	there := z.remoteMs(now, c, a)
+	if here-there <= forwardGainMs+.1*there {
 		return Action{}, false
 	}
-	return z.send(now, c, a), true
+	return z.send(now, c, a, there, here), true
 }
 
-// send forwards a waiting call under a grant.
-func (z *Zone) send(now time.Time, c *call, a *grantIn) Action {
+// send forwards a waiting call under a grant. there is what it is expected to take in the other zone, here the best in this one, in ms.
+func (z *Zone) send(now time.Time, c *call, a *grantIn, there, here float64) Action {
+	c.sent = Forward{Zone: a.from, At: now, ExpectedMs: there, HereMs: finite(here)}
 	a.left--
 	z.unwait(now, c)
 	c.asked = append(c.asked, a.from)
@@ -143,7 +145,11 @@ func (z *Zone) remoteMs(now time.Time, c *call, g *grantIn) float64 {
 		}
 		there := [1]api.Candidate{{Sandbox: api.SandboxPrepared, MissingBytes: c.inv.InputBytes(), Slots: 1, LinkMbps: link}}
 		z.pred.Estimate(&req, there[:], z.ests[:1])
-		exec = z.ests[0].MedianMs()
+		e := policy.Candidate{Est: z.ests[0]}
+		if z.trust.lost && z.guarded() { // as for candidates of this zone, with whose costs it is compared
+			e.ForgetForest()
+		}
+		exec = e.Est.MedianMs()
 	}
 	return g.rtt.v + exec
 }
@@ -161,12 +167,12 @@ func (z *Zone) forwardDone(now time.Time, ev *Event, out []Action) []Action {
 			return z.answerError(now, c, api.CodeNotFound, "function was deleted while the call was with another zone", out)
 		}
 		c.fn, c.since = f, now
-		c.kind = api.DecisionQueued
+		c.kind, c.sent.Back = api.DecisionQueued, true
 		z.wait(now, c)
 		if code, why := z.misfit(f); why != "" {
 			// Other zones may have what this one lacks. Each is asked once.
 			if g := z.grant(now, c); g != nil {
-				return append(out, z.send(now, c, g))
+				return append(out, z.send(now, c, g, z.remoteMs(now, c, g), math.Inf(1)))
 			}
 			return z.answer(now, c, &wire.Answer{ID: ev.ID, Code: code, Message: why, RetryMs: retryMisfitMs, Refused: c.losses == 0}, out)
 		}
@@ -183,6 +189,9 @@ func (z *Zone) forwardDone(now time.Time, ev *Event, out []Action) []Action {
 		g.rtt.add(math.Max(total-t.QueueMs-t.DelayMs-t.FetchMs-t.InitMs-t.RunMs, .01))
 	}
 	t.Decision = api.DecisionForwarded
+	if r := z.ring.at(c.rec); r != nil && a.Code == api.CodeOK {
+		r.lookBack(now, c.fn, -1, t.Start, c.inv.InputBytes(), 0)
+	}
 	// The other zone counted the waiting here as its own past; the breakdown shows it once.
 	return z.answer(now, c, &a, out)
 }

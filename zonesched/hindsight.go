@@ -70,6 +70,8 @@ const (
 // a choice costs others.
 type Hindsight struct {
 	CameMs float64 `json:"came_ms"`
+	// Cut: there was no answer by then, so that the regret is at least as much as it says.
+	Cut bool `json:"cut,omitempty"`
 	// Node is the alternative that would have been best, with its Sandbox as it was: the node that the call ran on can be one, by a
 	// start at once instead of a wait. AlternativeMs is what it would have taken, by Basis; LowMs and HighMs hold it 8 times of 10 (equal
 	// when it was measured). Empty: there was none.
@@ -121,7 +123,9 @@ func (d *Decision) lookBack(now time.Time, f *function, ran int32, found api.San
 }
 
 func (d *Decision) explainHindsight(b *strings.Builder) {
-	if d.Best >= 0 && d.Best < len(d.Candidates) {
+	if f := d.Forward; f.Zone != "" && !f.Back {
+		fmt.Fprintf(b, "Expected of the choice, zone %s: %.1f ms from the decision on.\n", f.Zone, f.ExpectedMs)
+	} else if d.Best >= 0 && d.Best < len(d.Candidates) {
 		k := &d.Candidates[d.Best]
 		fmt.Fprintf(b, "Expected of the choice, %s: %.1f ms from the decision on, 8 times of 10 within %.1f-%.1f ms.\n", k.Node, k.ExpectedMs, k.LowMs, k.HighMs)
 	}
@@ -130,26 +134,68 @@ func (d *Decision) explainHindsight(b *strings.Builder) {
 	case h.CameMs == 0:
 		return
 	case h.Node == "":
-		fmt.Fprintf(b, "It took %.1f ms from then on; no alternative is recorded.\n", h.CameMs)
+		fmt.Fprintf(b, "It %s %.1f ms from then on; no alternative is recorded.\n", h.took(), h.CameMs)
 		return
 	}
-	fmt.Fprintf(b, "It took %.1f ms from then on. The best alternative, %s (sandbox %s), would have taken %.1f ms", h.CameMs, h.Node, h.Sandbox, h.AlternativeMs)
+	fmt.Fprintf(b, "It %s %.1f ms from then on. The best alternative, %s (sandbox %s), would have taken %.1f ms", h.took(), h.CameMs, h.Node, h.Sandbox, h.AlternativeMs)
 	if h.Basis == HindsightMeasured {
 		b.WriteString(", as the function did there in the same state a moment ago")
 	} else {
 		fmt.Fprintf(b, " as predicted, 8 times of 10 within %.1f-%.1f ms", h.LowMs, h.HighMs)
 	}
-	if h.RegretMs > 0 {
+	switch {
+	case h.RegretMs > 0 && h.Cut:
+		fmt.Fprintf(b, ": a regret of %.1f ms at least.\n", h.RegretMs)
+	case h.RegretMs > 0:
 		fmt.Fprintf(b, ": a regret of %.1f ms.\n", h.RegretMs)
-	} else {
+	case h.Cut:
+		b.WriteString(".\n")
+	default:
 		fmt.Fprintf(b, ": the choice gained %.1f ms.\n", -h.RegretMs)
 	}
+}
+
+func (h *Hindsight) took() string {
+	if h.Cut {
+		return "was cut off after"
+	}
+	return "took"
+}
+
+// lookBackCut does that for a call that ended without an answer of its function: its time was up or its node was lost. It would have taken
+// longer than it had.
+func (d *Decision) lookBackCut(now time.Time, c *call) {
+	if len(d.Candidates) == 0 || d.Hindsight.CameMs > 0 || !now.After(d.At) {
+		return
+	}
+	ran, waited := int32(-1), now
+	if c.node != nil {
+		ran, waited = c.node.index, c.dispatched
+	}
+	d.lookBack(now, c.fn, ran, d.sandboxOn(ran), c.inv.InputBytes(), ms(waited.Sub(d.At)))
+	d.Hindsight.Cut = true
+}
+
+// sandboxOn is how the call was to find its sandbox on a node.
+func (d *Decision) sandboxOn(node int32) api.SandboxState {
+	if d.Freed.Slot.node == node && d.Freed.By != "" {
+		return d.Freed.Slot.sandbox
+	}
+	for i := range d.Candidates {
+		if d.Candidates[i].node == node {
+			return d.Candidates[i].sandbox
+		}
+	}
+	return api.SandboxNone
 }
 
 // relabel makes a record say what became of the call after the rule had decided. A delay stays one, since it is what needs explaining; but
 // not of a call that no node can answer in time, which is not held back.
 func (z *Zone) relabel(c *call, kind api.DecisionKind, clause policy.Clause) {
 	d := z.ring.at(c.rec)
+	if d != nil {
+		d.Forward = c.sent
+	}
 	if d == nil || d.Kind == api.DecisionDelayed.String() && clause != policy.ClauseLate {
 		return
 	}

@@ -182,3 +182,58 @@ func TestLateCallsLeaveARecord(t *testing.T) {
 		}
 	}
 }
+
+// Of a call whose time was up, held back or running, the record says what the alternative would have been, too: that is where waiting hurt.
+func TestHindsightOfCallsThatWereCutOff(t *testing.T) {
+	for _, runs := range []bool{false, true} {
+		b := newBed(t, func(c *Config) { c.Scout = 0 })
+		b.node("warm", 1, 1)
+		b.node("cold", 1, 0)
+		b.invoke("first", "f")
+		b.ran("first", "warm")
+		b.invoke("i", "f", func(i *api.Invocation) { i.BudgetMs = 5000 })
+		if d, _ := b.z.Decision("i"); d.Kind != api.DecisionDelayed.String() {
+			t.Fatalf("not held back: %+v", d)
+		}
+		if runs {
+			b.after(15 * time.Millisecond)
+			b.done("first", "warm")
+			b.ran("i", "warm")
+		}
+		b.after(7 * time.Second)
+		b.step(&Event{Kind: EvWake, ID: "i", Gen: b.z.calls["i"].gen})
+		b.answered("i", api.CodeDeadline)
+		d, _ := b.z.Decision("i")
+		h := d.Hindsight
+		if !h.Cut || h.Node != "cold" || h.CameMs < 7000 || h.RegretMs < 5000 || math.Abs(h.CameMs-h.AlternativeMs-h.RegretMs) > 1e-9 {
+			t.Errorf("runs %t: %+v", runs, h)
+		}
+		if w := d.Explain(); !strings.Contains(w, "was cut off after") || !strings.Contains(w, "ms at least") {
+			t.Errorf("runs %t, in words: %s", runs, w)
+		}
+	}
+}
+
+// A freed slot goes to one of those that wait for a reason, and the record says which.
+func TestFreedSlotsAreExplained(t *testing.T) {
+	for class, want := range map[uint8]string{0: policy.FirstByMatch, 1: firstByClass} {
+		b := newBed(t, func(c *Config) { c.Scout = 0 })
+		b.node("a", 1, 1)
+		b.invoke("first", "f")
+		b.ran("first", "a")
+		b.invoke("i", "f")
+		if class > 0 { // it has been passed over often enough
+			b.z.passed[classOf(b.z.calls["i"].inv.Priority)] = 1 << 20
+		}
+		b.after(20 * time.Millisecond)
+		b.done("first", "a")
+		b.ran("i", "a")
+		d, _ := b.z.Decision("i")
+		if f := d.Freed; f.By != want || f.Waiting != 1 || f.Slot.Node != "a" || f.Slot.ExpectedMs <= 0 || !f.At.Equal(b.now) {
+			t.Errorf("%+v, want it by %s", f, want)
+		}
+		if w := d.Explain(); !strings.Contains(w, "first of 1 that waited by "+want) {
+			t.Errorf("in words: %s", w)
+		}
+	}
+}

@@ -131,7 +131,7 @@ func (z *Zone) keptRoom(now time.Time, n *node, out []Action) (kept bool, _ []Ac
 		return true, out
 	}
 	z.estimate(now, c)
-	return false, z.take(now, c, z.cands[0], out)
+	return false, z.take(now, c, z.cands[0], Freed{By: firstByKept}, out)
 }
 
 // unkeep lets the node go; what keeping it took, and what the call is expected to, is charged.

@@ -14,7 +14,7 @@ import (
 const (
 	ModeOn     = "on"     // the rule decides
 	ModeCanary = "canary" // it decides a share of the calls; beside the others it is recorded
-	ModeShadow = "shadow" // it is recorded beside every decision and decides none
+	ModeShadow = "shadow" // it is recorded beside every decision about a call and decides none; who gets a freed slot it is not asked
 	ModeOff    = "off"    // it is not asked
 )
 

@@ -275,8 +275,26 @@ func (a *claim) before(b *claim) bool {
 	return a.index > b.index
 }
 
+// Why a waiting call got a freed slot, beside what policy.First says.
+const (
+	firstByClass  = "class turn" // of its class of service, which others had gone before
+	firstByTenant = "fair share" // of its tenant, which was far behind others
+	firstByKept   = "kept node"  // that only it needs
+)
+
+// why says which of the claim's parts put it first, and the index if it was that.
+func (a *claim) why() (by string, index float64) {
+	switch {
+	case a.class >= 2*int(classes):
+		return firstByClass, 0
+	case a.owed:
+		return firstByTenant, 0
+	}
+	return policy.First(a.index)
+}
+
 // admit finds the waiting call with the best claim on n's free slot; none when nobody gains by it.
-func (z *Zone) admit(now time.Time, n *node) (*call, policy.Candidate) {
+func (z *Zone) admit(now time.Time, n *node) claim {
 	var best claim
 	var fair float64
 	if len(z.tenantsWaiting) > 1 {
@@ -337,7 +355,7 @@ func (z *Zone) admit(now time.Time, n *node) (*call, policy.Candidate) {
 		}
 		z.served(classOf(best.c.inv.Priority), looked == len(z.queues))
 	}
-	return best.c, best.cand
+	return best
 }
 
 // claim weighs one call; false if it may not take the slot, or cannot stand before best.

@@ -89,8 +89,10 @@ type Decision struct {
 	WaitedMs     float64     `json:"waited_ms"`
 	Propensity   float64     `json:"propensity"`
 	ModelVersion uint64      `json:"model_version"`
-	Decisions    int         `json:"decisions"` // how often it was decided about the call
-	Final        string      `json:"final"`     // clause of the dispatch
+	Forward      Forward     `json:"forward,omitzero"`
+	Freed        Freed       `json:"freed,omitzero"` // the slot that it got in the end, if it waited for one
+	Decisions    int         `json:"decisions"`      // how often it was decided about the call
+	Final        string      `json:"final"`          // clause of the dispatch
 	Ended        bool        `json:"ended"`
 	Code         api.Code    `json:"code"`
 	ExecMs       float64     `json:"exec_ms"`
@@ -99,6 +101,27 @@ type Decision struct {
 	Timing       wire.Timing `json:"timing"`
 	Hindsight    Hindsight   `json:"hindsight,omitzero"`
 	Hedge        Hedge       `json:"hedge,omitzero"` // its second dispatch, if it ran past its bound
+}
+
+// Freed is how a call that was held back or queued came to a slot that was freed. All that waited and could have used it was asked.
+type Freed struct {
+	At time.Time `json:"at"`
+	// By is why it got the slot, of Waiting calls: match, age, order, class turn, fair share or kept node. Index is its place among those that
+	// got it for that reason (response ratio, or ms of age); -1 for no finite one, 0 where none was asked for.
+	By      string    `json:"by"`
+	Index   float64   `json:"index"`
+	Waiting int       `json:"waiting"`
+	Slot    Candidate `json:"slot"`
+}
+
+// Forward is when and why a call was given to another zone, the last one that was asked: what it was expected to take there, with the way,
+// and the best that was expected here (-1: no node could take it, or none was looked at). Back: the zone gave it back.
+type Forward struct {
+	Zone       string    `json:"zone"`
+	At         time.Time `json:"at"`
+	ExpectedMs float64   `json:"expected_ms"`
+	HereMs     float64   `json:"here_ms"`
+	Back       bool      `json:"back,omitempty"`
 }
 
 // Shadow is what the rule would have done.
@@ -179,6 +202,10 @@ func (z *Zone) recordEnd(now time.Time, c *call, a *wire.Answer) {
 		d = z.record(c)
 		d.At, d.Kind = now, c.kind.String()
 	}
+	d.Forward = c.sent
+	if a.Code == api.CodeDeadline || a.Code == api.CodeUnavailable && c.node != nil {
+		d.lookBackCut(now, c)
+	}
 	d.Ended, d.Code, d.Timing, d.TotalMs = true, a.Code, a.Timing, ms(now.Sub(c.arrived))
 	if d.ExecMs = a.Timing.FetchMs + a.Timing.InitMs + a.Timing.RunMs; d.ExecMs > 0 {
 		d.Start = a.Timing.Start.String()
@@ -210,6 +237,7 @@ func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choi
 	}
 	d.Guarded = z.guard.stopped && z.guarded()
 	d.Control = !d.Guarded && ch.Clause == policy.ClauseDelayOff && !c.fn.spec.DelayOff
+	d.Shadow = Shadow{}
 	if z.shadowed {
 		d.Shadow = z.shadowOf()
 	}
@@ -237,12 +265,18 @@ func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choi
 		if i == ch.Now {
 			d.Now = len(d.Candidates)
 		}
-		d.Candidates = append(d.Candidates, Candidate{
-			Node: z.nodes[k.Node].name, Free: k.Free, StartMs: k.StartMs, ExecMs: k.Est.MedianMs(), UpperMs: finite(k.Est.UpperMs),
-			EvictMs: k.EvictMs, PushMs: k.PushMs, StrandMs: k.StrandMs(), PriceMs: k.PriceMs, MissMs: k.MissMs, CostMs: z.costs[i], Sandbox: k.Sandbox.String(), Missing: k.MissingBytes, Estimate: k.Est.Source.String(),
-		})
-		d.Candidates[len(d.Candidates)-1].expected(k)
+		d.Candidates = append(d.Candidates, z.candidate(k, z.costs[i]))
 	}
+}
+
+// candidate is what a record keeps of a candidate.
+func (z *Zone) candidate(k *policy.Candidate, costMs float64) Candidate {
+	c := Candidate{
+		Node: z.nodes[k.Node].name, Free: k.Free, StartMs: k.StartMs, ExecMs: k.Est.MedianMs(), UpperMs: finite(k.Est.UpperMs),
+		EvictMs: k.EvictMs, PushMs: k.PushMs, StrandMs: k.StrandMs(), PriceMs: k.PriceMs, MissMs: k.MissMs, CostMs: costMs, Sandbox: k.Sandbox.String(), Missing: k.MissingBytes, Estimate: k.Est.Source.String(),
+	}
+	c.expected(k)
+	return c
 }
 
 // cheapest fills z.costs with what the candidates in hand cost and returns the n-th smallest, and how many that cost just as much are
@@ -411,7 +445,7 @@ func (d *Decision) Explain() string {
 	case d.Clause == policy.ClauseLate.String():
 		b.WriteString("It was given to another zone: no node here was expected to answer before its deadline.\n")
 	case d.Kind == api.DecisionForwarded.String():
-		b.WriteString("No slot was free in the zone: it was given to another one, where it was expected to end sooner.\n")
+		b.WriteString("No slot was free in the zone, and it was expected to end sooner in another one.\n")
 	case d.Kind == api.DecisionQueued.String() && best != nil:
 		fmt.Fprintf(&b, "No slot was free in the zone: it queued, hoping for %s in %.1f ms.\n", best.words(), best.StartMs)
 	case best != nil:
@@ -444,6 +478,23 @@ func (d *Decision) Explain() string {
 	}
 	if d.DeadlineMs >= 0 {
 		fmt.Fprintf(&b, "Its deadline was %.0f ms away.\n", d.DeadlineMs)
+	}
+	if f := d.Forward; f.Zone != "" {
+		fmt.Fprintf(&b, "After %.1f ms it was given to zone %s, where an answer was expected in %.1f ms", ms(f.At.Sub(d.Arrived)), f.Zone, f.ExpectedMs)
+		if f.HereMs >= 0 {
+			fmt.Fprintf(&b, ", here in %.1f ms", f.HereMs)
+		}
+		if f.Back {
+			b.WriteString("; it gave it back")
+		}
+		b.WriteString(".\n")
+	}
+	if f := d.Freed; f.By != "" {
+		fmt.Fprintf(&b, "After %.1f ms it got a slot that was freed on %s, for a cost of %.1f ms: first of %d that waited by %s", ms(f.At.Sub(d.Arrived)), f.Slot.words(), f.Slot.CostMs, f.Waiting, f.By)
+		if f.Index > 0 {
+			fmt.Fprintf(&b, " (%.2f)", f.Index)
+		}
+		fmt.Fprintf(&b, ". It was expected to be answered %.1f ms later, 8 times of 10 within %.1f-%.1f ms.\n", f.Slot.ExpectedMs, f.Slot.LowMs, f.Slot.HighMs)
 	}
 	if h := d.Hedge; h.Node != "" {
 		fmt.Fprintf(&b, "After %.1f ms, past its bound of %.1f ms, it was sent to %s as well", h.AfterMs, h.BoundMs, h.Node)

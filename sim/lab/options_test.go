@@ -65,7 +65,7 @@ func TestWhenLateActs(t *testing.T) {
 		t.Errorf("%d hopeless calls refused, want them run as when_late is left out", n)
 	}
 	w, stats := ran(t, changed(t, text, "{max_waiting: 400}", "{max_waiting: 400, when_late: refuse}"))
-	if n := w.Core(0).Counters().Hopeless; n < 1000 || stats[0].Answered > stats[0].Calls/10 || stats[1].Answered < stats[1].Calls/2 {
+	if n := w.Core(0).Counters().Hopeless; n < 1000 || stats[0].Refused < stats[0].Calls*9/10 || stats[0].Answered > stats[0].Calls/10 || stats[1].Answered < stats[1].Calls/2 {
 		t.Errorf("when_late: refuse refused %d calls; of %d with a deadline that nobody meets %d were answered, of %d without %d", n, stats[0].Calls, stats[0].Answered, stats[1].Calls, stats[1].Answered)
 	}
 }

@@ -44,4 +44,4 @@ func runOn(i int, clause Clause, propensity float64) Choice {
 }
 
 // matchFirst is more than any call can have waited, in ms: it makes ranks out of ages.
-const matchFirst = 1e9
+const matchFirst = localFirst

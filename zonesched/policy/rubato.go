@@ -337,6 +337,24 @@ func (p *Rubato) MostIndex(c *Call, cand *Candidate) float64 {
 // ByAge reports whether an index of Admit was given for age alone.
 func ByAge(index float64) bool { return index >= agedFirst }
 
+// Why a waiting call came first for a freed slot.
+const (
+	FirstByAge   = "age"   // of the oldest, which have one slot in a few in a full zone
+	FirstByMatch = "match" // it finds there what others would have to fetch or bring up
+	FirstByOrder = "order" // of those that remain: by response ratio, or in their policy's order
+)
+
+// First says why a call with this index came first, and the index among those of its kind.
+func First(index float64) (why string, of float64) {
+	switch {
+	case ByAge(index):
+		return FirstByAge, index - agedFirst
+	case index >= localFirst: // matchFirst is the same
+		return FirstByMatch, math.Mod(index, localFirst)
+	}
+	return FirstByOrder, index
+}
+
 // Saturated: so many calls wait that order matters more than placement.
 func (l *Load) Saturated() bool { return 4*l.Waiting > l.Slots }
 
