@@ -24,6 +24,33 @@ func TestLaterAttemptIsServedByWhatRuns(t *testing.T) {
 	}
 }
 
+// A leader that was brought the call anew counts its attempts from the beginning, under a higher epoch or, of a call that it had answered as
+// lost, under the same one.
+func TestWhatRunsServesALaterLeader(t *testing.T) {
+	for name, change := range map[string]func(*wire.Run){
+		"another leader":      func(m *wire.Run) { m.Epoch.Revision += 1; m.Seq = 1 },
+		"the same one":        func(m *wire.Run) { m.Seq = 9 },
+		"one of before":       func(m *wire.Run) { m.Seq = 2 },
+		"a repeated dispatch": func(m *wire.Run) { m.Seq, m.Call.Attempt = 3, 2 },
+	} {
+		b := newBed(t, nil)
+		b.run("i1", "f", func(m *wire.Run) { m.Seq, m.Call.Attempt = 3, 2 })
+		sb := b.up("f")
+		var sent wire.Run
+		b.run("i1", "f", func(m *wire.Run) { change(m); sent = *m })
+		if b.n.InUse() != 1 {
+			t.Fatalf("%s: it was begun again: %v", name, b.acts)
+		}
+		want := [2]uint64{uint64(sent.Call.Attempt), sent.Seq}
+		if name == "one of before" {
+			want = [2]uint64{2, 3}
+		}
+		if c := b.finish("i1", sb); c.Outcome != api.OutcomeOK || [2]uint64{uint64(c.Attempt), c.Seq} != want {
+			t.Errorf("%s: completion of attempt %d, dispatch %d, want %v", name, c.Attempt, c.Seq, want)
+		}
+	}
+}
+
 func TestRefusedCallLeavesNothing(t *testing.T) {
 	b := newBed(t, nil)
 	b.run("big", "f", func(m *wire.Run) { m.Fn.MemoryMB = 301 })

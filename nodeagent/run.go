@@ -55,9 +55,10 @@ func (n *Node) accept(now time.Time, m *wire.Run, out []Action) []Action {
 	id := m.Call.ID
 	switch {
 	case n.runs[id] != nil:
-		// A repeated dispatch of what is running. A later attempt comes from a zone that took this node for lost: what
-		// runs serves it, and its completion must bear the attempt that the zone now waits for.
-		if r := n.runs[id]; m.Call.Attempt > r.m.Call.Attempt {
+		// A repeated dispatch of what is running. A later one comes from a zone that took this node for lost, or from a leader who was
+		// brought the call anew and counts its attempts from the beginning: what runs serves it, and its completion must bear what the
+		// zone now waits for.
+		if r := n.runs[id]; later(m, r.m) {
 			cp := *r.m // the shell reads the first one
 			cp.Epoch, cp.Seq, cp.Call.Attempt = m.Epoch, m.Seq, m.Call.Attempt
 			r.m = &cp
@@ -82,6 +83,14 @@ func (n *Node) accept(now time.Time, m *wire.Run, out []Action) []Action {
 	r.gen++
 	out = append(out, Action{Kind: ActDeadline, ID: id, Gen: r.gen, At: now.Add(time.Duration(m.TimeoutMs) * time.Millisecond)})
 	return n.fetchInputs(now, r, out)
+}
+
+// later reports whether m was sent after the earlier one.
+func later(m, earlier *wire.Run) bool {
+	if c := m.Epoch.Compare(earlier.Epoch); c != 0 {
+		return c > 0
+	}
+	return m.Seq > earlier.Seq || m.Call.Attempt > earlier.Call.Attempt
 }
 
 func (n *Node) refusal(m *wire.Run, code api.Code, msg string) Action {

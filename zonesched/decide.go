@@ -154,6 +154,7 @@ func (z *Zone) plan(now time.Time, c *call, ch *policy.Choice, out []Action) []A
 	if math.IsInf(wake, 1) {
 		wake = math.Max(queueWakeMs, ms(now.Sub(c.arrived)))
 	}
+	wake = math.Min(wake, math.Max(ms(maxWait-now.Sub(c.arrived)), 0)+1)
 	c.gen++
 	return append(out, Action{Kind: ActWake, ID: c.inv.ID, Gen: c.gen, At: now.Add(duration(math.Max(wake, 1)))})
 }
@@ -507,11 +508,19 @@ func (z *Zone) slotFreed(now time.Time, n *node, out []Action) []Action {
 		first := z.admit(now, n)
 		if first.c == nil {
 			binds := policy.Binds(z.order)
-			for _, w := range z.waiting[:min(len(z.waiting), redoScan)] {
+			left := redoScan
+			for _, w := range z.waiting[:min(len(z.waiting), fitScan)] {
+				if left == 0 {
+					break
+				}
+				if !n.fits(w.fn) { // others of that kind, which nobody can take for now, must not be all that is looked at
+					continue
+				}
+				left--
 				if binds && w.hope != nil && w.hope != n && w.hope.serves() {
 					continue
 				}
-				if n.fits(w.fn) && n.memMB-n.busyMB >= w.fn.spec.MemoryMB && !w.owing && (!w.delaying || w.hope == n) { // who owes has been asked just now, and has a wake
+				if n.memMB-n.busyMB >= w.fn.spec.MemoryMB && !w.owing && (!w.delaying || w.hope == n) { // who owes has been asked just now, and has a wake
 					z.again(w)
 				}
 			}
@@ -539,5 +548,8 @@ func (z *Zone) take(now time.Time, c *call, k policy.Candidate, why Freed, out [
 	return z.dispatch(now, c, &k, policy.ClauseFreed, 1, out)
 }
 
-// redoScan bounds the calls that decide anew when nobody takes a freed slot, oldest first.
-const redoScan = 128
+// redoScan bounds the calls that decide anew when nobody takes a freed slot, oldest first, and fitScan those among which they are looked for.
+const (
+	redoScan = 128
+	fitScan  = 8 * redoScan
+)

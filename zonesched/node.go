@@ -435,25 +435,35 @@ const (
 // maxNodes bounds the nodes that a zone remembers.
 const maxNodes = 65536
 
-// tick finds silent nodes, ends calls that wait beyond reason, and issues grants.
+// expire finds a silent node.
+func (z *Zone) expire(now time.Time, n *node, out []Action) []Action {
+	if !n.live || now.Sub(n.lastSeen) <= z.cfg.NodeTimeout {
+		return out
+	}
+	n.live = false
+	if n.listed { // it came back meanwhile: it stands by its last loss
+		i := slices.Index(z.lostNodes, n)
+		z.lostNodes = slices.Delete(z.lostNodes, i, i+1)
+	}
+	n.listed, z.lostNodes = true, append(z.lostNodes, n)
+	z.counters.NodesLost++
+	out = append(out, Action{Kind: ActNodeLost, Node: n.name})
+	lost := n.endAll(now)
+	z.touch(n)
+	out = z.lostRunning(now, n, lost, "its node was lost", out)
+	z.hopeLost(n)
+	n.dropSandboxes()
+	n.dropObjects()
+	return out
+}
+
+// tick finds silent nodes and, while the core leads, sees to slots that nobody took, to sandboxes that are to be warm, and to grants.
 func (z *Zone) tick(now time.Time, out []Action) []Action {
 	z.grow(now)
 	for _, n := range z.nodes {
-		if n.live && now.Sub(n.lastSeen) > z.cfg.NodeTimeout {
-			n.live = false
-			if n.listed { // it came back meanwhile: it stands by its last loss
-				i := slices.Index(z.lostNodes, n)
-				z.lostNodes = slices.Delete(z.lostNodes, i, i+1)
-			}
-			n.listed, z.lostNodes = true, append(z.lostNodes, n)
-			z.counters.NodesLost++
-			out = append(out, Action{Kind: ActNodeLost, Node: n.name})
-			lost := n.endAll(now)
-			z.touch(n)
-			out = z.lostRunning(now, n, lost, "its node was lost", out)
-			z.hopeLost(n)
-			n.dropSandboxes()
-			n.dropObjects()
+		out = z.expire(now, n, out)
+		if z.epoch.IsZero() {
+			continue
 		}
 		if n.live && n.quarantined && !now.Before(n.avoidUntil) {
 			n.quarantined, n.failures = false, 0
@@ -461,6 +471,9 @@ func (z *Zone) tick(now time.Time, out []Action) []Action {
 		if n.usable(now) && n.free() > 0 && n.wanted() {
 			out = z.slotFreed(now, n, out)
 		}
+	}
+	if z.epoch.IsZero() {
+		return out
 	}
 	z.forgetTenants(now)
 	z.keepNode(now)

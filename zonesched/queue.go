@@ -308,7 +308,7 @@ func (z *Zone) admit(now time.Time, n *node) claim {
 	}
 	z.later, z.claimed = z.later[:0], [classes]bool{}
 	if age {
-		for _, w := range z.waiting[:min(len(z.waiting), redoScan)] {
+		for _, w := range z.waiting[:min(len(z.waiting), fitScan)] {
 			if n.fits(w.fn) {
 				look(w) // the oldest of all, wherever its queue stands
 				break

@@ -1,6 +1,7 @@
 package zonesched
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -43,13 +44,7 @@ func TestNewVersionWhileACallWaits(t *testing.T) {
 	next, _ := b.z.Function("t/f")
 	next.Version = 2
 	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{next}})
-	w := b.z.calls["i2"]
-	b.step(&Event{Kind: EvWake, ID: "i2", Gen: w.gen})
-	a := find(b.acts, ActRun, "i2")
-	if a == nil {
-		b.done("i1", "a")
-		a = find(b.acts, ActRun, "i2")
-	}
+	a := find(b.acts, ActRun, "i2") // at once: what it waited for is of the old version
 	if a == nil || a.Run.Fn.Version != 2 || a.Run.Call.Version != 2 {
 		t.Fatalf("dispatch %+v", a)
 	}
@@ -526,4 +521,107 @@ func TestTheFirstMeasurementOfAWayCountsInFull(t *testing.T) {
 		t.Errorf("without a measurement the way became %v ms from %v", rtt, before)
 	}
 	measuresTheWay(b, "i2")
+}
+
+// A scheduler that becomes the leader does not send calls to nodes that fell silent while another one led.
+func TestANewLeaderKnowsWhoIsGone(t *testing.T) {
+	for _, ticks := range []bool{false, true} {
+		b := newBed(t, nil)
+		b.z.epoch = api.Epoch{} // a standby
+		b.node("gone", 4, 2)
+		b.after(b.z.cfg.NodeTimeout + time.Second)
+		b.node("here", 4, 0)
+		if ticks {
+			b.step(&Event{Kind: EvTick})
+			if b.z.byName["gone"].live {
+				t.Error("a standby takes a silent node for one that lives")
+			}
+			for _, a := range b.acts {
+				if a.Kind != ActNodeLost {
+					t.Errorf("a standby acts: %v", text(b.acts))
+				}
+			}
+		}
+		b.step(&Event{Kind: EvLead, Epoch: api.Epoch{Generation: 1, Revision: 6}})
+		b.invoke("i1", "f")
+		b.ran("i1", "here")
+	}
+}
+
+// A restart of the only node, quicker than it could be missed, does not make it begin slowly.
+func TestTheOnlyNodeIsNotSlowedByItsOwnPast(t *testing.T) {
+	for _, other := range []bool{false, true} {
+		b := newBed(t, nil)
+		beat := func(name string, boot uint64, up time.Duration) {
+			hb := b.report(name, 4, 0)
+			hb.Boot, hb.UptimeMs = boot, up.Milliseconds()
+			b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+		}
+		beat("a", 1, time.Hour)
+		if other {
+			beat("b", 1, time.Hour)
+		}
+		b.step(&Event{Kind: EvTick})
+		b.after(time.Second)
+		beat("a", 2, 100*time.Millisecond)
+		if n := b.z.byName["a"]; n.slow != other {
+			t.Errorf("beside another old node %t: slow %t, %d slots", other, n.slow, n.slots)
+		}
+	}
+}
+
+// Many old calls that no node can take do not keep others from deciding anew about a slot beside which they wait.
+func TestCallsThatFitNowhereDoNotHideOthers(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.MaxWaiting = 10000 })
+	b.node("a", 1, 1)
+	gpu, _ := b.z.Function("t/f")
+	gpu.Name, gpu.Needs = "gpu", api.Labels{Accelerator: "gpu"}
+	b.step(&Event{Kind: EvFunctions, Functions: []api.Function{gpu}})
+	hb := b.report("g", 1, 0)
+	hb.Labels = api.Labels{Accelerator: "gpu"}
+	b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+	b.invoke("first", "f")
+	for i := range redoScan + 10 {
+		b.invoke(fmt.Sprint("g", i), "gpu")
+	}
+	b.invoke("i", "f")
+	if w := b.z.calls["i"]; w.state != callWaiting {
+		t.Fatalf("it does not wait: %v", text(b.acts))
+	}
+	// A node without its sandbox frees a slot that it would not take for what it hopes for; that has passed.
+	b.after(500 * time.Millisecond)
+	hb = b.report("c", 1, 0)
+	before := b.z.ring.at(b.z.calls["i"].rec).Decisions
+	b.step(&Event{Kind: EvHeartbeat, Heartbeat: hb})
+	if c := b.z.calls["i"]; c.state == callWaiting && b.z.ring.at(c.rec).Decisions == before {
+		t.Error("a slot stood free, and the call that could use it was not asked")
+	}
+}
+
+// A call that no node can take ends when it has waited for as long as anything waits.
+func TestWaitingEndsInTime(t *testing.T) {
+	b := newBed(t, nil)
+	b.node("a", 1, 1)
+	b.invoke("first", "f")
+	b.invoke("i", "f")
+	for at := b.now; ; {
+		a := find(b.acts, ActWake, "i")
+		if a == nil {
+			break
+		}
+		if a.At.Sub(t0) > maxWait+2*time.Millisecond {
+			t.Fatalf("it looks again after %v, longer than anything waits", a.At.Sub(t0))
+		}
+		if at = a.At; at.Sub(t0) > maxWait {
+			b.now = at
+			b.step(&Event{Kind: EvWake, ID: "i", Gen: a.Gen})
+			break
+		}
+		b.now = at
+		b.node("a", 1, 0) // it lives, and is busy
+		b.step(&Event{Kind: EvWake, ID: "i", Gen: a.Gen})
+	}
+	if a := find(b.acts, ActAnswer, "i"); a == nil {
+		t.Errorf("it was not answered: %v", text(b.acts))
+	}
 }

@@ -16,10 +16,20 @@ func (z *Zone) meetNode(now time.Time, n *node, hb *wire.Heartbeat) {
 	up := max(hb.UptimeMs, 0)
 	n.born = now.Add(-time.Duration(min(up, maxUptimeMs)) * time.Millisecond)
 	// Without a word of its age (0) it may be as old as any.
-	n.slow = up > 0 && now.Sub(n.born) < z.cfg.SlowStart && !z.eldest.IsZero() && now.Sub(z.eldest) > z.cfg.SlowStart
+	n.slow = up > 0 && now.Sub(n.born) < z.cfg.SlowStart && !z.eldest.IsZero() && now.Sub(z.eldest) > z.cfg.SlowStart && z.oldBeside(now, n)
 	if z.eldest.IsZero() || n.born.Before(z.eldest) {
 		z.eldest = n.born
 	}
+}
+
+// oldBeside: another node than n lives that is old. The eldest may be n itself as it was before it was restarted.
+func (z *Zone) oldBeside(now time.Time, n *node) bool {
+	for _, o := range z.nodes {
+		if o != n && o.live && now.Sub(o.born) > z.cfg.SlowStart {
+			return true
+		}
+	}
+	return false
 }
 
 // maxUptimeMs bounds the age that is believed, far above every real one: a hundred years.

@@ -284,6 +284,9 @@ func (z *Zone) Step(now time.Time, ev *Event, out []Action) []Action {
 func (z *Zone) lead(now time.Time, epoch api.Epoch, out []Action) []Action {
 	if z.epoch.IsZero() {
 		z.ledAt = now
+		for _, n := range z.nodes { // before the first calls: of a node that is long gone all that it had still looks free and warm
+			out = z.expire(now, n, out)
+		}
 	}
 	z.epoch, z.helloAt = epoch, now
 	for _, n := range z.nodes {
@@ -419,8 +422,10 @@ func (z *Zone) functions(now time.Time, ev *Event, out []Action) []Action {
 			}
 			if changed {
 				z.meetAll(f)
-				for i := range f.queues {
-					for _, w := range f.queues[i].calls {
+			}
+			for i := range f.queues {
+				for _, w := range f.queues[i].calls {
+					if changed || w.delaying { // what it waits for may be of the old version, or the new one is never to wait
 						z.again(w)
 					}
 				}

@@ -237,8 +237,8 @@ func (d *Daemon) loop(ctx context.Context) {
 		case <-timer.C:
 			d.fire()
 		case <-tick.C:
+			d.step(&zonesched.Event{Kind: zonesched.EvTick})
 			if d.leads() {
-				d.step(&zonesched.Event{Kind: zonesched.EvTick})
 				d.figures.Store(&Figures{Counters: d.core.Counters(), Load: d.core.Load(), Guard: d.core.Guard(), Trust: d.core.Trust(), Resort: d.core.Resort()})
 			}
 		case <-flush.C:
