@@ -435,6 +435,9 @@ func TestDeploy(t *testing.T) {
 	d.want(d.do("PUT", "/v1/functions/g", acmeToken, body), 200, `"version":1`)
 	d.want(d.do("PUT", "/v1/functions/g", acmeToken, body), 200, `"version":2`)
 	d.want(d.do("PUT", "/v1/functions/g", acmeToken, `{"colour":1}`), 400, "colour")
+	for _, env := range []string{`"A=B":"x"`, `"":"x"`, `"A":"x\u0000"`} {
+		d.want(d.do("PUT", "/v1/functions/g", acmeToken, strings.TrimSuffix(body, "}")+`,"env":{`+env+`}}`), 400, "environment variable")
+	}
 	d.want(d.do("PUT", "/v1/functions/g", acmeToken, `{"runtime":"jvm","artifact":"`+digest+`"}`), 400, "process or wasm")
 	d.want(d.do("GET", "/v1/functions/g", acmeToken, ""), 200, `"memory_mb":128`)
 	d.want(d.do("DELETE", "/v1/functions/g", acmeToken, ""), 204, "")

@@ -17,11 +17,11 @@ const (
 	EvRun EventKind = iota
 	// EvHello: a leader introduced itself. Epoch.
 	EvHello
-	// EvFetched: ActFetch ended. Key, Err.
+	// EvFetched: ActFetch ended. Key, Err, and with it Outcome and Code (none: the node's own fault).
 	EvFetched
-	// EvArtifact: ActFetchArtifact ended. Digest, Err.
+	// EvArtifact: ActFetchArtifact ended. Digest, Err, Outcome, Code likewise.
 	EvArtifact
-	// EvPrepared: ActPrepare ended. Digest, Err.
+	// EvPrepared: ActPrepare ended. Digest, Err, Outcome, Code likewise.
 	EvPrepared
 	// EvStarted: ActStart ended. Sandbox, Err, Outcome (Crash or Internal when Err is set).
 	EvStarted
@@ -63,6 +63,14 @@ type Event struct {
 	Ref     string
 	Broken  bool
 	Took    time.Duration
+}
+
+// fault is whose fault an Err is, and how the calls end that needed it.
+func (e *Event) fault() (api.Outcome, api.Code) {
+	if e.Outcome == api.OutcomeOK {
+		return api.OutcomeInternal, api.CodeUnavailable
+	}
+	return e.Outcome, e.Code
 }
 
 func (e *Event) String() string {

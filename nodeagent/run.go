@@ -143,7 +143,8 @@ func (n *Node) objectFetched(now time.Time, ev *Event, out []Action) []Action {
 			continue
 		}
 		if ev.Err != "" {
-			out = n.end(now, r, api.OutcomeInternal, api.CodeUnavailable, "input "+ev.Key+": "+ev.Err, nil, "", out)
+			o, code := ev.fault()
+			out = n.end(now, r, o, code, "input "+ev.Key+": "+ev.Err, nil, "", out)
 			continue
 		}
 		if r.pending--; r.pending == 0 {
@@ -193,7 +194,7 @@ func (n *Node) artifactFetched(now time.Time, ev *Event, out []Action) []Action 
 	}
 	if ev.Err != "" {
 		a.state = artNone
-		return n.failWaiting(now, a, "artifact: "+ev.Err, out)
+		return n.failWaiting(now, a, "artifact: ", ev, out)
 	}
 	a.state = artHere
 	n.fetchedBytes += a.bytes
@@ -207,7 +208,7 @@ func (n *Node) prepared(now time.Time, ev *Event, out []Action) []Action {
 	}
 	if ev.Err != "" {
 		a.state = artHere
-		return n.failWaiting(now, a, "prepare: "+ev.Err, out)
+		return n.failWaiting(now, a, "prepare: ", ev, out)
 	}
 	a.state = artReady
 	n.touch(a)
@@ -225,12 +226,13 @@ func (n *Node) continueWaiting(now time.Time, a *artifact, out []Action) []Actio
 	return out
 }
 
-func (n *Node) failWaiting(now time.Time, a *artifact, msg string, out []Action) []Action {
+func (n *Node) failWaiting(now time.Time, a *artifact, what string, ev *Event, out []Action) []Action {
+	o, code := ev.fault()
 	waiting := a.waiting
 	a.waiting = nil
 	for _, r := range waiting {
 		if n.runs[r.m.Call.ID] == r {
-			out = n.end(now, r, api.OutcomeInternal, api.CodeUnavailable, msg, nil, "", out)
+			out = n.end(now, r, o, code, what+ev.Err, nil, "", out)
 		}
 	}
 	return out

@@ -2,6 +2,7 @@ package noded
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -142,12 +143,12 @@ func (d *Daemon) fetchObject(key string) {
 	if err == nil {
 		err = d.download(objectstore.ObjectKey(tenant, name), digest, d.objectPath(key), 0o444)
 	}
-	d.post(nodeagent.Event{Kind: nodeagent.EvFetched, Key: key, Err: text(err)})
+	d.post(ended(nodeagent.Event{Kind: nodeagent.EvFetched, Key: key}, err))
 }
 
 func (d *Daemon) fetchArtifact(fn *api.Function) {
 	err := d.download(objectstore.ArtifactKey(fn.Tenant, fn.Artifact), fn.Artifact, d.artifactPath(fn.Artifact), 0o500)
-	d.post(nodeagent.Event{Kind: nodeagent.EvArtifact, Digest: fn.Artifact, Err: text(err)})
+	d.post(ended(nodeagent.Event{Kind: nodeagent.EvArtifact, Digest: fn.Artifact}, err))
 }
 
 // download brings a stored object, whose digest must begin as said, to path over the limited link; the file appears
@@ -199,7 +200,7 @@ func (d *Daemon) runtime(fn *api.Function) (sandbox.Runtime, error) {
 	if rt := d.deps.Runtimes[fn.Runtime]; rt != nil {
 		return rt, nil
 	}
-	return nil, fmt.Errorf("%w: runtime %q is not installed on this node", api.ErrInvalid, fn.Runtime)
+	return nil, fmt.Errorf("%w: runtime %q is not installed on this node", api.ErrUnavailable, fn.Runtime)
 }
 
 func (d *Daemon) prepare(fn *api.Function) {
@@ -207,7 +208,7 @@ func (d *Daemon) prepare(fn *api.Function) {
 	if err == nil {
 		err = rt.Prepare(d.ctx, fn, d.artifactPath(fn.Artifact))
 	}
-	d.post(nodeagent.Event{Kind: nodeagent.EvPrepared, Digest: fn.Artifact, Err: text(err)})
+	d.post(ended(nodeagent.Event{Kind: nodeagent.EvPrepared, Digest: fn.Artifact}, err))
 }
 
 // start brings a sandbox up beside the loop; the box is there at once so that a close in between is not lost.
@@ -295,7 +296,8 @@ func (d *Daemon) invoke(ctx context.Context, m *wire.Run, sb sandbox.Sandbox) no
 	if m.Call.PayRef != "" {
 		body, err := d.body(ctx, m.Call.PayRef)
 		if err != nil {
-			ev.Outcome, ev.Code, ev.Err = api.OutcomeInternal, api.CodeUnavailable, "payload: "+err.Error()
+			ev = ended(ev, err)
+			ev.Err = "payload: " + ev.Err
 			return ev
 		}
 		call.Payload = body
@@ -321,7 +323,8 @@ func (d *Daemon) invoke(ctx context.Context, m *wire.Run, sb sandbox.Sandbox) no
 		ev.Err = fmt.Sprintf("the function's result is above the limit of %d bytes", api.MaxPayloadBytes)
 	}
 	if len(ev.Result) > api.InlineBytes {
-		ev.Ref = objectstore.BodyKey(m.Call.Tenant, m.Call.ID+"/result")
+		// Of its own for each execution: a second one must not replace what the first one's record names.
+		ev.Ref = objectstore.BodyKey(m.Call.Tenant, m.Call.ID+"/result-"+rand.Text())
 		if _, err := d.deps.Results.Put(ctx, ev.Ref, strings.NewReader(string(ev.Result))); err != nil {
 			ev.Outcome, ev.Code, ev.Ref = api.OutcomeInternal, api.CodeUnavailable, ""
 			ev.Err = "result not stored: " + err.Error()
@@ -334,8 +337,11 @@ func (d *Daemon) invoke(ctx context.Context, m *wire.Run, sb sandbox.Sandbox) no
 // inputName is what the function sees: the order, and the last part of the key.
 func inputName(i int, key string) string {
 	name, _, _ := strings.Cut(filepath.Base(key), "@")
-	return fmt.Sprintf("%02d-%s", i, name)
+	return fmt.Sprintf("%02d-%.*s", i, maxInputName, name)
 }
+
+// maxInputName is how many characters of a key's last part are in the name: file systems take names of 255 bytes.
+const maxInputName = 60
 
 func (d *Daemon) body(ctx context.Context, key string) ([]byte, error) {
 	r, info, err := d.deps.Store.Get(ctx, key)
@@ -359,10 +365,30 @@ func classify(err error) (api.Outcome, api.Code) {
 		return api.OutcomeCanceled, api.CodeCanceled
 	case errors.Is(err, api.ErrTooLarge):
 		return api.OutcomeFunctionError, api.CodeTooLarge
-	case errors.Is(err, api.ErrFunction):
+	case errors.Is(err, api.ErrFunction), errors.Is(err, api.ErrInvalid):
 		return api.OutcomeFunctionError, api.CodeFunction
 	}
 	return api.OutcomeInternal, api.CodeOf(err)
+}
+
+// ended says how what a call needs was got: an input, an artifact, its preparation, a payload. What is wrong with these themselves (they are
+// gone, were replaced, are no program) every node would find, and none is to blame for.
+func ended(ev nodeagent.Event, err error) nodeagent.Event {
+	if err == nil {
+		return ev
+	}
+	ev.Err = err.Error()
+	switch {
+	case errors.Is(err, api.ErrNotFound):
+		ev.Outcome, ev.Code = api.OutcomeFunctionError, api.CodeNotFound
+	case errors.Is(err, api.ErrTooLarge):
+		ev.Outcome, ev.Code = api.OutcomeFunctionError, api.CodeTooLarge
+	case errors.Is(err, api.ErrInvalid), errors.Is(err, api.ErrFunction):
+		ev.Outcome, ev.Code = api.OutcomeFunctionError, api.CodeFunction
+	default:
+		ev.Outcome, ev.Code = api.OutcomeInternal, api.CodeUnavailable
+	}
+	return ev
 }
 
 func text(err error) string {

@@ -6,12 +6,14 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"go.uber.org/goleak"
 
@@ -456,12 +458,45 @@ func TestCachedInputOfAReusedKeyIsNotUsed(t *testing.T) {
 	}
 }
 
+// What is wrong with what a call brought along is no fault of the node: it would be taken out of service for it.
+func TestWhoseFaultItWas(t *testing.T) {
+	for _, x := range []struct {
+		err  error
+		o    api.Outcome
+		code api.Code
+	}{
+		{fmt.Errorf("get: %w", api.ErrNotFound), api.OutcomeFunctionError, api.CodeNotFound},
+		{fmt.Errorf("compile: %w", api.ErrInvalid), api.OutcomeFunctionError, api.CodeFunction},
+		{api.ErrTooLarge, api.OutcomeFunctionError, api.CodeTooLarge},
+		{api.ErrDeadline, api.OutcomeInternal, api.CodeUnavailable}, // of a fetch: the store is slow
+		{errors.New("no space left on device"), api.OutcomeInternal, api.CodeUnavailable},
+		{nil, api.OutcomeOK, api.CodeOK},
+	} {
+		if ev := ended(nodeagent.Event{Kind: nodeagent.EvFetched, Key: "k"}, x.err); ev.Outcome != x.o || ev.Code != x.code || ev.Err != text(x.err) || ev.Key != "k" {
+			t.Errorf("%v: %+v", x.err, ev)
+		}
+	}
+	if o, code := classify(fmt.Errorf("environment: %w", api.ErrInvalid)); o != api.OutcomeFunctionError || code != api.CodeFunction {
+		t.Errorf("a function that cannot be started for what it is: %v %s", o, code)
+	}
+}
+
+// A file system takes names of 255 bytes, an object's key may be longer.
+func TestInputNamesFitIntoAFolder(t *testing.T) {
+	for _, name := range []string{"x", strings.Repeat("x", 256), strings.Repeat("\u00e9\u4e16", 64)} {
+		in := inputName(3, "t/dir/"+name+"@0123456789abcdef")
+		if !strings.HasPrefix(in, "03-"+name[:1]) || len(in) > 255 || !utf8.ValidString(in) {
+			t.Errorf("%.40q became %q", name, in)
+		}
+	}
+}
+
 func TestReplacedInputIsNotUsed(t *testing.T) {
 	b := newBed(t, nil)
 	b.put(objectstore.ObjectKey("t", "in"), "new content")
 	b.start()
 	b.run("i1", func(m *wire.Run) { m.Call.Inputs = []api.Object{api.ObjectOf("t", "in", 3, digest("old"))} })
-	if c := b.completion("i1"); c.Outcome != api.OutcomeInternal || !strings.Contains(c.Message, "replaced") {
+	if c := b.completion("i1"); c.Outcome != api.OutcomeFunctionError || c.Code != api.CodeNotFound || !strings.Contains(c.Message, "replaced") {
 		t.Fatalf("completion %+v", c)
 	}
 	b.run("i2")

@@ -75,7 +75,7 @@ type Runtime struct {
 
 var _ sandbox.Runtime = (*Runtime)(nil)
 
-// New makes a runtime over the folder cfg.Dir, with the executables that an earlier one left there.
+// New makes a runtime over the folder cfg.Dir. Executables that an earlier one left there may be torn by a power cut: they go.
 func New(cfg Config) (*Runtime, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("process new: %w", err)
@@ -86,7 +86,7 @@ func New(cfg Config) (*Runtime, error) {
 	}
 	cfg.Dir = abs
 	r := &Runtime{cfg: cfg}
-	if err := errors.Join(os.RemoveAll(r.runDir()), os.MkdirAll(r.runDir(), 0o755), os.MkdirAll(r.executable(""), 0o755)); err != nil {
+	if err := errors.Join(os.RemoveAll(r.runDir()), os.RemoveAll(r.executable("")), os.MkdirAll(r.runDir(), 0o755), os.MkdirAll(r.executable(""), 0o755)); err != nil {
 		return nil, fmt.Errorf("process new: %w", err)
 	}
 	return r, nil
