@@ -114,31 +114,35 @@ func records(ctx context.Context, js jetstream.JetStream, cfg *Config) (jetstrea
 	s, err := js.Stream(ctx, "KV_"+bucket)
 	if err == nil {
 		if is := &s.CachedInfo().Config; is.MaxAge == cfg.Keep && is.MaxBytes == cfg.MaxRecordBytes && is.Replicas == cfg.Replicas &&
-			is.Discard == jetstream.DiscardOld && is.MaxMsgsPerSubject == 1 {
+			is.Discard == jetstream.DiscardOld && is.MaxMsgsPerSubject == 1 && !is.AllowDirect {
 			return js.KeyValue(ctx, bucket)
 		}
 	}
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, err
 	}
-	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+	_, err = js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
 		Bucket: bucket, TTL: cfg.Keep, MaxBytes: cfg.MaxRecordBytes, Storage: jetstream.FileStorage, Replicas: cfg.Replicas, History: 1,
 	})
 	if err != nil {
 		return nil, err
 	}
-	return kv, dropOldest(ctx, js, "KV_"+bucket)
+	if err := forRecords(ctx, js, "KV_"+bucket); err != nil {
+		return nil, err
+	}
+	return js.KeyValue(ctx, bucket) // which reads as the stream says it may
 }
 
-// dropOldest makes a full bucket forget its oldest records. As the library makes it, it refuses new ones: calls that
-// have ended would be handed out, and run, again and again.
-func dropOldest(ctx context.Context, js jetstream.JetStream, stream string) error {
+// forRecords changes what the library makes of a bucket. A full one must forget its oldest records: it would refuse new ones, and calls that
+// have ended would be handed out, and run, again and again. And it is read at its leader: another replica may lag behind, and who finds no
+// record there takes an ended call for one that nobody knows, or a canceled one for one that may run.
+func forRecords(ctx context.Context, js jetstream.JetStream, stream string) error {
 	s, err := js.Stream(ctx, stream)
 	if err != nil {
 		return err
 	}
 	cfg := s.CachedInfo().Config
-	cfg.Discard = jetstream.DiscardOld
+	cfg.Discard, cfg.AllowDirect = jetstream.DiscardOld, false
 	_, err = js.UpdateStream(ctx, cfg)
 	return err
 }

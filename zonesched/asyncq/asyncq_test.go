@@ -537,7 +537,7 @@ func TestOpenLeavesAloneWhatIsRight(t *testing.T) {
 			}
 		}
 		s, err := q.js.Stream(ctx, "KV_rb_records_z")
-		if err != nil || s.CachedInfo().Config.Discard != jetstream.DiscardOld {
+		if err != nil || s.CachedInfo().Config.Discard != jetstream.DiscardOld || s.CachedInfo().Config.AllowDirect {
 			t.Errorf("records: %v, %v", s, err)
 		}
 		switch stage {
