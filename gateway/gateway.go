@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -67,11 +68,13 @@ type Config struct {
 	MaxTenantInFlight int64 `koanf:"max_tenant_in_flight" doc:"requests of one tenant worked on at once; more get 429"`
 	// MaxObjectBytes bounds an object that is put.
 	MaxObjectBytes int64 `koanf:"max_object_bytes" doc:"bytes of one object at most"`
+	// BodyGrace is how long a request's body may take; a long one as much longer as it takes at bodyPace.
+	BodyGrace time.Duration `koanf:"body_grace" doc:"time in which a body must have come, and 16 KiB for each second more"`
 }
 
 // DefaultConfig demands tokens.
 func DefaultConfig() Config {
-	return Config{Auth: "on", MaxInFlight: 16384, MaxTenantInFlight: 8192, MaxObjectBytes: 1 << 30}
+	return Config{Auth: "on", MaxInFlight: 16384, MaxTenantInFlight: 8192, MaxObjectBytes: 1 << 30, BodyGrace: 30 * time.Second}
 }
 
 // Validate reports all faults.
@@ -84,6 +87,7 @@ func (c Config) Validate() error {
 	}
 	bad(c.Auth == "on" || c.Auth == "off", "auth %q: want on or off", c.Auth)
 	bad(c.MaxInFlight > 0 && c.MaxTenantInFlight > 0, "max_in_flight and max_tenant_in_flight: want more than 0")
+	bad(c.BodyGrace > 0, "body_grace %v: want more than 0", c.BodyGrace)
 	bad(c.MaxObjectBytes > 0, "max_object_bytes %d: want more than 0", c.MaxObjectBytes)
 	tokens, err := loadTokens(c.TokensFile)
 	errs = append(errs, err)
@@ -213,6 +217,7 @@ func (g *Gateway) wrap(h handler, operator bool) http.Handler {
 			return
 		}
 		defer done()
+		r.Body = pace(w, r.Body, g.cfg.BodyGrace)
 		if err := h(w, r, caller{tenant: who.tenant, operator: who.operator, id: id}); err != nil {
 			writeError(w, id, err)
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -195,6 +196,9 @@ func (g *Gateway) body(w http.ResponseWriter, r *http.Request, inv *api.Invocati
 	if errors.As(err, &tooLarge) {
 		return fmt.Errorf("%w: payload of more than %d bytes", api.ErrTooLarge, api.MaxPayloadBytes)
 	}
+	if errors.Is(err, api.ErrInvalid) {
+		return err
+	}
 	if err != nil {
 		return fmt.Errorf("%w: payload not read: %w", api.ErrCanceled, err)
 	}
@@ -208,14 +212,23 @@ func (g *Gateway) body(w http.ResponseWriter, r *http.Request, inv *api.Invocati
 	return err
 }
 
-// readBody reads into one allocation when the length is known.
+// readBody reads n bytes, or to the end if n is not known. Memory grows with what has come, not with what was announced.
 func readBody(r io.Reader, n int64) ([]byte, error) {
 	if n <= 0 {
 		return io.ReadAll(r)
 	}
-	b := make([]byte, n)
-	_, err := io.ReadFull(r, b)
-	return b, err
+	b := make([]byte, 0, min(n, api.InlineBytes))
+	for int64(len(b)) < n {
+		b = slices.Grow(b, int(min(n-int64(len(b)), max(int64(len(b)), 1))))
+		k, err := io.ReadFull(r, b[len(b):min(int64(cap(b)), n)])
+		if b = b[:len(b)+k]; err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return b, err
+		}
+	}
+	return b, nil
 }
 
 // discard removes a body that nobody needs any more; what stays behind costs room, not correctness.
