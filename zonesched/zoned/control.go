@@ -1,10 +1,11 @@
 package zoned
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
-	"sort"
+	"slices"
 	"time"
 
 	"github.com/rubato-faas/rubato/api"
@@ -103,6 +104,12 @@ func (d *Daemon) Zones(ctx context.Context) (json.RawMessage, error) {
 // Logs collects the captured output of a function from the zone's nodes, newest last. Nodes that do not answer in
 // time are left out.
 func (d *Daemon) Logs(ctx context.Context, fn string, last int) ([]wire.LogLine, error) {
+	select {
+	case d.logging <- struct{}{}:
+		defer func() { <-d.logging }()
+	default:
+		return nil, fmt.Errorf("%w: %d requests for logs are under way at this scheduler", api.ErrOverloaded, cap(d.logging))
+	}
 	raw, err := d.Query(ctx, "nodes", "")
 	if err != nil {
 		return nil, err
@@ -120,24 +127,41 @@ func (d *Daemon) Logs(ctx context.Context, fn string, last int) ([]wire.LogLine,
 	}
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	pages := make(chan []wire.LogLine, len(nodes))
+	pages, turn := make(chan []wire.LogLine), make(chan struct{}, logNodes)
 	asked := 0
 	for _, n := range nodes {
 		if !n.Live {
 			continue
 		}
 		asked++
-		d.task(func() { pages <- d.nodeLogs(ctx, n.Name, b) })
+		d.task(func() {
+			turn <- struct{}{}
+			pages <- d.nodeLogs(ctx, n.Name, b)
+			<-turn
+		})
 	}
 	out := []wire.LogLine{}
 	for range asked {
-		out = append(out, <-pages...)
+		if out = append(out, <-pages...); last > 0 && len(out) > 2*last {
+			out = newest(out, last)
+		}
 	}
-	sort.SliceStable(out, func(i, j int) bool { return out[i].UnixMs < out[j].UnixMs })
-	if last > 0 && len(out) > last {
-		out = out[len(out)-last:]
+	return newest(out, last), nil
+}
+
+// A request for logs asks so many nodes at a time, and a scheduler works on so many requests: a page of a node is up to 512 KiB.
+const (
+	logNodes    = 32
+	logRequests = 4
+)
+
+// newest are the last lines in order of time; 0: all of them.
+func newest(lines []wire.LogLine, last int) []wire.LogLine {
+	slices.SortStableFunc(lines, func(a, b wire.LogLine) int { return cmp.Compare(a.UnixMs, b.UnixMs) })
+	if last > 0 && len(lines) > last {
+		lines = slices.Delete(lines, 0, len(lines)-last)
 	}
-	return out, nil
+	return lines
 }
 
 func (d *Daemon) nodeLogs(ctx context.Context, node string, pull []byte) []wire.LogLine {

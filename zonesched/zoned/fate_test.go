@@ -2,6 +2,7 @@ package zoned
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -192,4 +193,34 @@ func TestLeaderWithoutItsBusLetsAnotherLead(t *testing.T) {
 	follow.Kill()
 	b.until("the first leads again", lead.leads)
 	b.mustRun(lead, "i1")
+}
+
+func TestNewestLines(t *testing.T) {
+	var lines []wire.LogLine
+	for i := range 10 {
+		lines = append(lines, wire.LogLine{ID: fmt.Sprint("i", i), UnixMs: int64(i*7%10) / 2})
+	}
+	got := newest(append([]wire.LogLine(nil), lines...), 3)
+	if len(got) != 3 || got[0].UnixMs != 3 || got[1].UnixMs != 4 || got[2].UnixMs != 4 || got[1].ID != "i4" {
+		t.Errorf("%+v", got)
+	}
+	if got := newest(append([]wire.LogLine(nil), lines...), 0); len(got) != 10 || got[0].UnixMs != 0 || got[9].UnixMs != 4 {
+		t.Errorf("all: %+v", got)
+	}
+}
+
+// Logs are large: a scheduler collects those of a few requests at a time.
+func TestFewRequestsForLogsAtATime(t *testing.T) {
+	b := newBed(t)
+	s := b.scheduler("a", nil)
+	for range logRequests {
+		s.logging <- struct{}{}
+	}
+	if _, err := s.Logs(b.ctx, "t/f", 5); !errors.Is(err, api.ErrOverloaded) {
+		t.Errorf("one too many: %v", err)
+	}
+	<-s.logging
+	if lines, err := s.Logs(b.ctx, "t/f", 5); err != nil || len(lines) != 0 || len(s.logging) != logRequests-1 {
+		t.Errorf("%+v, %v, %d under way", lines, err, len(s.logging))
+	}
 }

@@ -116,6 +116,7 @@ type Daemon struct {
 	leaving, draining atomic.Bool
 	vain              tries // asynchronous calls that may have run, and nothing came back
 	figures           atomic.Pointer[Figures]
+	logging           chan struct{} // holds one for each request for logs that is worked on
 
 	// Owned by the loop.
 	core    *zonesched.Zone
@@ -164,7 +165,7 @@ func New(cfg Config, deps Deps) (*Daemon, error) {
 	}
 	d := &Daemon{
 		cfg: cfg, deps: deps, mail: make(chan mail, mailboxSize), waiters: map[string]*pending{}, forwards: map[string]context.CancelFunc{}, idem: map[string]string{},
-		done: newAnswers(), looked: map[*asyncq.Item]bool{}, acks: map[string][]string{}, old: map[string]struct{}{},
+		done: newAnswers(), looked: map[*asyncq.Item]bool{}, acks: map[string][]string{}, old: map[string]struct{}{}, logging: make(chan struct{}, logRequests),
 	}
 	d.cfg.Sched.Zone, d.cfg.Sched.Region = cfg.Zone, cfg.Region
 	d.cfg.Sched.Tier, _ = api.ParseTier(cfg.Tier)
