@@ -625,3 +625,31 @@ func TestWaitingEndsInTime(t *testing.T) {
 		t.Errorf("it was not answered: %v", text(b.acts))
 	}
 }
+
+// A call that another zone gave to this one stays here, whatever third zones have room for: it would go round.
+func TestAForwardedCallIsNotGivenOn(t *testing.T) {
+	for _, guest := range []bool{false, true} {
+		b := newBed(t, nil)
+		b.node("a", 1, 1)
+		b.step(&Event{Kind: EvShares, Shares: []api.Share{{From: "y", To: "z", Permille: 1000}}})
+		b.step(&Event{Kind: EvTick})
+		g := find(b.acts, ActGrant, "")
+		if g == nil || g.To != "y" {
+			t.Fatalf("nothing was granted: %v", text(b.acts))
+		}
+		b.invoke("own", "deadline") // takes what was granted
+		b.ran("own", "a")
+		b.after(3 * time.Second) // and longer than it should
+		b.node("a", 1, 0)
+		b.step(&Event{Kind: EvGrant, Grant: &wire.Grant{ID: 1, From: "x", To: "z", Epoch: api.Epoch{Revision: 1}, Slots: 4, TTLMs: 60000, MeanMs: 1}})
+		b.z.given["y"].expires = b.now.Add(time.Minute)
+		ev := &Event{Kind: EvArrive, Call: &api.Invocation{ID: "i", Tenant: "t", Function: "f"}}
+		if guest {
+			ev.Call.Forwarded, ev.GrantID, ev.GrantEpoch = "y", g.Grant.ID, b.z.Epoch()
+		}
+		b.step(ev)
+		if forwarded := find(b.acts, ActForward, "i") != nil; forwarded == guest || guest && b.z.calls["i"] == nil {
+			t.Errorf("from another zone %t: %v", guest, text(b.acts))
+		}
+	}
+}

@@ -29,7 +29,7 @@ func (p *counting) Estimate(req *api.Request, cands []api.Candidate, out []api.E
 // However many nodes could serve a call, each of them in two ways, at most 32 candidates are scored, none of them twice, and nothing is
 // allocated until the call is dispatched. In a large zone they are fewer while there are few classes of hardware.
 func TestScoringIsBounded(t *testing.T) {
-	for nodes, want := range map[int]int{20: 32, 32: 32, 500: 24} {
+	for nodes, want := range map[int]int{20: 32, 32: 32, 500: 24, 5000: 24} {
 		b := newBed(t, nil)
 		p := &counting{times: times{1.5}}
 		b.step(&Event{Kind: EvModel, Predictor: p})
