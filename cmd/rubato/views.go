@@ -155,7 +155,7 @@ func newModel(g *globals) *cobra.Command {
 func newExplain(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use: "explain ID", Short: "Say in words why a call went where it went", Args: cobra.ExactArgs(1),
-		Long:    "explain shows the decision about one of the zone's last calls: candidates, estimates, bounds, the clause that decided, and what then happened. OTHERS MS is what a choice costs other calls: what it pushes out, and slots that it leaves without memory. invoke -v prints ids.",
+		Long:    "explain shows the decision about one of the zone's last calls: candidates, estimates, bounds, the clause that decided, and what then happened. OTHERS MS is what a choice costs other calls: what it pushes out, and slots that it leaves without memory; OWNER MS what the function's weights make of its price and of a missed deadline. invoke -v prints ids.",
 		Example: "  rubato explain 01k9...\n  rubato explain 01k9... -o json",
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return g.within(cmd, func(ctx context.Context, c *client.Client) error {
@@ -167,13 +167,13 @@ func newExplain(g *globals) *cobra.Command {
 					return writeJSON(cmd.OutOrStdout(), e)
 				}
 				fmt.Fprintln(cmd.OutOrStdout(), e.Words)
-				return table(cmd.OutOrStdout(), "NODE\tFREE\tSTART MS\tSANDBOX\tTO FETCH\tEXEC MS\tBOUND MS\tOTHERS MS\tCOST MS\tEXPECTED MS\tHINDSIGHT MS", func(row func(...any)) {
+				return table(cmd.OutOrStdout(), "NODE\tFREE\tSTART MS\tSANDBOX\tTO FETCH\tEXEC MS\tBOUND MS\tOTHERS MS\tOWNER MS\tCOST MS\tEXPECTED MS\tHINDSIGHT MS", func(row func(...any)) {
 					for i, k := range e.Candidates {
 						mark := ""
 						if i == e.Best {
 							mark = " *"
 						}
-						row(k.Node+mark, k.Free, ms(k.StartMs), k.Sandbox, size(k.Missing), ms(k.ExecMs), ms(k.UpperMs), ms(k.EvictMs+k.PushMs+k.StrandMs), ms(k.CostMs), fmt.Sprintf("%s (%s-%s)", ms(k.ExpectedMs), ms(k.LowMs), ms(k.HighMs)), hindsight(&k))
+						row(k.Node+mark, k.Free, ms(k.StartMs), k.Sandbox, size(k.Missing), ms(k.ExecMs), ms(k.UpperMs), ms(k.EvictMs+k.PushMs+k.StrandMs), ms(k.PriceMs+k.MissMs), ms(k.CostMs), fmt.Sprintf("%s (%s-%s)", ms(k.ExpectedMs), ms(k.LowMs), ms(k.HighMs)), hindsight(&k))
 					}
 				})
 			})
