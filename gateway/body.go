@@ -20,30 +20,46 @@ type paced struct {
 	io.ReadCloser
 	conn          *http.ResponseController
 	grace, waited time.Duration
-	got           int64
+	want, got     int64 // want: -1 for not known
 }
 
-func pace(w http.ResponseWriter, body io.ReadCloser, grace time.Duration) io.ReadCloser {
-	if body == nil || body == http.NoBody {
-		return body
+// pace is the request with a paced body. It is a copy: the server looks at the body that it made itself when it is about to answer. What
+// nobody reads of it the server reads, before or after its answer, and waits no longer for that either.
+func pace(w http.ResponseWriter, r *http.Request, grace time.Duration) *http.Request {
+	if r.Body == nil || r.Body == http.NoBody {
+		return r
 	}
-	return &paced{ReadCloser: body, conn: http.NewResponseController(w), grace: grace}
+	p := &paced{ReadCloser: r.Body, conn: http.NewResponseController(w), grace: grace, want: r.ContentLength}
+	if err := p.deadline(time.Now().Add(grace)); err != nil {
+		return r // the connection is broken, as whoever reads will see
+	}
+	q := *r
+	q.Body = p
+	return &q
+}
+
+// deadline is when a read fails; zero: never. A recorder of answers in a test has none.
+func (p *paced) deadline(at time.Time) error {
+	if err := p.conn.SetReadDeadline(at); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return fmt.Errorf("body: %w", err)
+	}
+	return nil
 }
 
 func (p *paced) Read(b []byte) (int, error) {
 	began := time.Now()
-	left := p.grace + time.Duration(float64(p.got)/bodyPace*float64(time.Second)) - p.waited
-	if err := p.conn.SetReadDeadline(began.Add(left)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return 0, fmt.Errorf("body: %w", err)
+	if err := p.deadline(began.Add(p.grace + time.Duration(float64(p.got)/bodyPace*float64(time.Second)) - p.waited)); err != nil {
+		return 0, err
 	}
 	n, err := p.ReadCloser.Read(b)
 	p.got, p.waited = p.got+int64(n), p.waited+time.Since(began)
-	if errors.Is(err, os.ErrDeadlineExceeded) { // which stays, or the server would wait for the rest before it answers
+	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return n, fmt.Errorf("%w: the body came too slowly (%d bytes in %v): want it within %v, and %d kB a second from then on", api.ErrInvalid, p.got, p.waited.Round(time.Millisecond), p.grace, bodyPace>>10)
 	}
-	// Not longer than it is read: the server goes on to look whether the caller is still there.
-	if cerr := p.conn.SetReadDeadline(time.Time{}); err == nil && cerr != nil && !errors.Is(cerr, http.ErrNotSupported) {
-		err = fmt.Errorf("body: %w", cerr)
+	if err == io.EOF || p.got == p.want { // from here on the server reads, to see whether the caller is still there
+		if derr := p.deadline(time.Time{}); derr != nil && err == nil {
+			err = derr
+		}
 	}
 	return n, err
 }

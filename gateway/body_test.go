@@ -19,7 +19,7 @@ import (
 // A sender that begins and does not go on is cut off, whatever it sends; one that takes its time, but comes, is served.
 func TestSlowBodiesAreCutOff(t *testing.T) {
 	d := newDoor(t, "off")
-	d.cfg.BodyGrace = 200 * time.Millisecond
+	d.cfg.BodyGrace = time.Second
 	d.rewire(t)
 	srv := httptest.NewServer(d.h)
 	defer srv.Close()
@@ -44,14 +44,34 @@ func TestSlowBodiesAreCutOff(t *testing.T) {
 		}
 		_ = c.Close()
 	}
+	// What nobody reads is not waited for: a sender that asks first is answered, and one whose body never comes is not kept.
+	for _, head := range []string{
+		"POST /v1/functions/none/invoke HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n\r\n",
+		"GET /v1/functions HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n",
+	} {
+		c, err := net.Dial("tcp", srv.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(c, head); err != nil {
+			t.Fatal(err)
+		}
+		if answer, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 ") {
+			t.Errorf("%.40q: %q, %v", head, answer, err)
+		}
+		_ = c.Close()
+	}
 	if _, err := d.store.Stat(t.Context(), "t/default/o/o"); !errors.Is(err, api.ErrNotFound) {
 		t.Errorf("half an object: %v", err)
 	}
 	// The answer comes long after the body's time.
 	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, err := readBody(pace(w, r.Body, 200*time.Millisecond), r.ContentLength)
+		body, err := readBody(pace(w, r, time.Second).Body, r.ContentLength)
 		select {
-		case <-time.After(500 * time.Millisecond):
+		case <-time.After(2 * time.Second):
 		case <-r.Context().Done():
 			err = r.Context().Err()
 		}

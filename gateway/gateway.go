@@ -193,6 +193,7 @@ func (g *Gateway) wrap(h handler, operator bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := newID()
 		w.Header().Set("X-Request-Id", id)
+		r = pace(w, r, g.cfg.BodyGrace)
 		defer func() {
 			p := recover()
 			if p == http.ErrAbortHandler {
@@ -217,7 +218,6 @@ func (g *Gateway) wrap(h handler, operator bool) http.Handler {
 			return
 		}
 		defer done()
-		r.Body = pace(w, r.Body, g.cfg.BodyGrace)
 		if err := h(w, r, caller{tenant: who.tenant, operator: who.operator, id: id}); err != nil {
 			writeError(w, id, err)
 		}

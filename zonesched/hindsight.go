@@ -162,8 +162,7 @@ func (h *Hindsight) took() string {
 	return "took"
 }
 
-// lookBackCut does that for a call that ended without an answer of its function: its time was up or its node was lost. It would have taken
-// longer than it had.
+// lookBackCut does that for a call whose time was up before its function answered. It would have taken longer than it had.
 func (d *Decision) lookBackCut(now time.Time, c *call) {
 	if len(d.Candidates) == 0 || d.Hindsight.CameMs > 0 || !now.After(d.At) {
 		return

@@ -203,7 +203,7 @@ func (z *Zone) recordEnd(now time.Time, c *call, a *wire.Answer) {
 		d.At, d.Kind = now, c.kind.String()
 	}
 	d.Forward = c.sent
-	if a.Code == api.CodeDeadline || a.Code == api.CodeUnavailable && c.node != nil {
+	if a.Code == api.CodeDeadline {
 		d.lookBackCut(now, c)
 	}
 	d.Ended, d.Code, d.Timing, d.TotalMs = true, a.Code, a.Timing, ms(now.Sub(c.arrived))
@@ -224,6 +224,7 @@ func (z *Zone) remember(now time.Time, c *call, pc *policy.Call, ch *policy.Choi
 		d = z.record(c)
 	}
 	d.Decisions++
+	d.Freed = Freed{} // whoever gives it one says so afterwards
 	d.Final = ch.Clause.String()
 	if d.Kind == api.DecisionDelayed.String() || ch.Clause == policy.ClauseFreed && d.Kind == api.DecisionQueued.String() {
 		return

@@ -604,22 +604,14 @@ func TestWaitingEndsInTime(t *testing.T) {
 	b.node("a", 1, 1)
 	b.invoke("first", "f")
 	b.invoke("i", "f")
-	for at := b.now; ; {
-		a := find(b.acts, ActWake, "i")
-		if a == nil {
-			break
-		}
+	for a := find(b.acts, ActWake, "i"); a != nil; a = find(b.acts, ActWake, "i") {
 		if a.At.Sub(t0) > maxWait+2*time.Millisecond {
 			t.Fatalf("it looks again after %v, longer than anything waits", a.At.Sub(t0))
 		}
-		if at = a.At; at.Sub(t0) > maxWait {
-			b.now = at
-			b.step(&Event{Kind: EvWake, ID: "i", Gen: a.Gen})
-			break
-		}
-		b.now = at
+		wake := &Event{Kind: EvWake, ID: "i", Gen: a.Gen}
+		b.now = a.At
 		b.node("a", 1, 0) // it lives, and is busy
-		b.step(&Event{Kind: EvWake, ID: "i", Gen: a.Gen})
+		b.step(wake)
 	}
 	if a := find(b.acts, ActAnswer, "i"); a == nil {
 		t.Errorf("it was not answered: %v", text(b.acts))

@@ -151,12 +151,36 @@ func (d *Daemon) fetchArtifact(fn *api.Function) {
 	d.post(ended(nodeagent.Event{Kind: nodeagent.EvArtifact, Digest: fn.Artifact}, err))
 }
 
+// get opens a stored object. What is not found is looked for again: it may have been put a moment ago, and the replica that answers may lag
+// behind, but an input that is missing ends its call.
+func (d *Daemon) get(ctx context.Context, key string) (io.ReadCloser, objectstore.Info, error) {
+	for pause := findPause; ; pause *= 3 {
+		r, info, err := d.deps.Store.Get(ctx, key)
+		if !errors.Is(err, api.ErrNotFound) || pause > findFor {
+			return r, info, err
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil, info, err
+		}
+	}
+}
+
+// The first pause and the longest, three times as long each: 20, 60, 180 and 540 ms.
+const (
+	findPause = 20 * time.Millisecond
+	findFor   = 600 * time.Millisecond
+)
+
 // download brings a stored object, whose digest must begin as said, to path over the limited link; the file appears
 // whole or not at all.
 func (d *Daemon) download(key, digest, path string, mode os.FileMode) error {
 	ctx, cancel := context.WithTimeout(d.ctx, d.cfg.FetchTimeout)
 	defer cancel()
-	r, info, err := d.deps.Store.Get(ctx, key)
+	r, info, err := d.get(ctx, key)
 	if err != nil {
 		return err
 	}
@@ -344,7 +368,7 @@ func inputName(i int, key string) string {
 const maxInputName = 60
 
 func (d *Daemon) body(ctx context.Context, key string) ([]byte, error) {
-	r, info, err := d.deps.Store.Get(ctx, key)
+	r, info, err := d.get(ctx, key)
 	if err != nil {
 		return nil, err
 	}

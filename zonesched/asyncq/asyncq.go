@@ -70,6 +70,7 @@ type Queue struct {
 	bodies  objectstore.Store
 	log     *slog.Logger
 	tally   tally
+	asking  sync.Mutex // held by the one who brings tally up to date
 }
 
 // Open makes the stream and the bucket when they are not there yet. bodies is where large payloads of calls lie.

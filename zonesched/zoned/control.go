@@ -153,6 +153,7 @@ func (d *Daemon) Logs(ctx context.Context, fn string, last int) ([]wire.LogLine,
 const (
 	logNodes    = 32
 	logRequests = 4
+	logWithin   = time.Second
 )
 
 // newest are the last lines in order of time; 0: all of them.
@@ -165,6 +166,8 @@ func newest(lines []wire.LogLine, last int) []wire.LogLine {
 }
 
 func (d *Daemon) nodeLogs(ctx context.Context, node string, pull []byte) []wire.LogLine {
+	ctx, cancel := context.WithTimeout(ctx, logWithin) // a few that are silent must not take the time of all
+	defer cancel()
 	reply, err := d.deps.Bus.Request(ctx, wire.SubjectNode(d.cfg.Zone, node, "logs"), pull)
 	var l wire.Logs
 	if err == nil {

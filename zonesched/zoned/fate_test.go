@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -24,7 +25,7 @@ func (b *bed) joined(s *scheduler, id string, n int) {
 }
 
 // soon gives up a node soon after a call's time was up.
-func soon(c *Config, _ *Deps) { c.Sched.DispatchGrace = 100 * time.Millisecond }
+func soon(c *Config, _ *Deps) { c.Sched.DispatchGrace = 500 * time.Millisecond }
 
 // The first of several callers with one idempotency key loses patience, at the leader's door or at a follower's: the others have their call.
 func TestJoinedCallersDoNotShareTheFirstOnesPatience(t *testing.T) {
@@ -45,6 +46,7 @@ func TestJoinedCallersDoNotShareTheFirstOnesPatience(t *testing.T) {
 			if a := b.answer(first); a.Code == api.CodeOK {
 				t.Fatalf("who left: %+v", a)
 			}
+			b.joined(lead, "i1", 1)
 			w.finish("i1")
 			if a := b.answer(second); a.Code != api.CodeOK || string(a.Result) != "did i1" {
 				t.Errorf("who stayed: %+v", a)
@@ -56,7 +58,7 @@ func TestJoinedCallersDoNotShareTheFirstOnesPatience(t *testing.T) {
 			w := b.worker("n1", 4, lead, follow)
 			w.holdAll()
 			s := map[string]*scheduler{"leader": lead, "follower": follow}[door]
-			first := b.ask(b.ctx, s, invocation("i1", keyed, func(i *api.Invocation) { i.BudgetMs = 300 }))
+			first := b.ask(b.ctx, s, invocation("i1", keyed, func(i *api.Invocation) { i.BudgetMs = 1500 }))
 			b.joined(lead, "i1", 1)
 			second := b.ask(b.ctx, follow, invocation("i2", keyed))
 			b.joined(lead, "i1", 2)
@@ -69,6 +71,36 @@ func TestJoinedCallersDoNotShareTheFirstOnesPatience(t *testing.T) {
 				t.Errorf("who had time: %+v", a)
 			}
 		})
+	}
+}
+
+// The call ends with the last of them, in whatever order they leave, by whichever door they came.
+func TestTheLastToLeaveEndsTheCall(t *testing.T) {
+	b := newBed(t)
+	lead, follow := b.scheduler("a", nil), b.scheduler("b", nil)
+	w := b.worker("n1", 4, lead, follow)
+	w.holdAll()
+	keyed := func(i *api.Invocation) { i.IdemKey = "k" }
+	var leave []func()
+	for i, s := range []*scheduler{lead, follow, lead} {
+		ctx, cancel := context.WithCancel(b.ctx)
+		b.ask(ctx, s, invocation(fmt.Sprint("i", i), keyed))
+		b.joined(lead, "i0", i+1)
+		leave = append(leave, cancel)
+	}
+	for left, i := range []int{1, 0} {
+		leave[i]()
+		b.joined(lead, "i0", 2-left)
+	}
+	if c := w.canceled(); len(c) > 0 {
+		t.Fatalf("canceled while one waits: %v", c)
+	}
+	leave[2]()
+	b.until("it is stopped on its node", func() bool { return slices.Contains(w.canceled(), "i0") })
+	var left int
+	b.must(lead.view(b.ctx, func() { left = len(lead.joined) }))
+	if left != 0 {
+		t.Errorf("%d callers are remembered", left)
 	}
 }
 
@@ -139,7 +171,7 @@ func TestDoorWaitsForALeaderWhoseCatalogueLags(t *testing.T) {
 func TestAsynchronousCallIsGivenUp(t *testing.T) {
 	b := newBed(t)
 	q := b.queue(func(c *asyncq.Config) { c.AckWait = 500 * time.Millisecond })
-	s := b.scheduler("a", func(c *Config, d *Deps) { d.Async, c.Sched.MaxAttempts = q, 1 })
+	s := b.scheduler("a", func(c *Config, d *Deps) { d.Async, c.Sched.MaxAttempts, c.AsyncGiveUp = q, 1, time.Millisecond })
 	w := b.worker("n1", 1, s)
 	w.failAll()
 	b.must(s.InvokeAsync(b.ctx, invocation("i1", func(i *api.Invocation) { i.Async = true })))
@@ -154,9 +186,9 @@ func TestAsynchronousCallIsGivenUp(t *testing.T) {
 // A leader that is asked to end works on what other doors bring it for as long as calls of before run: nobody else can lead meanwhile.
 func TestEndingLeaderServesOtherDoors(t *testing.T) {
 	b := newBed(t)
-	lead, follow := b.scheduler("a", nil), b.scheduler("b", nil)
+	lead, follow := b.scheduler("a", func(c *Config, _ *Deps) { c.DrainTimeout = 15 * time.Second }), b.scheduler("b", nil)
 	w := b.worker("n1", 4, lead, follow)
-	w.hold = func(r *wire.Run) bool { return r.Call.ID == "long" }
+	w.hold = func(r *wire.Run) bool { return r.Call.ID == "long" || r.Call.ID == "longer" }
 	long := b.ask(b.ctx, follow, invocation("long"))
 	b.until("it runs", func() bool { return len(w.ran()) == 1 })
 	lead.stop()
@@ -167,9 +199,19 @@ func TestEndingLeaderServesOtherDoors(t *testing.T) {
 	if a := follow.Invoke(b.ctx, invocation("i1")); a.Code != api.CodeOK || !lead.leads() {
 		t.Errorf("a call that came meanwhile: %+v, the leader still leads: %t", a, lead.leads())
 	}
+	longer := b.ask(b.ctx, follow, invocation("longer"))
+	b.until("another long one runs", func() bool { return len(w.ran()) == 3 })
 	w.finish("long")
 	if a := b.answer(long); a.Code != api.CodeOK {
 		t.Errorf("the call of before: %+v", a)
+	}
+	// It refuses calls to be done with the other one, but not for longer than their doors wait.
+	if a := follow.Invoke(b.ctx, invocation("meanwhile")); a.Code != api.CodeOK || !lead.leads() {
+		t.Errorf("a call that came while it refused: %+v, the leader still leads: %t", a, lead.leads())
+	}
+	w.finish("longer")
+	if a := b.answer(longer); a.Code != api.CodeOK {
+		t.Errorf("the call that came meanwhile: %+v", a)
 	}
 	lead.wait()
 	if a := follow.Invoke(b.ctx, invocation("i2")); a.Code != api.CodeOK || !follow.leads() {

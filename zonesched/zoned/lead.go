@@ -224,7 +224,7 @@ func (d *Daemon) stepDown() {
 		d.deps.Log.Error("new core", "err", err)
 		return
 	}
-	d.core, d.wakes, d.batch, d.idem = core, wakes{}, nil, map[string]string{}
+	d.core, d.wakes, d.batch, d.idem, d.joined = core, wakes{}, nil, map[string]string{}, map[string]string{}
 	d.catalog.replay()
 	d.ahead = nil
 	d.apply()

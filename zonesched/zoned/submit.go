@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,12 +15,17 @@ import (
 	"github.com/rubato-faas/rubato/zonesched/asyncq"
 )
 
-// pending is who waits for a call in flight.
+// pending is who waits for a call in flight: its own caller, and others with the same idempotency key, under ids of their own.
 type pending struct {
-	tell []func(*wire.Answer)
+	tell []waiter
 	idem string
 	// keep: the call goes on when its callers leave (an asynchronous call).
 	keep bool
+}
+
+type waiter struct {
+	id   string
+	tell func(*wire.Answer)
 }
 
 // Limits of finished answers kept for callers that repeat an idempotency key.
@@ -77,7 +83,15 @@ func (d *Daemon) Invoke(ctx context.Context, inv *api.Invocation) *wire.Answer {
 	if !d.takes() {
 		return refusal(inv.ID, api.CodeUnavailable, "the scheduler is starting or stopping", 500)
 	}
+	began, whole := time.Now(), inv.BudgetMs
 	for try := 0; ; try++ {
+		if whole > 0 && try > 0 { // its caller's time went on
+			again := *inv
+			if again.BudgetMs = whole - time.Since(began).Milliseconds(); again.BudgetMs <= 0 {
+				return &wire.Answer{ID: inv.ID, Code: api.CodeDeadline, Message: "the caller's time ran out while its door looked for a leader"}
+			}
+			inv = &again
+		}
 		r := d.role.Load()
 		var ans *wire.Answer
 		if r.Mine {
@@ -202,7 +216,8 @@ func (d *Daemon) accept(inv *api.Invocation, grant uint64, epoch api.Epoch, keep
 				tell(refusal(inv.ID, api.CodeOverloaded, fmt.Sprintf("%d callers wait for this idempotency key", maxWaiters), 1000))
 				return
 			}
-			p.tell = append(p.tell, tell)
+			p.tell = append(p.tell, waiter{inv.ID, tell})
+			d.joined[inv.ID] = d.idem[key]
 			return
 		}
 	}
@@ -210,7 +225,7 @@ func (d *Daemon) accept(inv *api.Invocation, grant uint64, epoch api.Epoch, keep
 		tell(refusal(inv.ID, api.CodeExists, "an invocation with this id is being worked on", 0))
 		return
 	}
-	d.waiters[inv.ID] = &pending{tell: []func(*wire.Answer){tell}, idem: key, keep: keep}
+	d.waiters[inv.ID] = &pending{tell: []waiter{{inv.ID, tell}}, idem: key, keep: keep}
 	if key != "" {
 		d.idem[key] = inv.ID
 	}
@@ -226,27 +241,35 @@ func (d *Daemon) answered(id string, a *wire.Answer) {
 	delete(d.waiters, id)
 	if p.idem != "" {
 		delete(d.idem, p.idem)
-		if !a.Refused && a.Code != api.CodeUnavailable && !ofCaller(a.Code) {
+		if !a.Refused && a.Code != api.CodeUnavailable && a.Code != api.CodeCanceled && a.Code != api.CodeDeadline {
 			d.done.put(p.idem, a, time.Now())
 		}
 	}
 	delete(d.old, id)
-	for i, tell := range p.tell {
-		if i > 0 && ofCaller(a.Code) {
-			tell(refusal(id, api.CodeUnavailable, "the call with this idempotency key that it had joined ended: "+a.Message, 100))
+	for _, w := range p.tell {
+		delete(d.joined, w.id)
+		if w.id != id && a.Code == api.CodeDeadline { // the time that was up was the other caller's
+			w.tell(refusal(id, api.CodeUnavailable, "the call with this idempotency key that it had joined ended: "+a.Message, 100))
 			continue
 		}
-		tell(a)
+		w.tell(a)
 	}
 }
 
-// ofCaller reports whether an end is that of one caller's patience: it says nothing to others with the same idempotency key.
-func ofCaller(c api.Code) bool { return c == api.CodeDeadline || c == api.CodeCanceled }
-
 // leave: a caller went away. The call ends with the last of them.
 func (d *Daemon) leave(id string) {
-	if p := d.waiters[id]; p != nil && !p.keep && len(p.tell) == 1 {
-		d.step(&zonesched.Event{Kind: zonesched.EvCancel, ID: id, Reason: "the caller went away"})
+	call := id
+	if joined, ok := d.joined[id]; ok {
+		call = joined
+		delete(d.joined, id)
+	}
+	p := d.waiters[call]
+	if p == nil || p.keep {
+		return
+	}
+	p.tell = slices.DeleteFunc(p.tell, func(w waiter) bool { return w.id == id })
+	if len(p.tell) == 0 {
+		d.step(&zonesched.Event{Kind: zonesched.EvCancel, ID: call, Reason: "the caller went away"})
 	}
 }
 
@@ -362,9 +385,10 @@ func (d *Daemon) runAsync(lead context.Context, it *asyncq.Item) {
 	// The call was accepted, so there was such a function then: that it was deleted only a catalogue of after that can tell.
 	case a.Refused && a.Code == api.CodeNotFound && !d.catalog.knows(it.Accepted()):
 		it.Return(time.Second)
-	case a.Code == api.CodeUnavailable && !a.Refused && d.vain.add(it.Call.ID) >= asyncTries:
-		a.Message = fmt.Sprintf("given up after it was tried %d times: %s", asyncTries, a.Message)
-		d.record(it, a)
+	case a.Code == api.CodeUnavailable && !a.Refused && d.vain.add(it.Call.ID) >= asyncTries && time.Since(it.Accepted()) > d.cfg.AsyncGiveUp:
+		last := *a // others may have been told the same
+		last.Message = fmt.Sprintf("given up %v after it was accepted, and after %d tries or more: %s", time.Since(it.Accepted()).Round(time.Second), asyncTries, a.Message)
+		d.record(it, &last)
 	// What is refused but may be asked for again did not run: a node that is large enough may be on its way back, too.
 	case a.Code == api.CodeOverloaded, a.Code == api.CodeUnavailable, a.Refused && a.RetryMs > 0:
 		it.Return(time.Duration(max(a.RetryMs, 100)) * time.Millisecond)
@@ -384,8 +408,9 @@ func (d *Daemon) record(it *asyncq.Item, a *wire.Answer) {
 	d.vain.forget(it.Call.ID)
 }
 
-// asyncTries is how often an asynchronous call is handed to the scheduler, of those times that it may have run and nothing came back: each of
-// them is as many executions as zone.sched.max_attempts says. One that brings its node down would else go on from node to node for ever.
+// asyncTries is how often at least an asynchronous call is handed to the scheduler, of those times that it may have run and nothing came back,
+// before it is given up, and Config.AsyncGiveUp how long it is tried at least: a store or nodes may be away for a while. One that brings its
+// nodes down would else go on from node to node for ever.
 const asyncTries = 5
 
 // tries counts those times. They are of this leader: the next one begins anew.

@@ -43,13 +43,15 @@ type Config struct {
 	CatalogEvery time.Duration `koanf:"catalog_every" doc:"interval at which the catalogue is asked for"`
 	// DrainTimeout bounds the wait for running calls when stopping.
 	DrainTimeout time.Duration `koanf:"drain_timeout" doc:"longest wait for running calls when stopping"`
+	// AsyncGiveUp is how long an asynchronous call is tried at least of which nothing comes back, before it ends as unavailable.
+	AsyncGiveUp time.Duration `koanf:"async_give_up" doc:"how long an asynchronous call is tried at least that nodes do not bring back"`
 }
 
 // DefaultConfig has everything but names and folder.
 func DefaultConfig() Config {
 	return Config{
 		Tier: "core", Region: "local", Sched: zonesched.DefaultConfig(), SampleFlush: 50 * time.Millisecond,
-		ModelEvery: 30 * time.Second, DigestEvery: time.Second, CatalogEvery: 5 * time.Second, DrainTimeout: 20 * time.Second,
+		ModelEvery: 30 * time.Second, DigestEvery: time.Second, CatalogEvery: 5 * time.Second, DrainTimeout: 20 * time.Second, AsyncGiveUp: 15 * time.Minute,
 	}
 }
 
@@ -60,7 +62,7 @@ func (c Config) Validate() error {
 	if c.Dir == "" {
 		errs = append(errs, fmt.Errorf("%w: dir: want a folder for the scheduler's state", api.ErrInvalid))
 	}
-	for name, d := range map[string]time.Duration{"sample_flush": c.SampleFlush, "model_every": c.ModelEvery, "digest_every": c.DigestEvery, "catalog_every": c.CatalogEvery} {
+	for name, d := range map[string]time.Duration{"sample_flush": c.SampleFlush, "model_every": c.ModelEvery, "digest_every": c.DigestEvery, "catalog_every": c.CatalogEvery, "async_give_up": c.AsyncGiveUp} {
 		if d < time.Millisecond {
 			errs = append(errs, fmt.Errorf("%w: %s %v: want at least 1ms", api.ErrInvalid, name, d))
 		}
@@ -126,6 +128,7 @@ type Daemon struct {
 	// forwards are the calls that another zone works on; each entry ends the wait for it.
 	forwards map[string]context.CancelFunc
 	idem     map[string]string     // idempotency key -> id of the call in flight
+	joined   map[string]string     // id of a caller with the same key -> the same
 	done     *answers              // of finished calls with an idempotency key
 	looked   map[*asyncq.Item]bool // whose record is being looked up (asyncq.Config.MaxRunning); true: canceled meanwhile
 	acks     map[string][]string
@@ -165,7 +168,7 @@ func New(cfg Config, deps Deps) (*Daemon, error) {
 	}
 	d := &Daemon{
 		cfg: cfg, deps: deps, mail: make(chan mail, mailboxSize), waiters: map[string]*pending{}, forwards: map[string]context.CancelFunc{}, idem: map[string]string{},
-		done: newAnswers(), looked: map[*asyncq.Item]bool{}, acks: map[string][]string{}, old: map[string]struct{}{}, logging: make(chan struct{}, logRequests),
+		done: newAnswers(), looked: map[*asyncq.Item]bool{}, acks: map[string][]string{}, old: map[string]struct{}{}, joined: map[string]string{}, logging: make(chan struct{}, logRequests),
 	}
 	d.cfg.Sched.Zone, d.cfg.Sched.Region = cfg.Zone, cfg.Region
 	d.cfg.Sched.Tier, _ = api.ParseTier(cfg.Tier)
@@ -208,8 +211,16 @@ func (d *Daemon) Run(ctx context.Context) error {
 // all the same are served.
 func (d *Daemon) Retire() { d.leaving.Store(true) }
 
-// refuseFor is how long a leader that ends refuses other doors' calls before its time is up. Until then it works on them beside those that
-// it had: while it refuses nobody else can lead, and doors do not look for a leader for much longer (maxLeaderTries).
+// age makes all calls that are worked on those of before.
+func (d *Daemon) age() {
+	for id := range d.waiters {
+		d.old[id] = struct{}{}
+	}
+}
+
+// refuseFor is how long a leader that ends refuses other doors' calls: once those that it had are done, for as long as it takes to be done
+// with what came meanwhile, and at last before its time is up. What takes longer it waits for while it takes calls again: while it refuses
+// nobody else can lead, and doors do not look for a leader for much longer (maxLeaderTries).
 const refuseFor = maxLeaderTries * leaderPause / 2
 
 // takes reports whether calls are taken at this scheduler's door.
@@ -226,6 +237,8 @@ func (d *Daemon) loop(ctx context.Context) {
 	defer func() { tick.Stop(); flush.Stop(); digest.Stop(); timer.Stop() }()
 	done := ctx.Done()
 	var give, refuse <-chan time.Time
+	again, last := time.NewTimer(time.Hour), false
+	defer again.Stop()
 	for {
 		timer.Reset(d.wakes.wait(time.Now()))
 		select {
@@ -252,15 +265,19 @@ func (d *Daemon) loop(ctx context.Context) {
 			if d.takeNoMore != nil {
 				d.takeNoMore()
 			}
-			for id := range d.waiters {
-				d.old[id] = struct{}{}
-			}
+			d.age()
 			t, u := time.NewTimer(d.cfg.DrainTimeout), time.NewTimer(d.cfg.DrainTimeout-min(refuseFor, d.cfg.DrainTimeout/2))
 			defer t.Stop()
 			defer u.Stop()
 			give, refuse = t.C, u.C
 		case <-refuse:
+			last = true
 			d.draining.Store(true)
+		case <-again.C:
+			if !last { // what came meanwhile takes longer than that
+				d.draining.Store(false)
+				d.age()
+			}
 		case <-give:
 			d.deps.Log.Warn("scheduler stops with calls unanswered", "zone", d.cfg.Zone, "calls", len(d.waiters))
 			d.abandon("the scheduler stopped")
@@ -269,8 +286,9 @@ func (d *Daemon) loop(ctx context.Context) {
 			d.abandon("the scheduler stopped")
 			return
 		}
-		if d.ending && len(d.old) == 0 {
+		if d.ending && len(d.old) == 0 && !d.draining.Load() {
 			d.draining.Store(true)
+			again.Reset(refuseFor)
 		}
 		if d.draining.Load() && d.core.Quiet() && len(d.waiters) == 0 {
 			d.flush(true)
