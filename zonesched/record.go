@@ -103,7 +103,7 @@ type Decision struct {
 	Hedge        Hedge       `json:"hedge,omitzero"` // its second dispatch, if it ran past its bound
 }
 
-// Freed is how a call that was held back or queued came to a slot that was freed. All that waited and could have used it was asked.
+// Freed is how a call that was held back or queued came to a slot that was freed, before others that were looked at.
 type Freed struct {
 	At time.Time `json:"at"`
 	// By is why it got the slot, of Waiting calls: match, age, order, class turn, fair share or kept node. Index is its place among those that
