@@ -10,7 +10,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -61,6 +63,17 @@ func CheckName(kind, s string) error {
 func CheckKey(s string) error {
 	if len(s) == 0 || len(s) > MaxKeyLen || !keyRE.MatchString(s) || strings.Contains(s, "..") || strings.Contains(s, "//") {
 		return fmt.Errorf("%w: object key %q: want 1-%d of letters, digits and . _ / = -, without \"..\" or \"//\"", ErrInvalid, clip(s), MaxKeyLen)
+	}
+	return nil
+}
+
+// CheckEnv reports whether a process can be given these variables. It is not a part of Function.Validate, which decides what the
+// coordinators' log means.
+func CheckEnv(env map[string]string) error {
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		if k == "" || strings.ContainsAny(k, "=\x00") || strings.Contains(env[k], "\x00") {
+			return fmt.Errorf("%w: environment variable %q: want a name without =, and no NUL", ErrInvalid, clip(k))
+		}
 	}
 	return nil
 }

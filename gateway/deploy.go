@@ -4,11 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/rubato-faas/rubato/api"
@@ -87,7 +84,7 @@ func (g *Gateway) deploy(w http.ResponseWriter, r *http.Request, c caller) error
 		Needs:     api.Labels{Arch: d.Arch, Accelerator: d.Accelerator, Tags: d.Tags},
 		Objective: api.Objective{Deadline: time.Duration(d.ObjectiveDeadlineMs) * time.Millisecond, Share: d.ObjectiveShare, PriceWeight: d.PriceWeight, MissWeight: d.MissWeight},
 	}
-	if err := errors.Join(f.Validate(), checkEnv(d.Env)); err != nil {
+	if err := errors.Join(f.Validate(), api.CheckEnv(d.Env)); err != nil {
 		return err
 	}
 	id, err := requestID(r, c)
@@ -208,15 +205,4 @@ func (g *Gateway) logs(w http.ResponseWriter, r *http.Request, c caller) error {
 		return err
 	}
 	return writeJSON(w, http.StatusOK, lines)
-}
-
-// checkEnv refuses variables that no process can be given. It is not a part of Function.Validate, which decides what the coordinators' log
-// means.
-func checkEnv(env map[string]string) error {
-	for _, k := range slices.Sorted(maps.Keys(env)) {
-		if k == "" || strings.ContainsAny(k, "=\x00") || strings.Contains(env[k], "\x00") {
-			return fmt.Errorf("%w: environment variable %.80q: want a name without =, and no NUL", api.ErrInvalid, k)
-		}
-	}
-	return nil
 }

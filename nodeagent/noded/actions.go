@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"golang.org/x/time/rate"
 
 	"github.com/rubato-faas/rubato/api"
@@ -154,25 +155,23 @@ func (d *Daemon) fetchArtifact(fn *api.Function) {
 // get opens a stored object. What is not found is looked for again: it may have been put a moment ago, and the replica that answers may lag
 // behind, but an input that is missing ends its call.
 func (d *Daemon) get(ctx context.Context, key string) (io.ReadCloser, objectstore.Info, error) {
-	for pause := findPause; ; pause *= 3 {
-		r, info, err := d.deps.Store.Get(ctx, key)
-		if !errors.Is(err, api.ErrNotFound) || pause > findFor {
-			return r, info, err
-		}
-		t := time.NewTimer(pause)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return nil, info, err
-		}
+	type opened struct {
+		r    io.ReadCloser
+		info objectstore.Info
 	}
+	o, err := backoff.Retry(ctx, func() (o opened, err error) {
+		if o.r, o.info, err = d.deps.Store.Get(ctx, key); err != nil && !errors.Is(err, api.ErrNotFound) {
+			err = backoff.Permanent(err)
+		}
+		return o, err
+	}, backoff.WithMaxTries(findTries), backoff.WithBackOff(&backoff.ExponentialBackOff{InitialInterval: findPause, RandomizationFactor: .25, Multiplier: 3, MaxInterval: time.Second}))
+	return o.r, o.info, err
 }
 
-// The first pause and the longest, three times as long each: 20, 60, 180 and 540 ms.
+// Pauses of about 20, 60, 180 and 540 ms.
 const (
 	findPause = 20 * time.Millisecond
-	findFor   = 600 * time.Millisecond
+	findTries = 5
 )
 
 // download brings a stored object, whose digest must begin as said, to path over the limited link; the file appears

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -478,6 +479,40 @@ func TestWhoseFaultItWas(t *testing.T) {
 	}
 	if o, code := classify(fmt.Errorf("environment: %w", api.ErrInvalid)); o != api.OutcomeFunctionError || code != api.CodeFunction {
 		t.Errorf("a function that cannot be started for what it is: %v %s", o, code)
+	}
+}
+
+// lagging finds an object only after it was asked for so many times.
+type lagging struct {
+	objectstore.Store
+	misses, asked int
+	err           error
+}
+
+func (s *lagging) Get(ctx context.Context, key string) (io.ReadCloser, objectstore.Info, error) {
+	if s.asked++; s.asked <= s.misses {
+		return nil, objectstore.Info{}, fmt.Errorf("get: %w", s.err)
+	}
+	return s.Store.Get(ctx, key)
+}
+
+// A replica that lags does not know yet what was put a moment ago. What nobody has stays not found, and other errors are told at once.
+func TestWhatIsNotFoundIsLookedForAgain(t *testing.T) {
+	for _, x := range []struct {
+		misses, asked int
+		err, want     error
+	}{{0, 1, nil, nil}, {2, 3, api.ErrNotFound, nil}, {99, findTries, api.ErrNotFound, api.ErrNotFound}, {99, 1, api.ErrUnavailable, api.ErrUnavailable}} {
+		s := &lagging{Store: memstore.New(1 << 10), misses: x.misses, err: x.err}
+		if _, err := s.Put(t.Context(), "k", strings.NewReader("content")); err != nil {
+			t.Fatal(err)
+		}
+		r, info, err := (&Daemon{deps: Deps{Store: s}}).get(t.Context(), "k")
+		if !errors.Is(err, x.want) || s.asked != x.asked || (err == nil) != (x.want == nil) || err == nil && info.Bytes != 7 {
+			t.Errorf("%+v: %+v, %v after %d questions", x, info, err, s.asked)
+		}
+		if r != nil {
+			_ = r.Close()
+		}
 	}
 }
 

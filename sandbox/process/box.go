@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -159,11 +158,11 @@ func (b *box) kill() {
 
 // environment is all that the process inherits. The function's own variables do not override the runtime's.
 func (b *box) environment() ([]string, error) {
+	if err := api.CheckEnv(b.fn.Env); err != nil {
+		return nil, err
+	}
 	var env []string
 	for _, k := range slices.Sorted(maps.Keys(b.fn.Env)) {
-		if k == "" || strings.ContainsAny(k, "=\x00") || strings.Contains(b.fn.Env[k], "\x00") {
-			return nil, fmt.Errorf("%w: environment variable %.80q", api.ErrInvalid, k)
-		}
 		env = append(env, k+"="+b.fn.Env[k])
 	}
 	// Of two entries with one name the later counts.

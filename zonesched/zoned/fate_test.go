@@ -31,37 +31,32 @@ func soon(c *Config, _ *Deps) { c.Sched.DispatchGrace = 500 * time.Millisecond }
 func TestJoinedCallersDoNotShareTheFirstOnesPatience(t *testing.T) {
 	keyed := func(i *api.Invocation) { i.IdemKey = "k" }
 	for _, door := range []string{"leader", "follower"} {
-		t.Run(door+", who leaves", func(t *testing.T) {
-			b := newBed(t)
-			lead, follow := b.scheduler("a", nil), b.scheduler("b", nil)
-			w := b.worker("n1", 4, lead, follow)
+		// two are calls of one key, the first by this door and with this much time.
+		two := func(t *testing.T, budgetMs int64) (b *bed, w *worker, leave func(), first, second chan *wire.Answer) {
+			b = newBed(t)
+			lead, follow := b.scheduler("a", soon), b.scheduler("b", soon)
+			w = b.worker("n1", 4, lead, follow)
 			w.holdAll()
-			s := map[string]*scheduler{"leader": lead, "follower": follow}[door]
-			ctx, leave := context.WithCancel(b.ctx)
-			first := b.ask(ctx, s, invocation("i1", keyed))
+			ctx, cancel := context.WithCancel(b.ctx)
+			first = b.ask(ctx, map[string]*scheduler{"leader": lead, "follower": follow}[door], invocation("i1", keyed, func(i *api.Invocation) { i.BudgetMs = budgetMs }))
 			b.joined(lead, "i1", 1)
-			second := b.ask(b.ctx, follow, invocation("i2", keyed))
+			second = b.ask(b.ctx, follow, invocation("i2", keyed))
 			b.joined(lead, "i1", 2)
+			return b, w, func() { cancel(); b.joined(lead, "i1", 1) }, first, second
+		}
+		t.Run(door+", who leaves", func(t *testing.T) {
+			b, w, leave, first, second := two(t, 0)
 			leave()
 			if a := b.answer(first); a.Code == api.CodeOK {
 				t.Fatalf("who left: %+v", a)
 			}
-			b.joined(lead, "i1", 1)
 			w.finish("i1")
 			if a := b.answer(second); a.Code != api.CodeOK || string(a.Result) != "did i1" {
 				t.Errorf("who stayed: %+v", a)
 			}
 		})
 		t.Run(door+", whose time is up", func(t *testing.T) {
-			b := newBed(t)
-			lead, follow := b.scheduler("a", soon), b.scheduler("b", soon)
-			w := b.worker("n1", 4, lead, follow)
-			w.holdAll()
-			s := map[string]*scheduler{"leader": lead, "follower": follow}[door]
-			first := b.ask(b.ctx, s, invocation("i1", keyed, func(i *api.Invocation) { i.BudgetMs = 1500 }))
-			b.joined(lead, "i1", 1)
-			second := b.ask(b.ctx, follow, invocation("i2", keyed))
-			b.joined(lead, "i1", 2)
+			b, w, _, first, second := two(t, 1500)
 			if a := b.answer(first); a.Code != api.CodeDeadline {
 				t.Fatalf("whose time was up: %+v", a)
 			}
